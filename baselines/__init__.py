@@ -1,0 +1,1 @@
+"""Flow Matching, IMM and the pretrained models Self-E is compared with."""

@@ -1,0 +1,1 @@
+"""One file per family of published text-to-image models."""

@@ -1,0 +1,1 @@
+"""GenEval and its relatives: prompts, detection, rules, statistics, tables and figures."""

@@ -1,0 +1,158 @@
+"""Contracts of the benchmark: detections, detectors, suites, and the schema of a result.
+
+A result folder holds, for one model at one number of steps under one protocol:
+
+    result.json         `Result`: protocol, model, sampling, scores, versions, command
+    images.jsonl        `ImageVerdict` per image; every table can be recomputed from it
+    detections.jsonl    stored detections, to be scored again under other thresholds
+    00000/metadata.jsonl, 00000/samples/00000.png ...   GenEval's own layout
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class Detection(Frozen):
+    """One detected object.
+
+    Attributes:
+        label: class name, as in prompts.
+        box: (x1, y1, x2, y2) in pixels of the original image.
+        score: confidence in [0, 1].
+        color: the classified colour, or None where it was not asked for.
+        mask: (H, W) bool at the original size; kept in memory only, never stored.
+    """
+
+    label: str
+    box: tuple[float, float, float, float]
+    score: float
+    color: str | None = None
+    mask: np.ndarray | None = Field(default=None, exclude=True, repr=False)
+
+
+class ImageDetections(Frozen):
+    """A line of detections.jsonl, the input of `selfe-bench rescore`."""
+
+    prompt_id: int
+    sample_id: int
+    size: tuple[int, int]
+    """(width, height)"""
+    detections: tuple[Detection, ...]
+
+
+class ImageVerdict(Frozen):
+    """A line of images.jsonl, the output of `selfe-bench rescore`."""
+
+    prompt_id: int
+    sample_id: int
+    tag: str
+    correct: bool
+    reason: str
+
+
+class Detector(Protocol):
+    """Finds objects. `identity` names implementation and weights: results of two identities never
+    share a table."""
+
+    identity: str
+    classes: Sequence[str]
+
+    def detect(self, images: Sequence[np.ndarray]) -> list[list[Detection]]:
+        """(H, W, 3) uint8 images -> detections sorted by falling score, masks included."""
+        ...
+
+
+class ColorClassifier(Protocol):
+    identity: str
+
+    def classify(
+        self, images: Sequence[np.ndarray], detections: Sequence[Sequence[Detection]]
+    ) -> list[list[str]]:
+        """A colour name for each given detection of each image."""
+        ...
+
+
+class Interval(Frozen):
+    """An estimate with its 95% interval; the share of correct images where not said otherwise."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class ProtocolFacts(Frozen):
+    """What two results must share before their figures may be compared."""
+
+    suite: str
+    """name@version, for example "geneval@1" or "shapes@1"."""
+    split: str = ""
+    """"" for the whole suite, else "validation" or "heldout"."""
+    prompts_sha256: str
+    num_prompts: int
+    images_per_prompt: int
+    detector: str
+    color_classifier: str
+    rules: dict[str, Any]
+    """Thresholds and switches of the rules."""
+
+
+class ModelFacts(Frozen):
+    """`selfe.generator.GeneratorFacts`, as stored."""
+
+    name: str
+    label: str
+    method: str
+    digest: str
+    resolution: tuple[int, int]
+    variant: str = ""
+    iterations: int | None = None
+    parameters: int | None = None
+    training: dict[str, Any] = {}
+
+
+class SamplingFacts(Frozen):
+    steps: int
+    nfe: int
+    seed: int
+    settings: dict[str, Any] = {}
+    """guidance ("linear", "ep-v", "ep-x0", "none", "embedded"), guidance_scale, eta, update,
+    s_fraction, scheduler, dtype ... as the generator states them."""
+
+
+class Scores(Frozen):
+    overall: Interval | None
+    """Mean of the task means; None where the set is incomplete and partial scores were not allowed."""
+    tasks: dict[str, Interval]
+    groups: dict[str, Interval] = {}
+    """Further cuts of the same images: "seen", "unseen"."""
+    num_images: int
+    num_failed: int = 0
+    """Images that were not finite: counted as wrong and named in images.jsonl."""
+    partial: bool = False
+
+
+class Result(Frozen):
+    schema_version: int = SCHEMA_VERSION
+    protocol: ProtocolFacts
+    model: ModelFacts
+    sampling: SamplingFacts
+    scores: Scores
+    diversity: dict[str, Any] = {}
+    truncated_prompts: dict[str, int] = {}
+    cost: dict[str, float] = {}
+    """wall_s_per_image, peak_memory_bytes where measured. Never printed in byte-reproducible tables."""
+    environment: dict[str, Any] = {}
+    """versions, commit, machine."""
+    command: str = ""

@@ -1,0 +1,1 @@
+"""Object detectors behind one contract (evals.base.Detector)."""

@@ -1,0 +1,1 @@
+"""Prompt suites: what is asked, and by which rules an answer is right."""

@@ -1,0 +1,1 @@
+"""Training data: the shapes world, image-text readers, the latent cache."""

@@ -1,0 +1,1 @@
+"""Image codecs and text encoders."""

@@ -1,0 +1,70 @@
+"""The one contract between models and benchmark: prompts in, images out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+GeneratedImage = np.ndarray | None
+"""(H, W, 3) uint8, or None where the latents were not finite (the image is failed, never scored)."""
+
+
+@dataclass(frozen=True)
+class GeneratorFacts:
+    """What a result must record of the model that made the images.
+
+    Attributes:
+        name: how the user names it: "sdxl", "runs/shapes-selfe@3000".
+        label: how tables print it: "SDXL", "Self-E".
+        method: objective or family: "selfe", "fm", "imm", "sdxl", ...
+        variant: "" or an ablation such as "no-target-norm".
+        iterations: training iterations, where known.
+        digest: identity of the weights (sha256 of our checkpoints, repository@revision elsewhere).
+        resolution: (height, width) of the images.
+        parameters: number of denoiser parameters.
+        sampling: guidance kind and scale, eta, update, s policy, scheduler, dtype: JSON values only.
+        training: seed, recipe, config digest, under-trained label: JSON values only.
+    """
+
+    name: str
+    label: str
+    method: str
+    digest: str
+    resolution: tuple[int, int]
+    variant: str = ""
+    iterations: int | None = None
+    parameters: int | None = None
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+class TextToImage(Protocol):
+    """A model that draws any number of images for prompts at a given number of sampler steps."""
+
+    facts: GeneratorFacts
+
+    def nfe(self, num_steps: int) -> int:
+        """Network evaluations per image: with guidance usually two a step."""
+        ...
+
+    def generate(
+        self, prompts: Sequence[str], num_steps: int, seeds: Sequence[int]
+    ) -> list[GeneratedImage]:
+        """One image per (prompt, seed). An image depends on its own prompt and seed only.
+
+        Args:
+            prompts: one caption per image.
+            num_steps: sampler updates, >= 1.
+            seeds: one non-negative 63-bit integer per image; fixes its noise.
+
+        Raises:
+            ValueError: if the lengths differ or `num_steps` is not supported.
+        """
+        ...
+
+    def count_truncated(self, prompts: Sequence[str]) -> dict[str, int]:
+        """Per text encoder, how many of the prompts exceed its limit."""
+        ...

@@ -1,0 +1,1 @@
+"""The dual-time FLUX-style denoiser."""

@@ -1,0 +1,74 @@
+"""What the text encoders hand to the denoiser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TextCondition:
+    """Encoded captions of a batch.
+
+    Attributes:
+        tokens: (B, L, D_text) token features, any float dtype; padding rows may hold anything.
+        mask: (B, L) bool, True on real tokens. Padding is always on the right.
+        pooled: (B, D_pooled) one global vector per caption.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    pooled: Tensor
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    def __getitem__(self, index: Tensor | slice) -> TextCondition:
+        return TextCondition(self.tokens[index], self.mask[index], self.pooled[index])
+
+    def to(self, *args, **kwargs) -> TextCondition:
+        """Move, or cast the float parts; the mask stays bool."""
+        mask = self.mask.to(*args, **kwargs).bool()
+        return TextCondition(
+            self.tokens.to(*args, **kwargs), mask, self.pooled.to(*args, **kwargs)
+        )
+
+    def expand(self, batch: int) -> TextCondition:
+        """Repeat a condition of batch 1 (the null prompt) without copying."""
+        if len(self) != 1:
+            raise ValueError(f"only a single condition can be expanded, got a batch of {len(self)}")
+        return TextCondition(
+            self.tokens.expand(batch, -1, -1),
+            self.mask.expand(batch, -1),
+            self.pooled.expand(batch, -1),
+        )
+
+    def trimmed(self, length: int | None = None) -> TextCondition:
+        """Cut to the longest real caption of the batch, or to `length` columns.
+
+        Finding the longest caption reads the mask on the host; callers on an accelerator pass
+        `length`, which the data loader knows, to avoid the synchronisation.
+        """
+        if length is None:
+            length = int(self.mask.sum(1).max()) if len(self) else 0
+        return TextCondition(self.tokens[:, :length], self.mask[:, :length], self.pooled)
+
+
+def join_conditions(parts: Sequence[TextCondition]) -> TextCondition:
+    """Concatenate along the batch, padding shorter parts on the right with masked zeros."""
+    longest = max(part.tokens.shape[1] for part in parts)
+
+    def padded(x: Tensor) -> Tensor:
+        short = longest - x.shape[1]
+        if short == 0:
+            return x
+        return torch.cat([x, x.new_zeros(x.shape[0], short, *x.shape[2:])], dim=1)
+
+    return TextCondition(
+        torch.cat([padded(part.tokens) for part in parts]),
+        torch.cat([padded(part.mask) for part in parts]),
+        torch.cat([part.pooled for part in parts]),
+    )

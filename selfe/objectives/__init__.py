@@ -1,0 +1,1 @@
+"""Training objectives behind one contract (selfe.objectives.base.Objective)."""
