@@ -1,0 +1,83 @@
+"""The contract between objectives and the trainer: a method returns a loss and what to log of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from selfe.network.conditioning import TextCondition
+from selfe.seeding import SampleRng
+
+Velocity = Callable[[Tensor, Tensor, Tensor, TextCondition], Tensor]
+"""V(x_t (B,C,H,W), t (B,), s (B,), condition) -> (B,C,H,W)."""
+
+
+@dataclass(frozen=True)
+class Nets:
+    """The networks an objective may call: the live weights, and their moving average."""
+
+    live: Velocity
+    ema: Velocity
+
+
+@dataclass(frozen=True)
+class LatentBatch:
+    """Training samples, already encoded.
+
+    Attributes:
+        x_0: (B, C, H, W) latents of about unit variance.
+        condition: captions; dropped ones (p = 0.1) already hold the null prompt.
+        null: the null prompt, batch 1, trimmed to its own length.
+        fake: captions joined with the phrase "fake image"; None where no objective asked for it.
+        dropped: (B,) bool, True where the caption was dropped.
+        index: (B,) int64 data-set index of each sample, named when something goes wrong.
+    """
+
+    x_0: Tensor
+    condition: TextCondition
+    null: TextCondition
+    dropped: Tensor
+    index: Tensor
+    fake: TextCondition | None = None
+
+    def __len__(self) -> int:
+        return self.x_0.shape[0]
+
+    @property
+    def num_tokens(self) -> int:
+        """Image tokens L of one sample after the 2x2 patchifier."""
+        return (self.x_0.shape[-2] // 2) * (self.x_0.shape[-1] // 2)
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """What a step is minimised on, and what is worth logging.
+
+    Attributes:
+        loss: scalar, with gradient.
+        per_sample: (B,) detached; for objectives over groups, the group's loss for each member.
+        t, s: (B,) the times used.
+        metrics: named detached scalars.
+    """
+
+    loss: Tensor
+    per_sample: Tensor
+    t: Tensor
+    s: Tensor
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Objective(Protocol):
+    """A training objective. Stateless: everything random comes from `rng`."""
+
+    needs_fake_captions: bool
+    """Whether batches must carry `fake`."""
+    group_size: int
+    """Samples that belong together; the batch on each process is a multiple of it."""
+
+    def loss(self, batch: LatentBatch, nets: Nets, step: int, rng: SampleRng) -> LossOutput:
+        """Loss of one (micro-)batch at iteration `step`."""
+        ...
