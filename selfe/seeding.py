@@ -55,24 +55,33 @@ class SampleRng:
 
     Attributes:
         seed: 63-bit seed of the run.
-        position: (B,) int64, the samples' positions in the run's endless stream
-            (step x global batch + place in the global batch). Fixes the device of the draws.
+        position: (B,) int64 on the host, the samples' positions in the run's endless stream
+            (step x global batch + place in the global batch). On the host, so that which rows a
+            method treats differently is known without waiting for the device.
+        device: where draws are made.
     """
 
     seed: int
     position: Tensor
+    device: torch.device | str = "cpu"
+
+    def on_host(self) -> SampleRng:
+        return SampleRng(self.seed, self.position)
+
+    def rows(self, start: int, stop: int) -> SampleRng:
+        """The stream of a slice of the batch (a micro-batch)."""
+        return SampleRng(self.seed, self.position[start:stop], self.device)
 
     def _words(self, purpose: str, blocks: int) -> tuple[Tensor, ...]:
-        device = self.position.device
         purpose_word = derive_seed("purpose", purpose) & _MASK
-        position = self.position.reshape(-1, 1)
+        position = self.position.to(self.device, non_blocking=True).reshape(-1, 1)
         return philox(
             self.seed,
             (
                 position & _MASK,
                 (position >> 32) & _MASK,
-                torch.full((1, 1), purpose_word, dtype=torch.int64, device=device),
-                torch.arange(blocks, device=device).reshape(1, -1),
+                torch.full((1, 1), purpose_word, dtype=torch.int64, device=self.device),
+                torch.arange(blocks, device=self.device).reshape(1, -1),
             ),
         )
 

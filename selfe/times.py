@@ -68,15 +68,18 @@ class TimeSampler:
         return warp_time(t_raw, length_shift(num_tokens, base_len=self.base_len))
 
     def equal_times(self, rng: SampleRng) -> Tensor:
-        """(B,) bool: which samples have s = t."""
+        """(B,) bool on the host: which samples have s = t."""
         if self.pairing == "stratified":
             return rng.position % 2 == 0
-        return rng.uniform("pairing") < 0.5
+        return rng.on_host().uniform("pairing") < 0.5
 
     def pairs(self, rng: SampleRng, num_tokens: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw (t, s, equal): s = t where `equal`, else s ~ U((1 - tau) t, t), Eq. s.13."""
+        """(t, s, equal), each (B,): s = t where `equal`, else s ~ U((1 - tau) t, t), Eq. s.13.
+
+        `equal` is on the host, the times are on the generator's device.
+        """
         t = self.primary(rng, num_tokens)
         equal = self.equal_times(rng)
         tau = annealed_width(step, self.tau_horizon)
         s = t * (1 - tau * rng.uniform("s"))
-        return t, torch.where(equal, t, s), equal
+        return t, torch.where(equal.to(t.device), t, s), equal
