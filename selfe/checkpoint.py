@@ -1,0 +1,283 @@
+"""Checkpoints that survive being killed at any instant.
+
+A checkpoint is a folder `step-00001000` with model.safetensors, ema.safetensors,
+optimizer.safetensors and state.json, which holds the sha256 of the other three. It is written under
+a dotted name, flushed, and renamed: it is there whole or not at all. Milestones are never pruned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+_FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
+_NAME = re.compile(r"step-(\d{8})")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that must not be used; the message names it and says why."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    path: Path
+    step: int
+    milestone: bool
+
+    @property
+    def digest(self) -> str:
+        """Identity of the weights that are scored: sha256 of ema.safetensors."""
+        return read_state(self.path)["sha256"]["ema.safetensors"]
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fsync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file under a dotted temporary name, flush it, and rename it into place."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_directory(path.parent)
+
+
+def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+
+def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{name}/{key}"] = torch.as_tensor(value)
+    return tensors
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    *,
+    model: nn.Module,
+    ema: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Any],
+    milestone: bool,
+) -> Path:
+    """Write `folder/step-XXXXXXXX` atomically and return it.
+
+    Raises:
+        OSError: if the disk is full or the folder not writable; nothing half-written stays behind.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    final = folder / f"step-{step:08d}"
+    temporary = folder / f".step-{step:08d}.{os.getpid()}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        save_file(_plain(model.state_dict()), temporary / "model.safetensors")
+        save_file(_plain(ema.state_dict()), temporary / "ema.safetensors")
+        save_file(_plain(_optimizer_tensors(model, optimizer)), temporary / "optimizer.safetensors")
+        for name in _FILES:
+            with (temporary / name).open("rb+") as file:
+                os.fsync(file.fileno())
+        record = {
+            **state,
+            "step": step,
+            "milestone": milestone,
+            "sha256": {name: file_sha256(temporary / name) for name in _FILES},
+        }
+        write_atomically(temporary / "state.json", json.dumps(record, indent=1).encode())
+        if final.exists():
+            # the same step again, after a resume from an earlier one: bit-equal by construction,
+            # and a broken one is replaced
+            shutil.rmtree(final)
+        os.rename(temporary, final)
+        fsync_directory(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return final
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """state.json of a checkpoint.
+
+    Raises:
+        CheckpointError: if it is missing or no JSON object with the expected keys.
+    """
+    try:
+        state = json.loads((path / "state.json").read_text())
+        if not {"step", "sha256", "milestone"} <= state.keys():
+            raise ValueError("keys are missing")
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path}: state.json cannot be read ({error})") from None
+    return state
+
+
+def verify(path: Path) -> dict[str, Any]:
+    """Check every file against its checksum and return the state.
+
+    safetensors loads flipped bytes without complaint: the checksum is what notices them.
+
+    Raises:
+        CheckpointError: names the first file that is missing or differs.
+    """
+    state = read_state(path)
+    for name in _FILES:
+        try:
+            actual = file_sha256(path / name)
+        except OSError as error:
+            raise CheckpointError(f"{path / name} cannot be read ({error.strerror})") from None
+        if actual != state["sha256"].get(name):
+            raise CheckpointError(f"{path / name} is damaged: its sha256 is not the recorded one")
+    return state
+
+
+def list_checkpoints(folder: Path) -> list[Checkpoint]:
+    """All checkpoints whose state can be read, by rising step; contents are not verified."""
+    found = []
+    for path in sorted(folder.glob("step-*")):
+        match = _NAME.fullmatch(path.name)
+        if match:
+            try:
+                state = read_state(path)
+            except CheckpointError:
+                continue
+            found.append(Checkpoint(path, int(match[1]), bool(state["milestone"])))
+    return found
+
+
+def newest_valid(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that passes `verify`, and why newer ones were passed over."""
+    problems: list[str] = []
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        if _NAME.fullmatch(path.name):
+            try:
+                verify(path)
+            except CheckpointError as error:
+                problems.append(str(error))
+            else:
+                return path, problems
+    return None, problems
+
+
+def prune(folder: Path, keep_last: int) -> None:
+    """Remove all but the newest `keep_last` checkpoints, milestones excepted, and stale leftovers."""
+    ordinary = [c for c in list_checkpoints(folder) if not c.milestone]
+    for checkpoint in ordinary[:-keep_last]:
+        # renamed first: a kill while deleting must not leave half a checkpoint under a valid name
+        doomed = folder / f".{checkpoint.path.name}.{os.getpid()}.old"
+        os.rename(checkpoint.path, doomed)
+        shutil.rmtree(doomed)
+    for stale in [*folder.glob(".step-*.tmp"), *folder.glob(".step-*.old")]:
+        shutil.rmtree(stale, ignore_errors=True)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """A safetensors file; anything else, a pickle for example, is refused and never executed.
+
+    Raises:
+        CheckpointError: if the file is not safetensors.
+    """
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file ({error})") from None
+
+
+def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:
+    """Strict load.
+
+    Raises:
+        CheckpointError: lists missing and unexpected keys and wrong shapes.
+    """
+    expected = module.state_dict()
+    missing = sorted(expected.keys() - tensors.keys())
+    unexpected = sorted(tensors.keys() - expected.keys())
+    shapes = [
+        f"{name} {tuple(tensors[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in sorted(expected.keys() & tensors.keys())
+        if tensors[name].shape != expected[name].shape
+    ]
+    if missing or unexpected or shapes:
+        problems = [
+            f"{title}: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
+            for title, names in (
+                ("missing", missing),
+                ("unexpected", unexpected),
+                ("shapes", shapes),
+            )
+            if names
+        ]
+        raise CheckpointError(f"{source} does not fit this network; {'; '.join(problems)}")
+    module.load_state_dict(dict(tensors))
+
+
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor], source: object
+) -> None:
+    """Restore Adam's moments by parameter name.
+
+    Raises:
+        CheckpointError: if a parameter's state is missing, left over, or of another shape.
+    """
+    names = dict(model.named_parameters())
+    seen = {key.rpartition("/")[0] for key in tensors}
+    if tensors and seen != names.keys():
+        raise CheckpointError(
+            f"{source} does not fit this network; parameters without state: "
+            f"{sorted(names.keys() - seen)[:8]}, state without parameter: "
+            f"{sorted(seen - names.keys())[:8]}"
+        )
+    for key, tensor in tensors.items():
+        name, _, entry = key.rpartition("/")
+        parameter = names[name]
+        if entry != "step" and tensor.shape != parameter.shape:
+            raise CheckpointError(f"{source}: {key} has shape {tuple(tensor.shape)}")
+        device = "cpu" if entry == "step" and not parameter.is_cuda else parameter.device
+        optimizer.state[parameter][entry] = tensor.clone().to(device)
+
+
+def restore(
+    path: Path, *, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer | None
+) -> dict[str, Any]:
+    """Load a verified checkpoint into live objects and return its state.
+
+    Raises:
+        CheckpointError: if it is damaged or does not fit.
+    """
+    state = verify(path)
+    load_weights(model, load_tensors(path / "model.safetensors"), path / "model.safetensors")
+    load_weights(ema, load_tensors(path / "ema.safetensors"), path / "ema.safetensors")
+    if optimizer is not None:
+        source = path / "optimizer.safetensors"
+        load_optimizer(optimizer, model, load_tensors(source), source)
+    return state

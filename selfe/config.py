@@ -1,0 +1,272 @@
+"""The typed, frozen configuration of a run: sections, `--set` overrides, errors, digest."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from selfe.registry import Registry
+
+OBJECTIVES = Registry(
+    "method",
+    {
+        "selfe": "selfe.objectives.self_evaluation:SelfEvaluation",
+        "fm": "baselines.flow_matching:FlowMatching",
+        "imm": "baselines.imm:InductiveMomentMatching",
+    },
+)
+METHOD_LABELS = {"selfe": "Self-E", "fm": "Flow Matching", "imm": "IMM"}
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(Section):
+    """Arguments of `selfe.network.DualTimeDenoiser`; one network for all methods."""
+
+    in_channels: int = Field(64, description="latent channels x patch area")
+    num_layers: int = 8
+    num_single_layers: int = 16
+    attention_head_dim: int = 64
+    num_attention_heads: int = 16
+    joint_attention_dim: int = 4096
+    pooled_projection_dim: int = 768
+    axes_dims_rope: tuple[int, int, int] = (8, 28, 28)
+
+
+class DataConfig(Section):
+    """Where samples come from. Names are those of selfe.registry tables in selfe.builder."""
+
+    source: str = Field("shapes", description="reader: shapes, latents")
+    preset: str = Field("grid", description="preset of the shapes world")
+    path: str = Field("", description="folder written by `selfe-bench prepare`")
+    size: int = Field(40_960, ge=1, description="training images of the shapes world")
+    codec: str = "shapes-grid"
+    text: str = "shapes"
+
+
+class TimesConfig(Section):
+    """Fields of `selfe.times.TimeSampler`."""
+
+    base_len: int = Field(512, ge=1)
+    tau_horizon: int = Field(300_000, ge=0)
+    pairing: Literal["stratified", "bernoulli"] = "stratified"
+
+
+class OptimConfig(Section):
+    """Adam with linear warm-up and linear decay (S.2)."""
+
+    lr: float = Field(3e-4, gt=0)
+    final_lr: float = Field(1e-5, ge=0)
+    warmup: int = Field(1000, ge=0)
+    decay_horizon: int | None = Field(None, ge=1, description="iterations; None for the whole run")
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+    ema_decay: float = Field(0.9999, ge=0, lt=1)
+    ema_warmup: bool = Field(True, description="decay min(d, (1 + n) / (10 + n)) at update n")
+
+
+class TrainConfig(Section):
+    iterations: int = Field(300_000, ge=1)
+    batch_size: int = Field(1024, ge=1, description="global batch")
+    micro_batch_size: int | None = Field(None, ge=1, description="None for the whole batch")
+    caption_dropout: float = Field(0.1, ge=0, le=1)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool = False
+    log_every: int = Field(10, ge=1)
+    checkpoint_every: int = Field(1000, ge=1)
+    keep_last: int = Field(2, ge=1)
+    milestone_every: int | None = Field(50_000, ge=1)
+    sample_every: int | None = Field(None, ge=1)
+    max_nonfinite: int = Field(5, ge=0, description="steps in a row without update before giving up")
+
+
+class SamplingConfig(Section):
+    """Default sampler of a run; `geneval` may override it."""
+
+    sampler: Literal["any-step", "pushforward", "restart"] = "any-step"
+    guidance: Literal["none", "linear", "ep-v", "ep-x0"] = "ep-v"
+    guidance_scale: float = Field(5.0, ge=0)
+    eta: float = Field(1.0, ge=0, le=1)
+    update: Literal["ancestral", "minfm"] = "ancestral"
+    s_fraction: float = Field(0.0, ge=0, le=1)
+    warp: bool = True
+    base_len: int = Field(512, ge=1)
+    batch_slots: int = Field(32, ge=1, description="fixed batch of the sampler, padded")
+
+
+class RunConfig(Section):
+    """Everything that decides what a training run computes."""
+
+    recipe: str
+    method: str
+    variant: str = ""
+    seed: int = Field(0, ge=0)
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    times: TimesConfig = TimesConfig()
+    objective: dict[str, Any] = {}
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    sampling: SamplingConfig = SamplingConfig()
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the resolved configuration."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def label(self) -> str:
+        return METHOD_LABELS.get(self.method, self.method)
+
+    def build_objective(self) -> Any:
+        """The objective, with the run's time schedule where it takes one."""
+        return build_objective(self.method, self.objective, self.times)
+
+
+def build_objective(method: str, section: Mapping[str, Any], times: TimesConfig) -> Any:
+    """Validate an objective section against its dataclass and build it."""
+    cls = OBJECTIVES.load(method)
+    arguments = dict(section)
+    if any(field.name == "times" for field in dataclasses.fields(cls)):
+        arguments["times"] = times.model_dump()
+    return TypeAdapter(cls).validate_python(arguments)
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """["optim.lr=1e-3", ...] -> nested dictionary; values are JSON, or else plain strings.
+
+    Raises:
+        ValueError: for text without "=" or without a section.
+    """
+    result: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key.strip():
+            raise ValueError(f"--set takes section.key=value, got {assignment!r}")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        node = result
+        *sections, last = key.strip().split(".")
+        for section in sections:
+            node = node.setdefault(section, {})
+            if not isinstance(node, dict):
+                raise ValueError(f"--set {key}: {section} was already set to a value")
+        node[last] = value
+    return result
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Recursive update: mappings merge, everything else is replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def validate(values: Mapping[str, Any]) -> RunConfig:
+    """Build the configuration, turning pydantic's report into one sentence.
+
+    Raises:
+        ValueError: names the key, what it must be, and for unknown keys the nearest known one.
+    """
+    method = values.get("method", "")
+    objective_class = OBJECTIVES.load(method)
+    for key in values.get("objective", {}):
+        # pydantic ignores unknown keys of a plain dataclass
+        if key not in _fields(objective_class):
+            raise ValueError(_unknown_key(["objective"], key, _fields(objective_class)))
+    try:
+        config = RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(_sentence(error, RunConfig)) from None
+    try:
+        objective = config.build_objective()
+    except ValidationError as error:
+        raise ValueError(_sentence(error, objective_class, "objective")) from None
+    resolved = dataclasses.asdict(objective)
+    resolved.pop("times", None)
+    config = config.model_copy(update={"objective": resolved})
+    micro = config.train.micro_batch_size or config.train.batch_size
+    if config.train.batch_size % micro:
+        raise ValueError(
+            f"train.micro_batch_size = {micro} must divide train.batch_size = "
+            f"{config.train.batch_size}"
+        )
+    if micro % objective.group_size:
+        raise ValueError(
+            f"micro-batches of {micro} do not divide into groups of {objective.group_size} "
+            "(objective.group_size)"
+        )
+    return config
+
+
+def _fields(cls: Any) -> dict[str, Any]:
+    if isinstance(cls, type) and issubclass(cls, BaseModel):
+        return {name: info.annotation for name, info in cls.model_fields.items()}
+    if dataclasses.is_dataclass(cls):
+        hints = typing.get_type_hints(cls)
+        return {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.name != "times"}
+    return {}
+
+
+def _describe(annotation: Any) -> str:
+    """A type in words: "a number", "one of a, b", "an integer or none"."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, args))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_describe(a) for a in args)
+    if origin is tuple:
+        return f"a list of {len(args)} values, each {_describe(args[0])}"
+    words = {
+        int: "an integer",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        type(None): "null",
+    }
+    return words.get(annotation, "a section")
+
+
+def _unknown_key(path: list[str], key: str, fields: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(key, fields, n=1, cutoff=0.4)
+    hint = f"; did you mean {'.'.join([*path, near[0]])!r}?" if near else ""
+    return f"unknown key {'.'.join([*path, key])!r}{hint} (known here: {', '.join(fields)})"
+
+
+def _sentence(error: ValidationError, cls: Any, prefix: str = "") -> str:
+    """The first problem of a pydantic report as one sentence with key, type and nearest spelling."""
+    problem = error.errors()[0]
+    location = [str(part) for part in problem["loc"]]
+    node: Any = cls
+    path = [prefix] if prefix else []
+    for depth, part in enumerate(location):
+        fields = _fields(node)
+        if part not in fields:
+            if depth and not fields:
+                break  # inside a tuple or a union: the key so far names it
+            return _unknown_key(path, part, fields)
+        path.append(part)
+        node = fields[part]
+    key = ".".join(path)
+    detail = problem["msg"][0].lower() + problem["msg"][1:]
+    given = json.dumps(problem.get("input"), default=str)
+    return f"{key} must be {_describe(node)}, got {given} ({detail})"

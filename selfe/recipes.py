@@ -1,0 +1,149 @@
+"""Recipes: what is trained, on what, for how long. The same for every method.
+
+The one thing a method chooses for itself is how it is sampled, because guidance, eta and update are
+searched per method on validation prompts and never carried over (see reports/shapes/search.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from selfe.config import OBJECTIVES, RunConfig, merge, parse_assignments, validate
+from selfe.registry import Registry
+
+_SHAPES: dict[str, Any] = {
+    "model": {
+        "in_channels": 16,
+        "num_layers": 2,
+        "num_single_layers": 4,
+        "attention_head_dim": 32,
+        "num_attention_heads": 4,
+        "joint_attention_dim": 64,
+        "pooled_projection_dim": 64,
+        "axes_dims_rope": (8, 12, 12),
+    },
+    "data": {
+        "source": "shapes",
+        "preset": "grid",
+        "size": 40_960,
+        "codec": "shapes-grid",
+        "text": "shapes",
+    },
+    "times": {"tau_horizon": 1800},
+    "optim": {"lr": 1e-3, "final_lr": 1e-4, "warmup": 100, "ema_decay": 0.995},
+    "train": {
+        "iterations": 3000,
+        "batch_size": 128,
+        "precision": "fp32",
+        "checkpoint_every": 250,
+        "milestone_every": 500,
+        "sample_every": 1000,
+    },
+    "sampling": {"guidance": "linear", "guidance_scale": 2.0},
+}
+
+_PAPER_TRAIN = {"batch_size": 1024, "precision": "bf16", "compile": True, "sample_every": 10_000}
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "shapes": _SHAPES,
+    # The quickstart: the same world and network, short enough for a coffee.
+    "shapes-quick": merge(
+        _SHAPES,
+        {
+            "times": {"tau_horizon": 540},
+            "train": {"iterations": 900, "milestone_every": 450, "sample_every": 450},
+        },
+    ),
+    "shapes-64": merge(
+        _SHAPES,
+        {
+            "model": {
+                "num_layers": 4,
+                "num_single_layers": 8,
+                "attention_head_dim": 64,
+                "axes_dims_rope": (8, 28, 28),
+            },
+            "data": {"preset": "free", "codec": "shapes-free", "size": 262_144},
+            "times": {"tau_horizon": 6000},
+            "optim": {"lr": 5e-4, "final_lr": 2e-5, "warmup": 500, "ema_decay": 0.999},
+            "train": {
+                "iterations": 10_000,
+                "batch_size": 512,
+                "precision": "auto",
+                "compile": True,
+                "checkpoint_every": 1000,
+                "milestone_every": 2500,
+                "sample_every": 2500,
+            },
+        },
+    ),
+    "0.5b": {
+        "data": {"source": "latents", "codec": "flux", "text": "flux"},
+        "train": {**_PAPER_TRAIN, "iterations": 300_000},
+        "optim": {"decay_horizon": 300_000},
+        "sampling": {"batch_slots": 16},
+    },
+    "2b": {
+        "model": {"attention_head_dim": 128, "axes_dims_rope": (16, 56, 56)},
+        "data": {"source": "latents", "codec": "flux", "text": "flux"},
+        "train": {**_PAPER_TRAIN, "iterations": 710_000},
+        "sampling": {"batch_slots": 16},
+    },
+}
+
+# Ablations of Table 2, as overrides of a method's objective.
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "selfe": {
+        "no-target-norm": {"objective": {"target_norm": False}},
+        "aux": {"objective": {"aux_from": 0}},
+    }
+}
+
+# Guidance, eta and update per method on shapes recipes.
+SHAPES_SAMPLING: dict[str, dict[str, Any]] = {
+    "selfe": {"guidance": "none", "guidance_scale": 1.0, "eta": 1.0},
+    "fm": {"guidance": "linear", "guidance_scale": 3.0, "eta": 0.0},
+    "imm": {"sampler": "pushforward", "guidance": "linear", "guidance_scale": 2.0},
+}
+
+
+def resolve(
+    recipe: str,
+    method: str,
+    *,
+    variant: str = "",
+    seed: int = 0,
+    assignments: Sequence[str] = (),
+) -> RunConfig:
+    """The complete configuration of a run.
+
+    Args:
+        recipe: name in `RECIPES`.
+        method: name in `selfe.config.OBJECTIVES`.
+        variant: "" or an ablation of the method.
+        assignments: `section.key=value` texts; they win over everything else.
+
+    Raises:
+        ValueError: for unknown names and keys or values that do not fit, in one sentence.
+    """
+    if recipe not in RECIPES:
+        raise ValueError(Registry("recipe", dict.fromkeys(RECIPES, ":")).unknown(recipe))
+    OBJECTIVES.load(method)
+    values: dict[str, Any] = {"recipe": recipe, "method": method, "variant": variant, "seed": seed}
+    values = merge(values, RECIPES[recipe])
+    if recipe.startswith("shapes"):
+        values = merge(values, {"sampling": SHAPES_SAMPLING.get(method, {})})
+    if variant:
+        known = VARIANTS.get(method, {})
+        if variant not in known:
+            table = Registry(f"variant of {method}", dict.fromkeys(known, ":"))
+            raise ValueError(table.unknown(variant))
+        values = merge(values, known[variant])
+    return validate(merge(values, parse_assignments(assignments)))
+
+
+def run_name(config: RunConfig) -> str:
+    """Default folder of a run below `runs/`: recipe, method, variant, and the seed unless it is 0."""
+    parts = [config.recipe, config.method, config.variant, f"seed{config.seed}"]
+    return "-".join(part for part in parts if part and part != "seed0")
