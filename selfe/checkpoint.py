@@ -115,12 +115,13 @@ def save_checkpoint(
             "sha256": {name: file_sha256(temporary / name) for name in _FILES},
         }
         write_atomically(temporary / "state.json", json.dumps(record, indent=1).encode())
+        replaced = folder / f".{final.name}.{os.getpid()}.old"
         if final.exists():
-            # the same step again, after a resume from an earlier one: bit-equal by construction,
-            # and a broken one is replaced
-            shutil.rmtree(final)
+            # the same step again, after a resume from an earlier one: a broken one is replaced
+            os.rename(final, replaced)
         os.rename(temporary, final)
         fsync_directory(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -190,7 +191,7 @@ def newest_valid(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def prune(folder: Path, keep_last: int) -> None:
-    """Remove all but the newest `keep_last` checkpoints, milestones excepted, and stale leftovers."""
+    """Remove all but the newest `keep_last` checkpoints and stale leftovers; never a milestone."""
     ordinary = [c for c in list_checkpoints(folder) if not c.milestone]
     for checkpoint in ordinary[:-keep_last]:
         # renamed first: a kill while deleting must not leave half a checkpoint under a valid name
@@ -242,7 +243,10 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: objec
 
 
 def load_optimizer(
-    optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor], source: object
+    optimizer: torch.optim.Optimizer,
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    source: object,
 ) -> None:
     """Restore Adam's moments by parameter name.
 

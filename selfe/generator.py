@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 GeneratedImage = np.ndarray | None
-"""(H, W, 3) uint8, or None where the latents were not finite (the image is failed, never scored)."""
+"""(H, W, 3) uint8, or None where the latents were not finite: failed, never scored as a picture."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class GeneratorFacts:
         digest: identity of the weights (sha256 of our checkpoints, repository@revision elsewhere).
         resolution: (height, width) of the images.
         parameters: number of denoiser parameters.
-        sampling: guidance kind and scale, eta, update, s policy, scheduler, dtype: JSON values only.
+        sampling: guidance kind and scale, eta, update, s policy, scheduler, dtype (JSON values).
         training: seed, recipe, config digest, under-trained label: JSON values only.
     """
 

@@ -34,7 +34,7 @@ def energy_preserving_guidance(null: Tensor, cond: Tensor, scale: float) -> Tens
 
 @dataclass(frozen=True)
 class Guidance:
-    """Guidance kind and scale omega. With "none", or linear at 1, one network call a step is enough.
+    """Guidance kind and scale omega. With "none", or at scale 1, one network call a step is enough.
 
     "ep-v" is minFM's choice and the default of the paper recipes, "ep-x0" acts on the sample head.
     """

@@ -1,4 +1,4 @@
-"""The contract between objectives and the trainer: a method returns a loss and what to log of it."""
+"""The contract between objectives and the trainer: a method returns a loss and what to log."""
 
 from __future__ import annotations
 

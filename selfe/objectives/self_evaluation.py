@@ -61,7 +61,8 @@ class SelfEvaluation:
             ablation "w/ aux term", 550,000 in the 2B run.
         classifier_share: k of Delta = k (g_null - g_cond) + (1 - k) (g_fake - g_cond).
         fake_loss_scale: coefficient of Eq. s.8.
-        fake_loss_weight: "inverse_square" weighs Eq. s.8 by 1/s^2 like the main loss, "uniform" by 1.
+        fake_loss_weight: "inverse_square" weighs Eq. s.8 by 1/s^2, like the main loss by 1/t^2;
+            "uniform" by 1.
     """
 
     times: TimeSampler = field(default_factory=TimeSampler)
@@ -165,7 +166,7 @@ class SelfEvaluation:
             ratio = sample_norm(x_0) / sample_norm(mixture).clamp_min(1e-12)
             mixture = mixture * expand_time(ratio, mixture)
         elif self.unnormalized_weight == "one_plus_lambda":
-            # the largest t in fp32 below 1 leaves a > 0; at t = 1 exactly Eq. 16 has no finite weight
+            # at t = 1 exactly Eq. 16 has no finite weight
             weight = 1 / a.clamp_min(torch.finfo(a.dtype).eps)
         weight = torch.where(dropped, torch.ones_like(weight), weight)
         return torch.where(expand_time(dropped, x_0), x_0, mixture), weight

@@ -1,0 +1,46 @@
+"""metrics.jsonl: one JSON object a line, the source of truth of a run's history."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """All records; a last line without its newline (a write cut short) is dropped.
+
+    Raises:
+        ValueError: for any other malformed line, with its number.
+    """
+    if not path.exists():
+        return []
+    *lines, _torn = path.read_bytes().split(b"\n")
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            raise ValueError(f"{path}, line {number}: not a JSON object") from None
+    return records
+
+
+class RunLog:
+    """Appends records. Opened at a step, it first forgets what a killed run wrote beyond it."""
+
+    def __init__(self, path: Path, resume_step: int = 0) -> None:
+        self.path = path
+        kept = [r for r in read_lines(path) if r.get("step", 0) <= resume_step]
+        path.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        self._file = path.open("a")
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
