@@ -49,6 +49,7 @@ class DataConfig(Section):
     source: str = Field("shapes", description="reader: shapes, latents")
     preset: str = Field("grid", description="preset of the shapes world")
     path: str = Field("", description="folder written by `selfe-bench prepare`")
+    resolution: int = Field(256, ge=16, description="side of the images drawn, in pixels")
     size: int = Field(40_960, ge=1, description="training images of the shapes world")
     codec: str = "shapes-grid"
     text: str = "shapes"
@@ -89,7 +90,7 @@ class TrainConfig(Section):
     keep_last: int = Field(2, ge=1)
     milestone_every: int | None = Field(50_000, ge=1)
     sample_every: int | None = Field(None, ge=1)
-    max_nonfinite: int = Field(5, ge=0, description="steps in a row without update before giving up")
+    max_nonfinite: int = Field(5, ge=0, description="steps in a row without update allowed")
 
 
 class SamplingConfig(Section):
@@ -253,7 +254,7 @@ def _unknown_key(path: list[str], key: str, fields: Mapping[str, Any]) -> str:
 
 
 def _sentence(error: ValidationError, cls: Any, prefix: str = "") -> str:
-    """The first problem of a pydantic report as one sentence with key, type and nearest spelling."""
+    """The first problem of a pydantic report as one sentence: key, type, nearest spelling."""
     problem = error.errors()[0]
     location = [str(part) for part in problem["loc"]]
     node: Any = cls

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from selfe.seeding import derive_seed
+
 GeneratedImage = np.ndarray | None
 """(H, W, 3) uint8, or None where the latents were not finite: failed, never scored as a picture."""
 
@@ -68,3 +70,8 @@ class TextToImage(Protocol):
     def count_truncated(self, prompts: Sequence[str]) -> dict[str, int]:
         """Per text encoder, how many of the prompts exceed its limit."""
         ...
+
+
+def image_seed(seed: int, prompt: str, sample: int) -> int:
+    """The seed of one image: a function of run of the benchmark, prompt text and sample number."""
+    return derive_seed(seed, prompt, sample)

@@ -144,6 +144,6 @@ def resolve(
 
 
 def run_name(config: RunConfig) -> str:
-    """Default folder of a run below `runs/`: recipe, method, variant, and the seed unless it is 0."""
+    """Default folder of a run below `runs/`: recipe, method, variant, and a seed other than 0."""
     parts = [config.recipe, config.method, config.variant, f"seed{config.seed}"]
     return "-".join(part for part in parts if part and part != "seed0")

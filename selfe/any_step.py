@@ -1,0 +1,138 @@
+"""Our denoisers as text-to-image models (selfe.generator.TextToImage), at any number of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from selfe.config import SamplingConfig
+from selfe.encoders.base import LatentCodec, TextEncoder
+from selfe.generator import GeneratedImage, GeneratorFacts
+from selfe.guidance import Guidance
+from selfe.network.conditioning import TextCondition, join_conditions
+from selfe.sampler import SamplerSettings, any_step_sample, pushforward_sample
+from selfe.seeding import SampleRng
+
+_LENGTH_STEP = 4
+"""Captions are padded to a multiple of this many tokens and drawn with others of their length."""
+
+
+def latents_to_images(decoded: Tensor) -> list[GeneratedImage]:
+    """(B, 3, H, W) in [-1, 1] -> uint8 images; None for those that are not finite."""
+    finite = torch.isfinite(decoded).flatten(1).all(1).tolist()
+    pixels = ((decoded.clamp(-1, 1) + 1) * 127.5).round().nan_to_num_(0).to(torch.uint8)
+    arrays: np.ndarray = pixels.permute(0, 2, 3, 1).cpu().numpy()
+    return [image if ok else None for image, ok in zip(arrays, finite, strict=True)]
+
+
+class AnyStepGenerator:
+    """Draws images with a denoiser at any number of steps.
+
+    Work is done in batches of a fixed number of slots, padded by repetition, and captions meet only
+    captions of their padded length: the shapes of all matrices depend on nothing but the caption.
+
+    Args:
+        network: denoiser, on its device.
+        latent_shape: (C, h, w) of one latent.
+        settings: sampler, guidance and slots.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        codec: LatentCodec,
+        text: TextEncoder,
+        *,
+        latent_shape: tuple[int, int, int],
+        settings: SamplingConfig,
+        facts: GeneratorFacts,
+    ) -> None:
+        self.network = network.eval()
+        self.codec = codec
+        self.text = text
+        self.latent_shape = latent_shape
+        self.settings = settings
+        self.facts = facts
+        self.guidance = Guidance(settings.guidance, settings.guidance_scale)
+        self.device = next(network.parameters()).device
+        self._null = text.encode([""]).trimmed().to(self.device)
+
+    def nfe(self, num_steps: int) -> int:
+        return num_steps * (2 if self.guidance.needs_null else 1)
+
+    def count_truncated(self, prompts: Sequence[str]) -> dict[str, int]:
+        return {self.facts.training.get("text", "text"): self.text.count_truncated(prompts)}
+
+    def generate(
+        self, prompts: Sequence[str], num_steps: int, seeds: Sequence[int]
+    ) -> list[GeneratedImage]:
+        """See `selfe.generator.TextToImage.generate`."""
+        if len(prompts) != len(seeds):
+            raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds")
+        if num_steps < 1:
+            raise ValueError(f"the number of steps must be at least 1, got {num_steps}")
+        images: list[GeneratedImage] = [None] * len(prompts)
+        for length, members in self._by_length(prompts).items():
+            slots = self.settings.batch_slots
+            for start in range(0, len(members), slots):
+                chosen = members[start : start + slots]
+                padded = chosen + [chosen[-1]] * (slots - len(chosen))
+                condition = self.text.encode([prompts[i] for i in padded]).trimmed(length)
+                drawn = self._draw(condition, [seeds[i] for i in padded], num_steps)
+                for i, image in zip(chosen, drawn, strict=False):
+                    images[i] = image
+        return images
+
+    def _by_length(self, prompts: Sequence[str]) -> dict[int, list[int]]:
+        lengths = self.text.encode(list(prompts)).mask.sum(1).tolist()
+        groups: dict[int, list[int]] = {}
+        for i, length in enumerate(lengths):
+            groups.setdefault(-(-length // _LENGTH_STEP) * _LENGTH_STEP, []).append(i)
+        return groups
+
+    @torch.no_grad()
+    def _draw(
+        self, condition: TextCondition, seeds: Sequence[int], num_steps: int
+    ) -> list[GeneratedImage]:
+        # the position in the stream is the image's own seed, so it draws its own noise
+        rng = SampleRng(0, torch.tensor(list(seeds), dtype=torch.int64), self.device)
+        x = rng.normal("start", self.latent_shape)
+
+        def noise(k: int) -> Tensor:
+            return rng.normal(f"step {k}", self.latent_shape)
+
+        velocity = self._velocity(condition.to(self.device))
+        settings = self.settings
+        if settings.sampler == "any-step":
+            tokens = (self.latent_shape[1] // 2) * (self.latent_shape[2] // 2)
+            sampler = SamplerSettings(
+                settings.eta, settings.update, settings.s_fraction, settings.warp, settings.base_len
+            )
+            latents = any_step_sample(velocity, x, num_steps, tokens, sampler, noise)
+        else:
+            restart = settings.sampler == "restart"
+            latents = pushforward_sample(velocity, x, num_steps, restart=restart, noise=noise)
+        return latents_to_images(self.codec.decode(latents))
+
+    def _velocity(self, condition: TextCondition) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        batch = len(condition)
+        null = self._null.expand(batch)
+        # one pass over both halves keeps an accelerator busy; a processor is better served by two,
+        # because the null prompt is shorter
+        joined = join_conditions([null, condition]) if self.device.type != "cpu" else None
+
+        def velocity(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+            if not self.guidance.needs_null:
+                return self.network(x, t, s, condition).float()
+            if joined is not None:
+                both = self.network(torch.cat([x, x]), torch.cat([t, t]), torch.cat([s, s]), joined)
+                v_null, v_cond = both.float().chunk(2)
+            else:
+                v_null = self.network(x, t, s, null).float()
+                v_cond = self.network(x, t, s, condition).float()
+            return self.guidance.combine(v_null, v_cond, x, t)
+
+        return velocity

@@ -1,0 +1,86 @@
+"""From a configuration to the objects it names. Names live in lazy tables: one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from selfe.config import RunConfig
+from selfe.encoders.base import LatentCodec, TextEncoder
+from selfe.registry import Registry
+
+if TYPE_CHECKING:
+    from selfe.network.denoiser import DualTimeDenoiser
+    from selfe.trainer import BatchSource
+
+CODECS = Registry(
+    "codec",
+    {
+        "shapes-grid": "selfe.encoders.shapes:grid_codec",
+        "shapes-free": "selfe.encoders.shapes:free_codec",
+    },
+)
+TEXT_ENCODERS = Registry("text encoder", {"shapes": "selfe.encoders.shapes:ShapesTextEncoder"})
+SOURCES = Registry("data source", {"shapes": "selfe.builder:shapes_source"})
+
+
+def build_codec(config: RunConfig, device: torch.device | str) -> LatentCodec:
+    return CODECS.load(config.data.codec)().to(str(device))
+
+
+def build_text_encoder(config: RunConfig, device: torch.device | str) -> TextEncoder:
+    return TEXT_ENCODERS.load(config.data.text)().to(str(device))
+
+
+def build_model(config: RunConfig, device: torch.device | str) -> DualTimeDenoiser:
+    """The denoiser, initialised from the run's seed alone: the same for every method."""
+    from selfe.network.denoiser import DualTimeDenoiser
+    from selfe.seeding import derive_seed
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, "initialisation"))
+        model = DualTimeDenoiser(**config.model.model_dump())
+    return model.to(device)
+
+
+def build_source(
+    config: RunConfig,
+    *,
+    with_fake: bool,
+    device: torch.device | str,
+    cache_dir: Path,
+    progress: Callable[[int, int], None],
+) -> BatchSource:
+    return SOURCES.load(config.data.source)(
+        config, with_fake=with_fake, device=device, cache_dir=cache_dir, progress=progress
+    )
+
+
+def shapes_source(
+    config: RunConfig,
+    *,
+    with_fake: bool,
+    device: torch.device | str,
+    cache_dir: Path,
+    progress: Callable[[int, int], None],
+) -> Any:
+    """The shapes world, encoded once and kept in memory."""
+    from selfe.data.latents import InMemoryLatents
+    from selfe.data.shapes_latents import shapes_latents
+    from selfe.data.shapes_world import ShapesWorld
+
+    world = ShapesWorld(config.data.preset)
+    codec = build_codec(config, device)
+    latents, captions = shapes_latents(world, codec, config.data.size, cache_dir, progress)
+    source = InMemoryLatents(
+        latents,
+        captions,
+        build_text_encoder(config, "cpu"),
+        caption_dropout=config.train.caption_dropout,
+        with_fake=with_fake,
+        seed=config.seed,
+    )
+    return source.to(device)

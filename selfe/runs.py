@@ -1,0 +1,132 @@
+"""Folders of training runs: which there are, what they were trained with, and their weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from selfe.any_step import AnyStepGenerator
+from selfe.builder import build_codec, build_model, build_text_encoder
+from selfe.checkpoint import (
+    Checkpoint,
+    list_checkpoints,
+    load_tensors,
+    load_weights,
+    verify,
+    write_atomically,
+)
+from selfe.config import RunConfig, SamplingConfig, validate
+from selfe.encoders.base import LatentCodec
+from selfe.generator import GeneratorFacts
+
+
+def write_config(run_dir: Path, config: RunConfig, **facts: object) -> None:
+    """config.json: the resolved configuration, its digest, and how the run was started."""
+    record = {"config": config.model_dump(mode="json"), "digest": config.digest, **facts}
+    write_atomically(run_dir / "config.json", json.dumps(record, indent=1).encode())
+
+
+def latent_shape_of(config: RunConfig, codec: LatentCodec) -> tuple[int, int, int]:
+    """(C, h, w) of the images a run is trained on."""
+    if config.data.source == "shapes":
+        from selfe.data.shapes_world import ShapesWorld
+
+        size = ShapesWorld(config.data.preset).image_size
+    else:
+        size = config.data.resolution
+    side = size // codec.downsample
+    return (codec.latent_channels, side, side)
+
+
+def read_config(run_dir: Path) -> RunConfig:
+    """The resolved configuration of a run.
+
+    Raises:
+        ValueError: if the folder holds no run.
+    """
+    path = run_dir / "config.json"
+    if not path.is_file():
+        raise ValueError(f"no run at {run_dir}: {path.name} is missing")
+    try:
+        return validate(json.loads(path.read_text())["config"])
+    except (KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error})") from None
+
+
+def find_checkpoint(run_dir: Path, step: int | None = None) -> Checkpoint:
+    """The newest checkpoint of a run, or the one at `step`.
+
+    Raises:
+        ValueError: if there is none; lists what there is.
+    """
+    available = list_checkpoints(run_dir / "checkpoints")
+    chosen = [c for c in available if step is None or c.step == step]
+    if not chosen:
+        steps = ", ".join(str(c.step) for c in available) or "none"
+        wanted = "no checkpoint yet" if step is None else f"no checkpoint at iteration {step}"
+        raise ValueError(f"{run_dir} has {wanted} (available: {steps})")
+    return chosen[-1]
+
+
+def sampling_facts(settings: SamplingConfig) -> dict[str, object]:
+    """The settings that decide an image, as a result records them."""
+    facts = settings.model_dump(mode="json", exclude={"batch_slots"})
+    if settings.sampler != "any-step":
+        for name in ("eta", "update", "s_fraction", "warp", "base_len"):
+            facts.pop(name)
+    return facts
+
+
+def load_run(
+    run_dir: Path,
+    *,
+    step: int | None = None,
+    device: torch.device | str = "cpu",
+    sampling: dict[str, object] | None = None,
+) -> AnyStepGenerator:
+    """The moving-average weights of a run's checkpoint, ready to draw.
+
+    Args:
+        step: iteration; None for the newest.
+        sampling: overrides of the run's own sampling section.
+
+    Raises:
+        ValueError: if there is no such run or checkpoint, or the checkpoint is damaged.
+    """
+    config = read_config(run_dir)
+    checkpoint = find_checkpoint(run_dir, step)
+    verify(checkpoint.path)
+    network = build_model(config, device)
+    weights = checkpoint.path / "ema.safetensors"
+    load_weights(network, load_tensors(weights), weights)
+    codec = build_codec(config, device)
+    settings = SamplingConfig.model_validate({**config.sampling.model_dump(), **(sampling or {})})
+    shape = latent_shape_of(config, codec)
+    facts = GeneratorFacts(
+        name=f"{run_dir.name}@{checkpoint.step}",
+        label=config.label,
+        method=config.method,
+        variant=config.variant,
+        iterations=checkpoint.step,
+        digest=checkpoint.digest,
+        resolution=(shape[1] * codec.downsample, shape[2] * codec.downsample),
+        parameters=sum(p.numel() for p in network.parameters()),
+        sampling=sampling_facts(settings),
+        training={
+            "recipe": config.recipe,
+            "seed": config.seed,
+            "iterations_planned": config.train.iterations,
+            "config_digest": config.digest,
+            "text": config.data.text,
+        },
+    )
+    return AnyStepGenerator(
+        network,
+        codec,
+        build_text_encoder(config, "cpu"),
+        latent_shape=shape,
+        settings=settings,
+        facts=facts,
+    )

@@ -1,0 +1,230 @@
+"""One training run, from a configuration to its last checkpoint: folder, lock, signals, forks."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+
+import torch
+from torch import nn
+
+from selfe.any_step import AnyStepGenerator
+from selfe.builder import build_codec, build_model, build_source, build_text_encoder
+from selfe.checkpoint import restore
+from selfe.config import RunConfig
+from selfe.ema import Ema
+from selfe.generator import GeneratorFacts, image_seed
+from selfe.optim import build_optimizer
+from selfe.provenance import provenance
+from selfe.runs import find_checkpoint, latent_shape_of, write_config
+from selfe.trainer import Callbacks, TrainState, train
+
+SAMPLE_STEPS = (1, 2, 4, 8)
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop, and it did after saving."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal.Signals(signal_number).name)
+        self.signal_number = signal_number
+
+
+@dataclass
+class StopSignal:
+    """Remembers that a signal came. A second Ctrl-C interrupts at once."""
+
+    number: int | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.number is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.number = number
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[StopSignal]:
+    """SIGINT and SIGTERM let the iteration in flight finish and be saved."""
+    stop = StopSignal()
+    previous = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Hold the run's folder; the lock goes with the process, however it ends.
+
+    Raises:
+        ValueError: if the folder cannot be written, or another process holds it.
+    """
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(run_dir / ".lock", os.O_CREAT | os.O_RDWR)
+    except OSError as error:
+        raise ValueError(f"cannot write to {run_dir} ({error.strerror})") from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another process is already training in {run_dir}") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def parse_fork(text: str, runs_dir: Path) -> tuple[Path, int]:
+    """ "RUN@STEP" -> the run's folder and the iteration.
+
+    Raises:
+        ValueError: if the text has another form.
+    """
+    name, at, step = text.rpartition("@")
+    if not at or not step.isdigit():
+        raise ValueError(f"--init-from takes RUN@STEP, got {text!r}")
+    folder = Path(name) if Path(name).is_dir() else runs_dir / name
+    return folder, int(step)
+
+
+def fork(model: nn.Module, config: RunConfig, source: Path, step: int) -> TrainState:
+    """State of another run's checkpoint, to be continued under this run's configuration.
+
+    Raises:
+        ValueError: if the checkpoint is not there, is damaged, or lies beyond this run's end.
+    """
+    if step >= config.train.iterations:
+        raise ValueError(
+            f"the fork starts at iteration {step}, but the run ends at "
+            f"{config.train.iterations}: raise train.iterations"
+        )
+    state = TrainState(model, Ema(model, config.optim), build_optimizer(model, config.optim), step)
+    path = find_checkpoint(source, step).path
+    restore(path, model=model, ema=state.ema.module, optimizer=state.optimizer)
+    return state
+
+
+def check_folder(run_dir: Path, resume: bool) -> None:
+    """Refuse to write over a run, or to resume what is not there."""
+    exists = (run_dir / "config.json").exists()
+    if exists and not resume:
+        raise ValueError(
+            f"{run_dir} already holds a run: continue it with --resume, "
+            "or choose another folder with --name"
+        )
+    if resume and not exists:
+        raise ValueError(f"nothing to resume at {run_dir}")
+
+
+def train_run(
+    config: RunConfig,
+    run_dir: Path,
+    *,
+    runs_dir: Path,
+    device: torch.device | str,
+    resume: bool = False,
+    init_from: str | None = None,
+    command: str = "",
+    callbacks: Callbacks | None = None,
+    data_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> TrainState:
+    """Train, resume or fork a run in `run_dir`.
+
+    Raises:
+        ValueError: for a folder that cannot be used, in one sentence.
+        Stopped: after SIGINT or SIGTERM, once the checkpoint is written.
+    """
+    callbacks = callbacks or Callbacks()
+    with locked(run_dir), stop_on_signals() as stop:
+        check_folder(run_dir, resume)
+        if resume:
+            init_from = json.loads((run_dir / "config.json").read_text()).get("init_from")
+        else:
+            write_config(
+                run_dir, config, command=command, init_from=init_from, provenance=provenance()
+            )
+        objective = config.build_objective()
+        model = build_model(config, device)
+        init = None
+        if init_from:
+            source_dir, step = parse_fork(init_from, runs_dir)
+            init = fork(model, config, source_dir, step)
+        source = build_source(
+            config,
+            with_fake=objective.needs_fake_captions,
+            device=device,
+            cache_dir=runs_dir / ".cache",
+            progress=data_progress,
+        )
+        if config.train.sample_every:
+            callbacks = replace(callbacks, draw_samples=SampleSheets(config, run_dir, device))
+        callbacks = replace(callbacks, should_stop=lambda: stop.number is not None)
+        state = train(
+            config,
+            model=model,
+            objective=objective,
+            source=source,
+            run_dir=run_dir,
+            resume=resume,
+            init=init,
+            callbacks=callbacks,
+        )
+        if stop.number is not None and state.step < config.train.iterations:
+            raise Stopped(stop.number)
+    return state
+
+
+class SampleSheets:
+    """Draws the same prompts at 1, 2, 4 and 8 steps and writes samples/step-XXXXXXXX.png."""
+
+    PROMPTS = {
+        "shapes": (
+            "a photo of a star",
+            "a photo of two circles",
+            "a photo of a red square and a blue ring",
+            "a photo of a cross above a triangle",
+        ),
+        "latents": (
+            "a photo of a red car",
+            "a photo of three cats",
+            "a photo of a green apple and a yellow cup",
+            "a photo of a dog right of a bench",
+        ),
+    }
+
+    def __init__(self, config: RunConfig, run_dir: Path, device: torch.device | str) -> None:
+        self.config, self.folder = config, run_dir / "samples"
+        self.codec = build_codec(config, device)
+        self.text = build_text_encoder(config, "cpu")
+
+    def __call__(self, network: nn.Module, step: int) -> None:
+        from selfe.sheets import write_sheet
+
+        config = self.config
+        shape = latent_shape_of(config, self.codec)
+        facts = GeneratorFacts("training", config.label, config.method, "", shape[1:])
+        settings = config.sampling.model_copy(update={"batch_slots": 4})
+        generator = AnyStepGenerator(
+            network,
+            self.codec,
+            self.text,
+            latent_shape=shape,
+            settings=settings,
+            facts=facts,
+        )
+        prompts = self.PROMPTS[config.data.source]
+        seeds = [image_seed(config.seed, prompt, 0) for prompt in prompts]
+        rows = [generator.generate(prompts, steps, seeds) for steps in SAMPLE_STEPS]
+        self.folder.mkdir(exist_ok=True)
+        write_sheet(self.folder / f"step-{step:08d}.png", rows)
+
+
