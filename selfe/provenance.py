@@ -13,7 +13,7 @@ _PACKAGES = ("torch", "diffusers", "transformers", "numpy", "open-clip-torch", "
 
 
 def commit_hash() -> str:
-    """Commit of the source tree, "+changes" added where it has any; "unknown" outside a checkout."""
+    """Commit of the source tree, with "+changes" where it has any; "unknown" outside a checkout."""
     root = Path(__file__).resolve().parent.parent
 
     def git(*arguments: str) -> str:
