@@ -1,0 +1,115 @@
+"""Configuration: recipes, overrides, and errors a person can act on."""
+
+from __future__ import annotations
+
+import pytest
+
+from selfe.config import OBJECTIVES, validate
+from selfe.recipes import RECIPES, VARIANTS, resolve, run_name
+
+
+@pytest.mark.parametrize("method", OBJECTIVES.names())
+@pytest.mark.parametrize("recipe", list(RECIPES))
+def test_every_recipe_resolves_for_every_method_and_round_trips(recipe, method):
+    config = resolve(recipe, method)
+    again = validate(config.model_dump(mode="json"))
+    assert again == config
+    assert again.digest == config.digest
+    assert config.build_objective() is not None
+
+
+def test_paper_recipes_are_the_papers():
+    half, full = resolve("0.5b", "selfe"), resolve("2b", "selfe")
+    assert (half.train.batch_size, half.train.iterations) == (1024, 300_000)
+    assert half.train.milestone_every == 50_000
+    assert half.optim.betas == (0.9, 0.95)
+    assert (half.optim.lr, half.optim.final_lr, half.optim.warmup) == (3e-4, 1e-5, 1000)
+    assert half.optim.ema_decay == 0.9999
+    assert half.times.tau_horizon == full.times.tau_horizon == 300_000
+    assert half.sampling.guidance == "ep-v" and half.sampling.guidance_scale == 5.0
+    assert half.sampling.eta == 1.0 and half.sampling.update == "ancestral"
+    assert full.train.iterations == 710_000
+
+
+def test_methods_share_everything_but_objective_and_sampling():
+    dumps = [resolve("shapes", m).model_dump() for m in OBJECTIVES.names()]
+    for section in ("model", "data", "times", "optim", "train"):
+        assert all(d[section] == dumps[0][section] for d in dumps)
+
+
+def test_variants_set_the_ablations_of_table_2():
+    assert set(VARIANTS["selfe"]) == {"no-target-norm", "aux"}
+    assert resolve("0.5b", "selfe", variant="no-target-norm").build_objective().target_norm is False
+    assert resolve("0.5b", "selfe", variant="aux").build_objective().aux_from == 0
+
+
+def test_set_wins_and_reaches_the_objective():
+    config = resolve(
+        "shapes",
+        "imm",
+        assignments=["objective.group_size=8", "optim.lr=5e-4", "times.base_len=256"],
+    )
+    assert config.build_objective().group_size == 8
+    assert config.optim.lr == 5e-4
+    assert (
+        resolve("shapes", "fm", assignments=["times.base_len=256"]).build_objective().times.base_len
+        == 256
+    )
+
+
+def test_the_digest_depends_on_what_is_computed():
+    a, b = resolve("shapes", "fm"), resolve("shapes", "fm", assignments=["optim.lr=1e-4"])
+    assert a.digest != b.digest
+    assert a.digest == resolve("shapes", "fm").digest
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("optim.lrr=1", ["'optim.lrr'", "'optim.lr'"]),
+        ("optim.lr=fast", ["optim.lr", "a number", '"fast"']),
+        ("optim.lr=-1", ["optim.lr", "greater than 0"]),
+        ("foo.bar=1", ["'foo'"]),
+        ("objective.target_nrm=1", ["'objective.target_nrm'", "'objective.target_norm'"]),
+        ("objective.aux_from=x", ["objective.aux_from", "an integer or null"]),
+        ("times.pairing=x", ["times.pairing", "stratified, bernoulli"]),
+        ("train.micro_batch_size=5", ["micro_batch_size", "batch_size"]),
+        ("optim=3", ["optim", "section"]),
+        ("optim.lr", ["section.key=value"]),
+        ("train.iterations=0", ["train.iterations"]),
+    ],
+)
+def test_a_bad_setting_is_one_sentence_naming_the_key(assignment, words):
+    with pytest.raises(ValueError) as caught:
+        resolve("shapes", "selfe", assignments=[assignment])
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("nope", "fm", ""), ["unknown recipe 'nope'", "shapes"]),
+        (("shapes", "sefle", ""), ["unknown method 'sefle'", "did you mean 'selfe'", "imm"]),
+        (("shapes", "selfe", "axu"), ["unknown variant of selfe", "'aux'"]),
+        (("shapes", "fm", "aux"), ["unknown variant of fm"]),
+    ],
+)
+def test_unknown_names_are_answered_with_known_ones(arguments, words):
+    recipe, method, variant = arguments
+    with pytest.raises(ValueError) as caught:
+        resolve(recipe, method, variant=variant)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_imm_refuses_batches_that_do_not_divide_into_groups():
+    with pytest.raises(ValueError, match="groups of 4"):
+        resolve("shapes", "imm", assignments=["train.batch_size=6"])
+
+
+def test_run_names():
+    assert run_name(resolve("shapes", "selfe")) == "shapes-selfe"
+    assert run_name(resolve("shapes", "selfe", variant="aux", seed=3)) == "shapes-selfe-aux-seed3"

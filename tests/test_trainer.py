@@ -1,0 +1,177 @@
+"""The loop: resuming changes no bit, non-finite numbers never reach the weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from tiny import differing, tiny_config, tiny_source, tiny_train
+
+from selfe.checkpoint import list_checkpoints
+from selfe.config import OBJECTIVES
+from selfe.objectives.base import LatentBatch, LossOutput, Nets
+from selfe.optim import learning_rate
+from selfe.runlog import RunLog, read_lines
+from selfe.seeding import SampleRng
+from selfe.trainer import Callbacks, NonFiniteLoss
+
+
+class StopAfter:
+    def __init__(self, step: int) -> None:
+        self.step, self.seen = step, 0
+
+    def __call__(self) -> bool:
+        self.seen += 1
+        return self.seen == self.step
+
+
+@pytest.mark.parametrize("method", OBJECTIVES.names())
+def test_resume_is_bit_equal_to_never_stopping(method, tmp_path):
+    config = tiny_config(method)
+    whole = tiny_train(config, tmp_path / "whole")
+    stopped = tiny_train(config, tmp_path / "parts", callbacks=Callbacks(should_stop=StopAfter(3)))
+    assert stopped.step == 3
+    resumed = tiny_train(config, tmp_path / "parts", resume=True)
+    assert resumed.step == whole.step == 8
+    assert differing(whole, resumed) == []
+
+    def losses(folder):
+        return [(r["step"], r["loss"]) for r in read_lines(tmp_path / folder / "metrics.jsonl")]
+
+    assert losses("whole") == losses("parts")
+
+
+@pytest.mark.parametrize("variant", ["no-target-norm", "aux"])
+def test_variants_train_and_differ_from_the_method(variant, tmp_path):
+    plain = tiny_train(tiny_config(), tmp_path / "plain")
+    ablated = tiny_train(tiny_config(variant=variant), tmp_path / variant)
+    assert "model/image_in.weight" in differing(plain, ablated)
+
+
+def test_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path):
+    whole = tiny_train(tiny_config("fm", "train.iterations=1"), tmp_path / "a")
+    parts = tiny_train(
+        tiny_config("fm", "train.iterations=1", "train.micro_batch_size=4"), tmp_path / "b"
+    )
+    a = whole.optimizer.state[whole.model.image_out.weight]["exp_avg"]
+    b = parts.optimizer.state[parts.model.image_out.weight]["exp_avg"]
+    assert a.abs().max() > 0
+    assert torch.allclose(a, b, atol=1e-7)
+
+
+def test_the_same_seed_gives_every_method_the_same_start_and_data(tmp_path):
+    rng = SampleRng(5, torch.arange(16))
+    batches = [tiny_source(tiny_config(m)).batch(rng) for m in OBJECTIVES.names()]
+    for batch in batches[1:]:
+        assert torch.equal(batch.x_0, batches[0].x_0)
+        assert torch.equal(batch.dropped, batches[0].dropped)
+
+
+def test_resume_refuses_another_configuration(tmp_path):
+    tiny_train(tiny_config("fm"), tmp_path)
+    with pytest.raises(ValueError, match="another configuration"):
+        tiny_train(tiny_config("fm", "optim.lr=0.5"), tmp_path, resume=True)
+
+
+def test_resume_forgets_what_was_logged_beyond_the_checkpoint(tmp_path):
+    log = RunLog(tmp_path / "metrics.jsonl")
+    for step in (1, 2, 3):
+        log.write({"step": step})
+    log.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')  # cut short by a kill
+    RunLog(tmp_path / "metrics.jsonl", resume_step=2).close()
+    assert read_lines(tmp_path / "metrics.jsonl") == [{"step": 1}, {"step": 2}]
+
+
+def test_malformed_lines_inside_the_log_are_named(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nnonsense\n{"step": 3}\n')
+    with pytest.raises(ValueError, match="line 2"):
+        read_lines(tmp_path / "metrics.jsonl")
+
+
+@dataclass(frozen=True)
+class Breaking:
+    """An objective whose loss or gradient is not finite at the named steps."""
+
+    inner: object
+    steps: tuple[int, ...]
+    where: str
+
+    group_size = 1
+    needs_fake_captions = False
+
+    def loss(self, batch: LatentBatch, nets: Nets, step: int, rng: SampleRng) -> LossOutput:
+        output = self.inner.loss(batch, nets, step, rng)
+        if step not in self.steps:
+            return output
+        if self.where == "gradient":
+            # finite value, infinite slope
+            zero = (output.loss - output.loss.detach()).clamp_min(0)
+            return replace(output, loss=output.loss + zero.sqrt())
+        per_sample = output.per_sample.clone()
+        per_sample[3] = float("nan")
+        return replace(output, loss=output.loss * float("nan"), per_sample=per_sample)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_nonfinite_step_leaves_the_weights_alone_and_names_the_samples(where, tmp_path):
+    config = tiny_config("fm", "train.iterations=3")
+    good = tiny_train(tiny_config("fm", "train.iterations=3"), tmp_path / "good")
+    objective = Breaking(config.build_objective(), (2,), where)
+    state = tiny_train(config, tmp_path / "bad", objective=objective)
+    before = tiny_train(config, tmp_path / "before", callbacks=Callbacks(should_stop=StopAfter(2)))
+    assert differing(state, before) == []
+    assert "model/image_out.weight" in differing(state, good)
+    events = [r for r in read_lines(tmp_path / "bad" / "metrics.jsonl") if "event" in r]
+    assert [e["step"] for e in events] == [3]
+    assert events[0]["where"] == where
+    if where == "loss":
+        source = tiny_source(config)
+        index = source.order(torch.arange(16, 24))
+        assert events[0]["samples"] == [index[3].item()]
+        assert len(events[0]["t"]) == len(events[0]["s"]) == 1
+
+
+@pytest.mark.fault
+def test_too_many_nonfinite_steps_end_the_run(tmp_path):
+    config = tiny_config("fm", "train.max_nonfinite=2")
+    objective = Breaking(config.build_objective(), tuple(range(8)), "loss")
+    with pytest.raises(NonFiniteLoss, match=r"3 iterations in a row.*samples \["):
+        tiny_train(config, tmp_path, objective=objective)
+
+
+def test_milestones_outlive_pruning(tmp_path):
+    config = tiny_config(
+        "fm",
+        "train.iterations=10",
+        "train.checkpoint_every=1",
+        "train.milestone_every=4",
+        "train.keep_last=2",
+    )
+    tiny_train(config, tmp_path)
+    found = list_checkpoints(tmp_path / "checkpoints")
+    assert [c.step for c in found if c.milestone] == [4, 8, 10]
+    assert [c.step for c in found if not c.milestone] == [7, 9]
+
+
+def test_learning_rate_warms_up_then_falls_to_its_floor():
+    config = tiny_config("fm", "optim.lr=1.0", "optim.final_lr=0.1", "optim.warmup=10").optim
+    assert learning_rate(0, config, 100) == pytest.approx(0.1)
+    assert learning_rate(9, config, 100) == pytest.approx(1 - 0.9 * 9 / 100)
+    assert learning_rate(50, config, 100) == pytest.approx(0.55)
+    assert learning_rate(1000, config, 100) == pytest.approx(0.1)
+
+
+def test_config_and_state_are_readable(tmp_path):
+    tiny_train(tiny_config("fm"), tmp_path)
+    state = json.loads((tmp_path / "checkpoints" / "step-00000008" / "state.json").read_text())
+    assert state["samples_seen"] == 64
+    assert set(state["sha256"]) == {
+        "model.safetensors",
+        "ema.safetensors",
+        "optimizer.safetensors",
+    }
