@@ -56,6 +56,8 @@ class AnyStepGenerator:
         self.latent_shape = latent_shape
         self.settings = settings
         self.facts = facts
+        # several batches at once, so that captions of one length fill theirs
+        self.chunk_size = 8 * settings.batch_slots
         self.guidance = Guidance(settings.guidance, settings.guidance_scale)
         self.device = next(network.parameters()).device
         self._null = text.encode([""]).trimmed().to(self.device)

@@ -47,6 +47,8 @@ class TextToImage(Protocol):
     """A model that draws any number of images for prompts at a given number of sampler steps."""
 
     facts: GeneratorFacts
+    chunk_size: int
+    """Images asked for at once; after an interruption a chunk is drawn again whole."""
 
     def nfe(self, num_steps: int) -> int:
         """Network evaluations per image: with guidance usually two a step."""

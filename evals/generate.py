@@ -1,0 +1,106 @@
+"""Drawing a suite's images: GenEval's folder layout, resumable at any instant.
+
+Work is cut into chunks of fixed composition, decided by the list of prompts alone. A chunk with a
+missing or damaged image is drawn again whole, so that an image meets the same neighbours in a
+batch whatever happened before: what a resumed run writes is byte-equal to an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evals.images import (
+    image_is_intact,
+    sample_path,
+    write_failed_marker,
+    write_metadata,
+    write_png,
+)
+from selfe.generator import TextToImage, image_seed
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image: prompt `prompt_id` of the suite, sample number `sample_id`."""
+
+    prompt_id: int
+    sample_id: int
+
+
+@dataclass(frozen=True)
+class DrawingCost:
+    """What drawing took, over the images drawn now (not those found)."""
+
+    images: int
+    seconds: float
+
+
+def plan_chunks(num_prompts: int, images_per_prompt: int, chunk_size: int) -> list[list[Job]]:
+    """All images in order, cut into chunks that depend on nothing else."""
+    jobs = [Job(p, i) for p in range(num_prompts) for i in range(images_per_prompt)]
+    return [jobs[start : start + chunk_size] for start in range(0, len(jobs), chunk_size)]
+
+
+def draw_images(
+    generator: TextToImage,
+    records: Sequence[dict[str, Any]],
+    *,
+    num_steps: int,
+    images_per_prompt: int,
+    seed: int,
+    folder: Path,
+    progress: Progress = lambda done, total: None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> DrawingCost:
+    """Draw what is missing under `folder`.
+
+    Args:
+        records: the suite's prompts, in order; their place is their prompt_id.
+        seed: of the benchmark run; with prompt text and sample number it fixes an image.
+        rank, world_size: chunk k is drawn by process k mod world_size.
+
+    Returns:
+        How many images were drawn, and how long it took.
+    """
+    chunks = plan_chunks(len(records), images_per_prompt, generator.chunk_size)
+    total = sum(len(chunk) for chunk in chunks)
+    done = drawn = 0
+    seconds = 0.0
+    for number, chunk in enumerate(chunks):
+        if number % world_size == rank:
+            if not all(image_is_intact(folder, job.prompt_id, job.sample_id) for job in chunk):
+                started = time.perf_counter()
+                _draw_chunk(generator, records, chunk, num_steps, seed, folder)
+                seconds += time.perf_counter() - started
+                drawn += len(chunk)
+        done += len(chunk)
+        progress(done, total)
+    return DrawingCost(drawn, seconds)
+
+
+def _draw_chunk(
+    generator: TextToImage,
+    records: Sequence[dict[str, Any]],
+    chunk: Sequence[Job],
+    num_steps: int,
+    seed: int,
+    folder: Path,
+) -> None:
+    prompts = [records[job.prompt_id]["prompt"] for job in chunk]
+    seeds = [
+        image_seed(seed, prompt, job.sample_id) for job, prompt in zip(chunk, prompts, strict=True)
+    ]
+    images = generator.generate(prompts, num_steps, seeds)
+    for job, image in zip(chunk, images, strict=True):
+        write_metadata(folder, job.prompt_id, records[job.prompt_id])
+        if image is None:
+            write_failed_marker(folder, job.prompt_id, job.sample_id, "latents are not finite")
+        else:
+            write_png(sample_path(folder, job.prompt_id, job.sample_id), image)
