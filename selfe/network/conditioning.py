@@ -17,23 +17,29 @@ class TextCondition:
         tokens: (B, L, D_text) token features, any float dtype; padding rows may hold anything.
         mask: (B, L) bool, True on real tokens. Padding is always on the right.
         pooled: (B, D_pooled) one global vector per caption.
+        no_padding: the mask is known to be all True, so that attention needs none. A plain Python
+            value, so that nobody has to read the mask back from an accelerator; False only means
+            "not known".
     """
 
     tokens: Tensor
     mask: Tensor
     pooled: Tensor
+    no_padding: bool = False
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
 
     def __getitem__(self, index: Tensor | slice) -> TextCondition:
-        return TextCondition(self.tokens[index], self.mask[index], self.pooled[index])
+        return TextCondition(
+            self.tokens[index], self.mask[index], self.pooled[index], self.no_padding
+        )
 
     def to(self, *args, **kwargs) -> TextCondition:
         """Move, or cast the float parts; the mask stays bool."""
         mask = self.mask.to(*args, **kwargs).bool()
         return TextCondition(
-            self.tokens.to(*args, **kwargs), mask, self.pooled.to(*args, **kwargs)
+            self.tokens.to(*args, **kwargs), mask, self.pooled.to(*args, **kwargs), self.no_padding
         )
 
     def expand(self, batch: int) -> TextCondition:
@@ -44,6 +50,7 @@ class TextCondition:
             self.tokens.expand(batch, -1, -1),
             self.mask.expand(batch, -1),
             self.pooled.expand(batch, -1),
+            self.no_padding,
         )
 
     def trimmed(self, length: int | None = None) -> TextCondition:
@@ -52,9 +59,14 @@ class TextCondition:
         Finding the longest caption reads the mask on the host; callers on an accelerator pass
         `length`, which the data loader knows, to avoid the synchronisation.
         """
+        no_padding = self.no_padding
         if length is None:
-            length = int(self.mask.sum(1).max()) if len(self) else 0
-        return TextCondition(self.tokens[:, :length], self.mask[:, :length], self.pooled)
+            lengths = self.mask.sum(1).tolist()
+            length = max(lengths, default=0)
+            no_padding = all(real == length for real in lengths)
+        return TextCondition(
+            self.tokens[:, :length], self.mask[:, :length], self.pooled, no_padding
+        )
 
 
 def join_conditions(parts: Sequence[TextCondition]) -> TextCondition:
@@ -71,4 +83,5 @@ def join_conditions(parts: Sequence[TextCondition]) -> TextCondition:
         torch.cat([padded(part.tokens) for part in parts]),
         torch.cat([padded(part.mask) for part in parts]),
         torch.cat([part.pooled for part in parts]),
+        no_padding=all(part.no_padding and part.tokens.shape[1] == longest for part in parts),
     )

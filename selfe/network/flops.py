@@ -1,0 +1,48 @@
+"""Matrix-multiplication FLOPs of the denoiser, the numerator of every MFU figure.
+
+A multiply-add counts 2; norms, activations, rotations and embeddings of single vectors' sinusoids
+count nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from selfe.network.blocks import MLP_RATIO
+from selfe.network.embeddings import TIME_FEATURES
+
+VAE_FACTOR = 8
+
+
+def flops_per_image(
+    config: Mapping[str, Any],
+    height: int,
+    width: int,
+    text_tokens: int,
+    vae_factor: int = VAE_FACTOR,
+) -> int:
+    """FLOPs of one forward pass for one image; forward and backward together cost 3 times as much.
+
+    Args:
+        config: the denoiser's configuration (`DualTimeDenoiser.config` or its arguments).
+        height, width: of the image, in pixels; multiples of twice `vae_factor`.
+        text_tokens: text tokens that reach the network, padding included.
+        vae_factor: pixels per latent along a side.
+    """
+    patch = 2 * vae_factor
+    if height % patch or width % patch:
+        raise ValueError(f"height and width must be multiples of {patch}, got {height} x {width}")
+    image_tokens = (height // patch) * (width // patch)
+    tokens = image_tokens + text_tokens
+    dim = config["attention_head_dim"] * config["num_attention_heads"]
+    double, single = config["num_layers"], config["num_single_layers"]
+
+    projections = (3 + 1 + 2 * MLP_RATIO) * dim * dim * tokens
+    attention = 2 * tokens * tokens * dim
+    ends = dim * (
+        2 * config["in_channels"] * image_tokens + config["joint_attention_dim"] * text_tokens
+    )
+    modulations = (12 * double + 3 * single + 2) * dim * dim
+    vectors = dim * (2 * TIME_FEATURES + config["pooled_projection_dim"] + 3 * dim)
+    return 2 * ((double + single) * (projections + attention) + ends + modulations + vectors)
