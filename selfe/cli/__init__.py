@@ -1,0 +1,53 @@
+"""selfe-bench: the composition root. Commands are thin; every decision lives below.
+
+The only place that sees selfe, baselines and evals at once, and the only user of typer and rich.
+Errors a person can mend are one sentence on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+import typer
+
+from selfe.cli.common import console
+from selfe.cli.train import train
+
+USER_ERROR = 2
+
+app = typer.Typer(
+    name="selfe-bench",
+    help="Any-step text-to-image training, compared fairly: Self-E, Flow Matching and IMM, scored "
+    "by GenEval with error bars.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(train)
+
+
+@app.callback()
+def root() -> None:
+    """Keeps `selfe-bench COMMAND` the form however many commands there are."""
+
+
+def main() -> None:
+    """Entry point: one clear sentence instead of a traceback for what a user can mend."""
+    from selfe.session import Stopped
+
+    try:
+        app()
+    except ValueError as error:
+        console.print(f"error: {error}", markup=False, soft_wrap=True)
+        sys.exit(USER_ERROR)
+    except Stopped as stopped:
+        console.print(f"stopped by {stopped}; continue with --resume")
+        sys.exit(128 + stopped.signal_number)
+    except OSError as error:
+        console.print(f"error: {error}", markup=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

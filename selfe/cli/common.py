@@ -1,0 +1,112 @@
+"""What the commands share: console, common options, progress, parsing."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+console = Console(stderr=True, highlight=False)
+
+RUNS = Path("runs")
+REPORTS = Path("reports")
+
+RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder of training runs and results.")]
+Device = Annotated[
+    str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, mps.", metavar="DEVICE")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; repeatable."),
+]
+
+
+def command_line() -> str:
+    """The command as typed, to stand beside its figures."""
+    return shlex.join(["selfe-bench", *sys.argv[1:]])
+
+
+def pick_device(name: str) -> str:
+    """ "auto" -> the best device there is; anything else is checked.
+
+    Raises:
+        ValueError: if torch does not know or does not have the device.
+    """
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used here ({reason})") from None
+    return name
+
+
+def parse_steps(text: str) -> list[int]:
+    """ "2,4,8,50" -> [2, 4, 8, 50].
+
+    Raises:
+        ValueError: unless every part is a positive integer.
+    """
+    steps = []
+    for part in text.split(","):
+        if not part.strip().isdigit() or int(part) < 1:
+            raise ValueError(
+                f"--steps takes positive integers separated by commas (2,4,8,50), got {text!r}"
+            )
+        steps.append(int(part))
+    return sorted(set(steps))
+
+
+@contextmanager
+def progress_bar(*columns: str) -> Iterator[Progress]:
+    """A bar on stderr; where that is no terminal, callers print lines instead (`Ticker`)."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        *[TextColumn(column) for column in columns],
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    ) as bar:
+        yield bar
+
+
+class Ticker:
+    """Progress of several named jobs: bars on a terminal, a line now and then in a log."""
+
+    def __init__(self, bar: Progress) -> None:
+        self.bar = bar
+        self._tasks: dict[str, Any] = {}
+        self._printed: dict[str, int] = {}
+
+    def __call__(self, name: str, done: int, total: int, note: str = "") -> None:
+        if name not in self._tasks:
+            self._tasks[name] = self.bar.add_task(name, total=total, note="")
+        self.bar.update(self._tasks[name], completed=done, total=total, note=note)
+        tenth = 10 * done // max(total, 1)
+        if not console.is_terminal and self._printed.get(name) != tenth:
+            self._printed[name] = tenth
+            console.print(f"{name}: {done}/{total} {note}".rstrip(), markup=False, soft_wrap=True)
+
+    def job(self, name: str) -> Callable[[int, int], None]:
+        return lambda done, total: self(name, done, total)

@@ -1,0 +1,74 @@
+"""selfe-bench train."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from selfe.cli.common import (
+    RUNS,
+    Device,
+    RunsDir,
+    Settings,
+    Ticker,
+    command_line,
+    console,
+    pick_device,
+    progress_bar,
+)
+
+
+def train(
+    method: Annotated[str, typer.Option(help="Objective: selfe, fm or imm.")],
+    recipe: Annotated[
+        str, typer.Option(help="What to train: shapes, shapes-quick, shapes-64, 0.5b, 2b.")
+    ] = "shapes",
+    variant: Annotated[str, typer.Option(help="Ablation of Self-E: no-target-norm or aux.")] = "",
+    name: Annotated[
+        str | None, typer.Option(help="Folder below --runs-dir; made from the options if absent.")
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of initialisation, data order, noise.")
+    ] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue from the newest valid checkpoint.")
+    ] = False,
+    init_from: Annotated[
+        str | None,
+        typer.Option(metavar="RUN@STEP", help="Fork another run's checkpoint, step included."),
+    ] = None,
+    settings: Settings = None,
+    runs_dir: RunsDir = RUNS,
+    device: Device = "auto",
+) -> None:
+    """Train a model into runs/. Killed at any time, it continues bit for bit with --resume."""
+    from selfe.recipes import resolve, run_name
+    from selfe.session import train_run
+    from selfe.trainer import Callbacks
+    from selfe.trainer import Progress as TrainProgress
+
+    config = resolve(recipe, method, variant=variant, seed=seed, assignments=settings or [])
+    run_dir = runs_dir / (name or run_name(config))
+    with progress_bar("{task.fields[note]}") as bar:
+        tick = Ticker(bar)
+
+        def show(progress: TrainProgress) -> None:
+            note = f"loss {progress.loss:.4f}  {progress.images_per_second:.0f} images/s"
+            tick(config.label, progress.step, progress.iterations, note)
+
+        train_run(
+            config,
+            run_dir,
+            runs_dir=runs_dir,
+            device=pick_device(device),
+            resume=resume,
+            init_from=init_from,
+            command=command_line(),
+            callbacks=Callbacks(
+                progress=show, message=lambda text: console.print(text, markup=False)
+            ),
+            data_progress=tick.job("encoding the shapes world"),
+        )
+    typer.echo(f"trained: {run_dir}")
+    typer.echo(f"score it: selfe-bench geneval --model {run_dir} --steps 2,4,8,50")
