@@ -28,6 +28,21 @@ def latents_to_images(decoded: Tensor) -> list[GeneratedImage]:
     return [image if ok else None for image, ok in zip(arrays, finite, strict=True)]
 
 
+def guidance_of(settings: SamplingConfig) -> Guidance:
+    return Guidance(settings.guidance, settings.guidance_scale)
+
+
+def sampling_facts(settings: SamplingConfig) -> dict[str, object]:
+    """The settings that decide an image, as a result records them."""
+    facts = settings.model_dump(mode="json", exclude={"batch_slots", "by_steps"})
+    if not guidance_of(settings).needs_null:
+        facts |= {"guidance": "none", "guidance_scale": 1.0}
+    if settings.sampler != "any-step":
+        for name in ("eta", "update", "s_fraction", "warp", "base_len"):
+            facts.pop(name)
+    return facts
+
+
 class AnyStepGenerator:
     """Draws images with a denoiser at any number of steps.
 
@@ -58,12 +73,14 @@ class AnyStepGenerator:
         self.facts = facts
         # several batches at once, so that captions of one length fill theirs
         self.chunk_size = 8 * settings.batch_slots
-        self.guidance = Guidance(settings.guidance, settings.guidance_scale)
         self.device = next(network.parameters()).device
         self._null = text.encode([""]).trimmed().to(self.device)
 
     def nfe(self, num_steps: int) -> int:
-        return num_steps * (2 if self.guidance.needs_null else 1)
+        return num_steps * (2 if guidance_of(self.settings.at(num_steps)).needs_null else 1)
+
+    def sampling_at(self, num_steps: int) -> dict[str, object]:
+        return sampling_facts(self.settings.at(num_steps))
 
     def count_truncated(self, prompts: Sequence[str]) -> dict[str, int]:
         return {self.facts.training.get("text", "text"): self.text.count_truncated(prompts)}
@@ -106,8 +123,8 @@ class AnyStepGenerator:
         def noise(k: int) -> Tensor:
             return rng.normal(f"step {k}", self.latent_shape)
 
-        velocity = self._velocity(condition.to(self.device))
-        settings = self.settings
+        settings = self.settings.at(num_steps)
+        velocity = self._velocity(condition.to(self.device), guidance_of(settings))
         if settings.sampler == "any-step":
             tokens = (self.latent_shape[1] // 2) * (self.latent_shape[2] // 2)
             sampler = SamplerSettings(
@@ -119,7 +136,9 @@ class AnyStepGenerator:
             latents = pushforward_sample(velocity, x, num_steps, restart=restart, noise=noise)
         return latents_to_images(self.codec.decode(latents))
 
-    def _velocity(self, condition: TextCondition) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    def _velocity(
+        self, condition: TextCondition, guidance: Guidance
+    ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         batch = len(condition)
         null = self._null.expand(batch)
         # one pass over both halves keeps an accelerator busy; a processor is better served by two,
@@ -127,7 +146,7 @@ class AnyStepGenerator:
         joined = join_conditions([null, condition]) if self.device.type != "cpu" else None
 
         def velocity(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-            if not self.guidance.needs_null:
+            if not guidance.needs_null:
                 return self.network(x, t, s, condition).float()
             if joined is not None:
                 both = self.network(torch.cat([x, x]), torch.cat([t, t]), torch.cat([s, s]), joined)
@@ -135,6 +154,6 @@ class AnyStepGenerator:
             else:
                 v_null = self.network(x, t, s, null).float()
                 v_cond = self.network(x, t, s, condition).float()
-            return self.guidance.combine(v_null, v_cond, x, t)
+            return guidance.combine(v_null, v_cond, x, t)
 
         return velocity

@@ -9,7 +9,7 @@ import json
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -28,6 +28,9 @@ METHOD_LABELS = {"selfe": "Self-E", "fm": "Flow Matching", "imm": "IMM"}
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+SectionT = TypeVar("SectionT", bound=Section)
 
 
 class ModelConfig(Section):
@@ -93,8 +96,23 @@ class TrainConfig(Section):
     max_nonfinite: int = Field(5, ge=0, description="steps in a row without update allowed")
 
 
+class StepSampling(Section):
+    """What may differ between numbers of steps."""
+
+    sampler: Literal["any-step", "pushforward", "restart"] | None = None
+    guidance: Literal["none", "linear", "ep-v", "ep-x0"] | None = None
+    guidance_scale: float | None = Field(None, ge=0)
+    eta: float | None = Field(None, ge=0, le=1)
+    update: Literal["ancestral", "minfm"] | None = None
+    s_fraction: float | None = Field(None, ge=0, le=1)
+
+
 class SamplingConfig(Section):
-    """Default sampler of a run; `geneval` may override it."""
+    """Default sampler of a run; `geneval` may override it.
+
+    `by_steps` holds what was found best on validation prompts for a number of steps; the entry with
+    the largest number not above the one asked for applies.
+    """
 
     sampler: Literal["any-step", "pushforward", "restart"] = "any-step"
     guidance: Literal["none", "linear", "ep-v", "ep-x0"] = "ep-v"
@@ -105,6 +123,15 @@ class SamplingConfig(Section):
     warp: bool = True
     base_len: int = Field(512, ge=1)
     batch_slots: int = Field(32, ge=1, description="fixed batch of the sampler, padded")
+    by_steps: dict[int, StepSampling] = {}
+
+    def at(self, num_steps: int) -> SamplingConfig:
+        """The settings that apply to a number of steps, `by_steps` resolved."""
+        applicable = [n for n in self.by_steps if n <= num_steps]
+        if not applicable:
+            return self.model_copy(update={"by_steps": {}})
+        chosen = self.by_steps[max(applicable)].model_dump(exclude_none=True)
+        return self.model_copy(update={**chosen, "by_steps": {}})
 
 
 class RunConfig(Section):
@@ -217,6 +244,14 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
             "(objective.group_size)"
         )
     return config
+
+
+def validate_section(cls: type[SectionT], values: Mapping[str, Any], name: str) -> SectionT:
+    """One section by itself, with the same errors as `validate`."""
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(_sentence(error, cls, name)) from None
 
 
 def _fields(cls: Any) -> dict[str, Any]:

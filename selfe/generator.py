@@ -69,6 +69,10 @@ class TextToImage(Protocol):
         """
         ...
 
+    def sampling_at(self, num_steps: int) -> Mapping[str, Any]:
+        """`facts.sampling` as it applies to a number of steps."""
+        ...
+
     def count_truncated(self, prompts: Sequence[str]) -> dict[str, int]:
         """Per text encoder, how many of the prompts exceed its limit."""
         ...

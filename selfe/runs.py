@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from selfe.any_step import AnyStepGenerator
+from selfe.any_step import AnyStepGenerator, sampling_facts
 from selfe.builder import build_codec, build_model, build_text_encoder
 from selfe.checkpoint import (
     Checkpoint,
@@ -17,7 +17,7 @@ from selfe.checkpoint import (
     verify,
     write_atomically,
 )
-from selfe.config import RunConfig, SamplingConfig, validate
+from selfe.config import RunConfig, SamplingConfig, validate, validate_section
 from selfe.encoders.base import LatentCodec
 from selfe.generator import GeneratorFacts
 
@@ -70,13 +70,19 @@ def find_checkpoint(run_dir: Path, step: int | None = None) -> Checkpoint:
     return chosen[-1]
 
 
-def sampling_facts(settings: SamplingConfig) -> dict[str, object]:
-    """The settings that decide an image, as a result records them."""
-    facts = settings.model_dump(mode="json", exclude={"batch_slots"})
-    if settings.sampler != "any-step":
-        for name in ("eta", "update", "s_fraction", "warp", "base_len"):
-            facts.pop(name)
-    return facts
+def override_sampling(base: SamplingConfig, over: dict[str, object]) -> SamplingConfig:
+    """A run's sampling section with a user's overrides, which apply to every number of steps.
+
+    Raises:
+        ValueError: for an unknown key or a value that does not fit.
+    """
+    values = {**base.model_dump(), **over}
+    if over:
+        values["by_steps"] = {
+            steps: {key: value for key, value in entry.items() if key not in over}
+            for steps, entry in values["by_steps"].items()
+        }
+    return validate_section(SamplingConfig, values, "sampling")
 
 
 def load_run(
@@ -102,7 +108,7 @@ def load_run(
     weights = checkpoint.path / "ema.safetensors"
     load_weights(network, load_tensors(weights), weights)
     codec = build_codec(config, device)
-    settings = SamplingConfig.model_validate({**config.sampling.model_dump(), **(sampling or {})})
+    settings = override_sampling(config.sampling, sampling or {})
     shape = latent_shape_of(config, codec)
     facts = GeneratorFacts(
         name=f"{run_dir.name}@{checkpoint.step}",

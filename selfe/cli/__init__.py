@@ -12,6 +12,7 @@ import sys
 import typer
 
 from selfe.cli.common import console
+from selfe.cli.models import ls, sample
 from selfe.cli.train import train
 
 USER_ERROR = 2
@@ -26,7 +27,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(train)
+for command in (train, sample, ls):
+    app.command()(command)
 
 
 @app.callback()

@@ -1,0 +1,153 @@
+"""selfe-bench ls and selfe-bench sample."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selfe.cli.common import (
+    RUNS,
+    Device,
+    RunsDir,
+    Settings,
+    Ticker,
+    parse_steps,
+    pick_device,
+    progress_bar,
+)
+
+
+class Listing(StrEnum):
+    models = "models"
+    runs = "runs"
+    methods = "methods"
+    recipes = "recipes"
+
+
+def ls(
+    what: Annotated[Listing, typer.Argument(help="What to list.")] = Listing.models,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+    runs_dir: RunsDir = RUNS,
+) -> None:
+    """List published models with their facts, training runs, methods or recipes."""
+    rows = {
+        Listing.models: _models,
+        Listing.runs: lambda: _runs(runs_dir),
+        Listing.methods: _methods,
+        Listing.recipes: _recipes,
+    }[what]()
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        title, *rest = row.items()
+        typer.echo(str(title[1]))
+        for key, value in rest:
+            if value not in ("", None, [], {}):
+                text = json.dumps(value) if isinstance(value, dict | list) else str(value)
+                typer.echo(f"    {key}: {text}")
+
+
+def _models() -> list[dict]:
+    from baselines.registry import list_models
+
+    return list_models()
+
+
+def _runs(runs_dir: Path) -> list[dict]:
+    from selfe.checkpoint import list_checkpoints
+    from selfe.cli.targets import find_runs, is_finished
+    from selfe.runs import read_config
+
+    rows = []
+    for folder in find_runs(runs_dir):
+        config = read_config(folder)
+        found = list_checkpoints(folder / "checkpoints")
+        rows.append(
+            {
+                "run": str(folder),
+                "method": config.method,
+                "variant": config.variant,
+                "recipe": config.recipe,
+                "seed": config.seed,
+                "iteration": found[-1].step if found else 0,
+                "iterations": config.train.iterations,
+                "finished": is_finished(folder, config),
+                "milestones": [c.step for c in found if c.milestone],
+            }
+        )
+    return rows
+
+
+def _methods() -> list[dict]:
+    from selfe.config import METHOD_LABELS, OBJECTIVES
+    from selfe.recipes import VARIANTS
+
+    return [
+        {
+            "method": name,
+            "label": METHOD_LABELS.get(name, name),
+            "objective": target,
+            "variants": list(VARIANTS.get(name, {})),
+        }
+        for name, target in OBJECTIVES.table.items()
+    ]
+
+
+def _recipes() -> list[dict]:
+    from selfe.recipes import RECIPES, resolve
+
+    rows = []
+    for name in RECIPES:
+        config = resolve(name, "fm").model_dump(mode="json")
+        rows.append({"recipe": name, **{k: config[k] for k in ("model", "data", "optim", "train")}})
+    return rows
+
+
+def sample(
+    model: Annotated[str, typer.Option(help="Run (RUN or RUN@STEP), model name or diffusers:ID.")],
+    prompt: Annotated[list[str], typer.Option(help="What to draw; repeatable.")],
+    steps: Annotated[str, typer.Option(help="Sampler steps, separated by commas.")] = "2,4,8,50",
+    out: Annotated[Path, typer.Option(help="Folder for the images and grid.png.")] = Path(
+        "samples"
+    ),
+    seed: Annotated[int, typer.Option(min=0, help="Fixes the images.")] = 0,
+    settings: Settings = None,
+    model_arg: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="For published models.")
+    ] = None,
+    runs_dir: RunsDir = RUNS,
+    device: Device = "auto",
+) -> None:
+    """Draw prompts at several numbers of steps, and a grid whose rows are step counts."""
+    from selfe.cli.targets import find_targets
+    from selfe.generator import image_seed
+    from selfe.sheets import write_sheet
+
+    counts = parse_steps(steps)
+    (target,) = find_targets(
+        [model],
+        runs_dir=runs_dir,
+        milestones=False,
+        device=pick_device(device),
+        assignments=settings or [],
+        model_args=model_arg or [],
+    )
+    generator = target.load()
+    seeds = [image_seed(seed, text, 0) for text in prompt]
+    rows = []
+    with progress_bar() as bar:
+        tick = Ticker(bar)
+        for done, count in enumerate(counts, start=1):
+            rows.append(generator.generate(prompt, count, seeds))
+            tick("drawing", done, len(counts))
+    out.mkdir(parents=True, exist_ok=True)
+    for count, row in zip(counts, rows, strict=True):
+        for number, image in enumerate(row):
+            write_sheet(out / f"{number:03d}-steps-{count:03d}.png", [[image]])
+    write_sheet(out / "grid.png", rows)
+    typer.echo(f"wrote {out / 'grid.png'}")

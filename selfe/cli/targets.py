@@ -1,0 +1,148 @@
+"""What `geneval` can score: training runs, their milestones, published models, image folders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from selfe.checkpoint import Checkpoint, list_checkpoints
+from selfe.cli.common import console
+from selfe.config import RunConfig, merge, parse_assignments
+from selfe.generator import TextToImage
+from selfe.runs import find_checkpoint, load_run, read_config
+
+SHAPES_SUITE, PHOTO_SUITE = "shapes@1", "geneval@1"
+
+
+@dataclass(frozen=True)
+class Target:
+    """One model to be scored.
+
+    Attributes:
+        name: for messages.
+        results: folder its results go below.
+        suite: what it is scored on unless the user says otherwise.
+        preset: of the shapes world, "" for photographs.
+        load: builds the model.
+    """
+
+    name: str
+    results: Path
+    suite: str
+    preset: str
+    load: Callable[[], TextToImage]
+
+
+def find_runs(runs_dir: Path) -> list[Path]:
+    """Folders below `runs_dir` that hold a training run."""
+    return sorted(path.parent for path in runs_dir.glob("*/config.json"))
+
+
+def is_finished(run_dir: Path, config: RunConfig) -> bool:
+    found = list_checkpoints(run_dir / "checkpoints")
+    return bool(found) and found[-1].step >= config.train.iterations
+
+
+def run_targets(
+    run_dir: Path, steps: Sequence[int | None], device: str, sampling: dict[str, object]
+) -> list[Target]:
+    """A run at its newest checkpoint (None) or at given iterations."""
+    config = read_config(run_dir)
+    shapes = config.data.source == "shapes"
+    targets = []
+    for step in steps:
+        checkpoint = find_checkpoint(run_dir, step)
+
+        def load(checkpoint: Checkpoint = checkpoint) -> TextToImage:
+            return load_run(run_dir, step=checkpoint.step, device=device, sampling=sampling)
+
+        targets.append(
+            Target(
+                name=f"{run_dir.name}@{checkpoint.step}",
+                results=run_dir / "results" / checkpoint.path.name,
+                suite=SHAPES_SUITE if shapes else PHOTO_SUITE,
+                preset=config.data.preset if shapes else "",
+                load=load,
+            )
+        )
+    return targets
+
+
+def _parse_run(text: str, runs_dir: Path) -> tuple[Path, int | None] | None:
+    """RUN or RUN@STEP, a folder or a name below `runs_dir`; None where there is no such folder."""
+    name, at, step = text.rpartition("@")
+    forms = [(name, int(step)), (text, None)] if at and step.isdigit() else [(text, None)]
+    for path_text, number in forms:
+        for folder in (Path(path_text), runs_dir / path_text):
+            if (folder / "config.json").is_file():
+                return folder, number
+    return None
+
+
+def milestone_steps(run_dir: Path) -> list[int | None]:
+    return [c.step for c in list_checkpoints(run_dir / "checkpoints") if c.milestone]
+
+
+def find_targets(
+    models: Sequence[str],
+    *,
+    runs_dir: Path,
+    milestones: bool,
+    device: str,
+    assignments: Sequence[str],
+    model_args: Sequence[str],
+) -> list[Target]:
+    """The targets a user named, or every finished run.
+
+    Raises:
+        ValueError: for a name that is neither a run nor a model, listing both; for settings outside
+            the sampling section; if there is nothing to score.
+    """
+    overrides = parse_assignments(assignments)
+    if set(overrides) - {"sampling"}:
+        raise ValueError("geneval takes --set sampling.KEY=VALUE only; the rest belongs to train")
+    sampling = overrides.get("sampling", {})
+    targets: list[Target] = []
+    if not models:
+        for run_dir in find_runs(runs_dir):
+            if is_finished(run_dir, read_config(run_dir)):
+                steps = milestone_steps(run_dir) if milestones else [None]
+                targets += run_targets(run_dir, steps, device, sampling)
+            else:
+                console.print(f"not finished, left out: {run_dir}", markup=False)
+        if not targets:
+            raise ValueError(
+                f"no finished run in {runs_dir}: make one with `selfe-bench train --method selfe`, "
+                "or name a model with --model"
+            )
+        return targets
+    for text in models:
+        run = _parse_run(text, runs_dir)
+        if run is not None:
+            run_dir, step = run
+            steps = milestone_steps(run_dir) if milestones and step is None else [step]
+            targets += run_targets(run_dir, steps, device, sampling)
+        else:
+            targets.append(_pretrained_target(text, runs_dir, device, model_args))
+    return targets
+
+
+def _pretrained_target(name: str, runs_dir: Path, device: str, model_args: Sequence[str]) -> Target:
+    from baselines.registry import MODELS, load
+
+    if name not in MODELS and not name.startswith("diffusers:"):
+        runs = ", ".join(path.name for path in find_runs(runs_dir)) or "none"
+        raise ValueError(
+            f"no run or model {name!r}; runs in {runs_dir}: {runs}; models: "
+            f"{', '.join(MODELS.names())}, or diffusers:ID for any pipeline"
+        )
+    arguments = merge({}, parse_assignments(model_args))
+    folder = name.replace(":", "-").replace("/", "--")
+    return Target(
+        name=name,
+        results=runs_dir / "pretrained" / folder / "results",
+        suite=PHOTO_SUITE,
+        preset="",
+        load=lambda: load(name, device=device, model_args=arguments),
+    )
