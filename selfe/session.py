@@ -226,5 +226,3 @@ class SampleSheets:
         rows = [generator.generate(prompts, steps, seeds) for steps in SAMPLE_STEPS]
         self.folder.mkdir(exist_ok=True)
         write_sheet(self.folder / f"step-{step:08d}.png", rows)
-
-

@@ -109,7 +109,7 @@ class Breaking:
             return output
         if self.where == "gradient":
             # finite value, infinite slope
-            zero = (output.loss - output.loss.detach()).clamp_min(0)
+            zero = output.loss - output.loss.detach()
             return replace(output, loss=output.loss + zero.sqrt())
         per_sample = output.per_sample.clone()
         per_sample[3] = float("nan")
