@@ -1,0 +1,191 @@
+"""What all published models share: they are seeded, drawn, counted and measured alike.
+
+Every image has its own `torch.Generator` on the CPU, seeded by the image's seed: its noise depends
+neither on the batch nor on the device. Network calls are counted, not assumed. Latents or pixels
+that are not finite give None, because clamping would turn them into a plausible black or white
+picture.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from baselines.pretrained.card import ModelCard
+from baselines.pretrained.hub import Source
+from selfe.generator import GeneratedImage, GeneratorFacts
+
+TORCH_DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+
+
+class PretrainedModel:
+    """What all published models share: seeds, counting, cost, facts. Implements `TextToImage`.
+
+    Subclasses draw one batch in `draw`, and say which module is the denoiser.
+
+    Args:
+        card: static facts.
+        source: where the weights came from.
+        settings: parsed `--model-arg` values.
+        device: "cpu", "cuda", ...
+    """
+
+    def __init__(
+        self, card: ModelCard, source: Source, settings: Mapping[str, Any], device: str
+    ) -> None:
+        self.card = card
+        self.source = source
+        self.settings = dict(settings)
+        self.device = device
+        self.height = settings["height"] or card.resolution[0]
+        self.width = settings["width"] or card.resolution[1]
+        self.network_rows = 0
+        self.total_images = 0
+        self.total_seconds = 0.0
+        self.peak_bytes = 0
+
+    facts: GeneratorFacts
+    """Set by subclasses once everything is loaded."""
+
+    def draw(
+        self, prompts: list[str], num_steps: int, generators: list[torch.Generator]
+    ) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, H, W) in [0, 1] and, per image, whether everything behind it was
+        finite (B,).
+        """
+        raise NotImplementedError
+
+    def nfe(self, num_steps: int) -> int:
+        raise NotImplementedError
+
+    def count_truncated(self, prompts: Sequence[str]) -> dict[str, int]:
+        raise NotImplementedError
+
+    def generate(
+        self, prompts: Sequence[str], num_steps: int, seeds: Sequence[int]
+    ) -> list[GeneratedImage]:
+        """See `TextToImage.generate`. Raises RuntimeError if the network was not called
+        `nfe` times.
+        """
+        if len(prompts) != len(seeds):
+            raise ValueError(f"{len(prompts)} prompts need as many seeds, not {len(seeds)}")
+        self.check_steps(num_steps)
+        if not prompts:
+            return []
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        self.network_rows = 0
+        self.start_clock()
+        with torch.inference_mode():
+            pixels, finite = self.draw(list(prompts), num_steps, generators)
+        images = to_uint8(pixels, finite)
+        self.stop_clock(len(images))
+        self.check_calls(num_steps, len(images))
+        return images
+
+    def check_steps(self, num_steps: int) -> None:
+        if num_steps < 1:
+            raise ValueError(f"steps must be at least 1, not {num_steps}")
+        if self.card.max_steps is not None and num_steps > self.card.max_steps:
+            raise ValueError(
+                f"{self.card.name} draws in at most {self.card.max_steps} steps, not {num_steps}"
+            )
+
+    def check_calls(self, num_steps: int, num_images: int) -> None:
+        """The recorded NFE must be what happened."""
+        expected = self.nfe(num_steps)
+        if self.network_rows != expected * num_images:
+            raise RuntimeError(
+                f"{self.card.name}: the network evaluated {self.network_rows} samples for "
+                f"{num_images} images at {num_steps} steps, where {expected} each were expected"
+            )
+
+    def count_calls_of(self, network: nn.Module) -> None:
+        """Adds the batch size of each call of `network` to `network_rows`."""
+
+        def count(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            first = output[0] if isinstance(output, tuple | list) else output
+            self.network_rows += getattr(first, "sample", first).shape[0]
+
+        network.register_forward_hook(count)
+
+    def start_clock(self) -> None:
+        if self.device.startswith("cuda"):
+            torch.cuda.reset_peak_memory_stats(self.device)
+            torch.cuda.synchronize(self.device)
+        self._started = time.perf_counter()
+
+    def stop_clock(self, num_images: int) -> None:
+        if self.device.startswith("cuda"):
+            torch.cuda.synchronize(self.device)
+            peak = torch.cuda.max_memory_allocated(self.device)
+        else:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self.total_seconds += time.perf_counter() - self._started
+        self.total_images += num_images
+        self.peak_bytes = max(self.peak_bytes, peak)
+
+    def cost(self) -> dict[str, float]:
+        """Wall time per image and peak memory of all drawing so far, for `Result.cost`.
+
+        Memory is what the accelerator allocated, or on the CPU the resident peak of the process.
+        """
+        if not self.total_images:
+            return {}
+        return {
+            "wall_s_per_image": self.total_seconds / self.total_images,
+            "peak_memory_bytes": float(self.peak_bytes),
+        }
+
+    def make_facts(self, parameters: int, sampling: Mapping[str, Any]) -> GeneratorFacts:
+        card = self.card
+        return GeneratorFacts(
+            name=card.name,
+            label=card.label,
+            method=card.method,
+            digest=self.source.digest,
+            resolution=(self.height, self.width),
+            parameters=parameters,
+            sampling={
+                "guidance": card.guidance,
+                "guidance_scale": self.settings.get("guidance_scale", card.guidance_scale),
+                "nfe_rule": card.nfe,
+                "published_as": card.repository,
+                "repository": self.source.repository,
+                "revision": self.source.revision,
+                "licence": card.licence,
+                "prompt_limits": dict(card.prompt_limits),
+                "noise": "one CPU generator per image",
+                "notes": list(card.notes),
+                **sampling,
+            },
+        )
+
+
+def choose_dtype(wanted: str, published: str, device: str) -> str:
+    """`auto` is the published dtype on an accelerator and float32 on the CPU."""
+    if wanted != "auto":
+        return wanted
+    return "float32" if device == "cpu" else published
+
+
+def to_uint8(pixels: Tensor, finite: Tensor) -> list[GeneratedImage]:
+    """(B, 3, H, W) in [0, 1] -> (H, W, 3) uint8 each, rounded as diffusers rounds; None if not
+    finite.
+    """
+    pixels = pixels.float().cpu()
+    usable = finite.cpu() & torch.isfinite(pixels).flatten(1).all(1)
+    images: list[GeneratedImage] = []
+    for image, good in zip(pixels, usable.tolist(), strict=True):
+        array = (image.permute(1, 2, 0).numpy() * 255).round() if good else None
+        images.append(None if array is None else array.clip(0, 255).astype(np.uint8))
+    return images

@@ -1,0 +1,56 @@
+"""FLUX.1-dev: guidance is an input of the network, so a step costs one call."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from baselines.pretrained.card import ModelCard
+from baselines.pretrained.pipelines import DiffusersModel
+
+T5_TOKENS = 512
+
+FLUX_DEV = ModelCard(
+    name="flux-dev",
+    label="FLUX.1-Dev",
+    adapter="baselines.pretrained.flux:FluxModel",
+    repository="black-forest-labs/FLUX.1-dev",
+    licence="FLUX.1 [dev] non-commercial",
+    gate="accept the licence at https://huggingface.co/black-forest-labs/FLUX.1-dev",
+    resolution=(1024, 1024),
+    guidance="embedded",
+    guidance_scale=3.5,
+    nfe="N",
+    prompt_limits={"clip": 77, "t5": T5_TOKENS},
+    dtype="bfloat16",
+    scheduler="FlowMatchEulerDiscreteScheduler",
+    scheduler_settings={"use_dynamic_shifting": True},
+    notes=("the time shift grows with the number of latent tokens",),
+)
+
+
+class FluxModel(DiffusersModel):
+    pipeline_class: ClassVar[str] = "FluxPipeline"
+    tokenizers: ClassVar[dict[str, str]] = {"clip": "tokenizer", "t5": "tokenizer_2"}
+
+    def call_arguments(self, num_steps: int) -> dict[str, Any]:
+        return {
+            "guidance_scale": self.settings["guidance_scale"],
+            "max_sequence_length": T5_TOKENS,
+            # Above 1 this would add a second, unembedded guidance.
+            "true_cfg_scale": 1.0,
+        }
+
+    def sampling_facts(self) -> dict[str, Any]:
+        config = self.pipeline.scheduler.config
+        # Length shift mu(L): linear in the number of latent tokens (16 x 16 pixels each at factor
+        # 8).
+        side = self.pipeline.vae_scale_factor * 2
+        length = (self.height // side) * (self.width // side)
+        low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+        shift, top = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+        return {
+            **super().sampling_facts(),
+            "latent_tokens": length,
+            "length_shift_mu": shift + (top - shift) * (length - low) / (high - low),
+            "true_cfg_scale": 1.0,
+        }

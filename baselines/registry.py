@@ -1,0 +1,91 @@
+"""Published models by name: one line each.
+
+    model = load("sdxl", device="cuda")
+    model = load("diffusers:some/repository", model_args={"guidance_scale": "4.5"})
+
+Cards are read without importing diffusers or transformers, so listing them needs no model.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from baselines.pretrained.card import ModelCard
+from selfe.generator import TextToImage
+from selfe.registry import Registry
+
+MODELS = Registry(
+    "model",
+    {
+        "sdxl": "baselines.pretrained.sdxl:SDXL",
+        "flux-dev": "baselines.pretrained.flux:FLUX_DEV",
+        "lcm": "baselines.pretrained.lcm:LCM",
+        "sana-1.5": "baselines.pretrained.sana:SANA_15",
+        "sana-1.5-4.8b": "baselines.pretrained.sana:SANA_15_LARGE",
+        "sdxl-turbo": "baselines.pretrained.sdxl:SDXL_TURBO",
+        "sd3.5-turbo": "baselines.pretrained.sd35:SD35_TURBO",
+    },
+)
+
+GENERIC_PREFIX = "diffusers:"
+
+
+def known(name: str) -> bool:
+    """Whether `name` is a published model, by name or as diffusers:ID."""
+    return name in MODELS or name.startswith(GENERIC_PREFIX)
+
+
+def card(name: str) -> ModelCard:
+    """Static facts of a named model.
+
+    Raises:
+        ValueError: if the name is unknown; lists the known ones.
+    """
+    if name.startswith(GENERIC_PREFIX):
+        from baselines.pretrained.generic import make_card
+
+        return make_card(name)
+    if name not in MODELS:
+        raise ValueError(f"{MODELS.unknown(name)}; any diffusers pipeline is diffusers:ID")
+    loaded: ModelCard = MODELS.load(name)
+    return loaded
+
+
+def list_models() -> list[dict[str, Any]]:
+    """The facts of every named model as JSON values, in the order of the paper's Table 1."""
+    return [card(name).to_json() for name in MODELS]
+
+
+def load(
+    name: str,
+    *,
+    device: str = "cpu",
+    cache_dir: str | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    local_path: str | None = None,
+) -> TextToImage:
+    """A published model, ready to draw.
+
+    Args:
+        name: a key of `MODELS`, or "diffusers:" and a hub id or a folder.
+        device: "cpu", "cuda", "cuda:1", ...
+        cache_dir: the hub cache; None means the usual one.
+        model_args: `--model-arg` pairs, as text or already typed.
+        local_path: a folder to load from instead of the hub.
+
+    Raises:
+        ValueError: on an unknown name or argument, or missing files: says how to get them.
+    """
+    facts = card(name)
+    module, attribute = facts.adapter.split(":")
+    adapter = getattr(importlib.import_module(module), attribute)
+    model: TextToImage = adapter.load(
+        facts,
+        device=device,
+        cache_dir=cache_dir,
+        model_args=model_args,
+        local_path=local_path,
+    )
+    return model
