@@ -44,9 +44,9 @@ def _star(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     folded = np.abs((angle + sector / 2) % sector - sector / 2)
     r = np.sqrt(x * x + y * y)
     px, py = r * np.cos(folded), r * np.sin(folded)
-    ix, iy = inner * np.cos(sector / 2), inner * np.sin(sector / 2)
-    ex, ey = ix - outer, iy
-    return -((px - outer) * -ey + py * ex) / np.hypot(ex, ey) * np.sign(ex) * -1.0
+    # Distance to the line through the tip (outer, 0) and the notch beside it.
+    ex, ey = outer - inner * np.cos(sector / 2), -inner * np.sin(sector / 2)
+    return (ex * py - ey * (px - outer)) / np.hypot(ex, ey)
 
 
 def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -109,40 +109,39 @@ DISTANCES: dict[str, Distance] = {
 }
 
 
-def coverage(shape: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """Share of each pixel that the shape covers, in [0, 1]; x, y in pixels from the centre."""
-    distance = DISTANCES[shape](x / radius, y / radius) * radius
-    return np.clip(0.5 - distance, 0.0, 1.0)
-
-
-def object_patches(
+def object_distances(
     preset: Preset, shapes: np.ndarray, cx: np.ndarray, cy: np.ndarray, radius: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Coverage of n objects, each in a window of its own that lies inside the image.
+    """Signed distances of n objects, each in a window of its own that lies inside the image.
+
+    Args:
+        shapes: (n,) indices into `preset.shapes`.
+        cx, cy, radius: (n,) pixels.
 
     Returns:
-        (n, p, p) float32 coverage, and the (n, p) int row and column numbers of the windows.
+        (n, p, p) float32 distances in pixels, negative inside; the (n, p) int row numbers and the
+        (n, p) int column numbers of the windows.
     """
     p = int(np.ceil(2 * preset.radius[1])) + 3
     steps = np.arange(p)
     top = np.clip(np.floor(cy - p / 2 + 0.5), 0, preset.image_size - p).astype(np.int64)
     left = np.clip(np.floor(cx - p / 2 + 0.5), 0, preset.image_size - p).astype(np.int64)
     rows, cols = top[:, None] + steps, left[:, None] + steps
-    y = (rows + 0.5 - cy[:, None]).astype(np.float32)
-    x = (cols + 0.5 - cx[:, None]).astype(np.float32)
     r = radius.astype(np.float32)[:, None, None]
+    y = (rows + 0.5 - cy[:, None]).astype(np.float32)[:, :, None] / r
+    x = (cols + 0.5 - cx[:, None]).astype(np.float32)[:, None, :] / r
     out = np.empty((len(shapes), p, p), np.float32)
     for index, name in enumerate(preset.shapes):
-        chosen = np.flatnonzero(shapes == index)
-        if len(chosen):
-            shape = (len(chosen), p, p)
-            out[chosen] = coverage(
-                name,
-                np.broadcast_to(x[chosen, None, :], shape),
-                np.broadcast_to(y[chosen, :, None], shape),
-                r[chosen],
-            )
-    return out, rows, cols
+        k = np.flatnonzero(shapes == index)
+        if len(k):
+            grid = (len(k), p, p)
+            out[k] = DISTANCES[name](np.broadcast_to(x[k], grid), np.broadcast_to(y[k], grid))
+    return out * r, rows, cols
+
+
+def coverage(distance: np.ndarray) -> np.ndarray:
+    """Share of a pixel that is covered, in [0, 1], from the distance at its centre."""
+    return np.clip(0.5 - distance, 0.0, 1.0)
 
 
 def render_batch(preset: Preset, scenes: Sequence[Scene]) -> np.ndarray:
@@ -159,9 +158,10 @@ def render_batch(preset: Preset, scenes: Sequence[Scene]) -> np.ndarray:
     if flat:
         table = np.array(flat, np.float64)
         owner, slots = table[:, 0].astype(np.int64), table[:, 1]
-        alpha, rows, cols = object_patches(
+        distance, rows, cols = object_distances(
             preset, table[:, 2].astype(np.int64), table[:, 3], table[:, 4], table[:, 5]
         )
+        alpha = coverage(distance)
         rgb = table[:, 6:].astype(np.float32)
         # One slot at a time: within a slot each image appears once, so no write is lost.
         for slot in np.unique(slots):

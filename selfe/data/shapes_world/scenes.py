@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,7 +116,6 @@ def _place_freely(
     preset: Preset, relation: str | None, radii: list[float], rng: np.random.Generator
 ) -> list[tuple[float, float]]:
     """Uniform over the layouts without overlap in which the relation, if any, holds clearly."""
-    accept: Callable[[list[float], list[float]], bool]
     low = np.array(radii) + 1.0
     span = preset.image_size - 2 * low
     for _ in range(10_000):
