@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 NORM_EPS = 1e-6
+FEW_TOKENS = 96
+"""Up to here plain matmuls beat the CPU's fused attention kernel."""
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
@@ -28,21 +30,38 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     return turned.flatten(-2).to(x.dtype)
 
 
+def attend(q_BHLK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor, mask: Tensor | None) -> Tensor:
+    """softmax(q k + mask) v: (B, H, L, K). Queries are already scaled."""
+    few = k_BHLK.shape[2] <= FEW_TOKENS and k_BHLK.device.type == "cpu"
+    if few and not torch.compiler.is_compiling():
+        scores = q_BHLK @ k_BHLK.transpose(-1, -2)
+        return (scores if mask is None else scores + mask).softmax(dim=-1) @ v_BHLK
+    return F.scaled_dot_product_attention(q_BHLK, k_BHLK, v_BHLK, attn_mask=mask, scale=1.0)
+
+
 def joint_attention(
-    qkv_BL3HK: Tensor, qk_scale: Tensor, rotary: Tensor, mask: Tensor | None
+    qk_BL2HK: Tensor,
+    v_BLHK: Tensor,
+    qk_scale: Tensor,
+    rotary: Tensor,
+    mask: Tensor | None,
+    first_query: int = 0,
 ) -> Tensor:
     """RMS-normalise and rotate queries and keys, attend, merge heads: (B, L, H * K).
 
     Args:
-        qkv_BL3HK: fused projections of all tokens.
-        qk_scale: gains of the two norms, broadcastable to (B, L, 2, H, K).
+        qk_BL2HK, v_BLHK: projections of all tokens.
+        qk_scale: gains of the two norms, (2, H, K) or (L, 2, H, K).
         rotary: (L, 1, K / 2, 2), see `rotary_table`.
         mask: additive (B, 1, 1, L), -inf on padding; None where nothing is padded.
+        first_query: tokens before it are attended to, but get no output.
     """
-    qk, v = qkv_BL3HK[:, :, :2], qkv_BL3HK[:, :, 2]
-    qk = rotate(F.rms_norm(qk, qk.shape[-1:], eps=NORM_EPS) * qk_scale, rotary[:, None])
-    q, k = qk.to(v.dtype).unbind(2)
-    out = F.scaled_dot_product_attention(
-        q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask
-    )
+    # The scale 1 / sqrt(K) of the scores rides on the queries' gains, which are few.
+    head_dim = v_BLHK.shape[-1]
+    gains = torch.cat([qk_scale[..., :1, :, :] * head_dim**-0.5, qk_scale[..., 1:, :, :]], dim=-3)
+    normed = F.rms_norm(qk_BL2HK, (head_dim,), eps=NORM_EPS)
+    q, k = rotate(normed * gains, rotary[:, None]).to(v_BLHK.dtype).unbind(2)
+    if first_query:
+        q = q[:, first_query:]
+    out = attend(q.transpose(1, 2), k.transpose(1, 2), v_BLHK.transpose(1, 2), mask)
     return out.transpose(1, 2).flatten(2)

@@ -59,7 +59,7 @@ class DoubleStreamBlock(nn.Module):
 
     def __init__(self, width: int, head_dim: int):
         super().__init__()
-        self.head_dim = head_dim
+        self.heads, self.head_dim = width // head_dim, head_dim
         self.modulation = nn.Linear(width, 12 * width)
         self.image = Stream(width, head_dim)
         self.text = Stream(width, head_dim)
@@ -75,24 +75,23 @@ class DoubleStreamBlock(nn.Module):
         """`vector_BD` is the conditioning after SiLU; returns (image, text)."""
         parts = self.modulation(vector_BD).chunk(12, dim=-1)
         image_parts, text_parts = parts[:6], parts[6:]
-        text_len, image_len = text_BLD.shape[1], image_BLD.shape[1]
+        lengths = [text_BLD.shape[1], image_BLD.shape[1]]
         qkv = torch.cat(
             [
                 self.text.project(text_BLD, *text_parts[:2]),
                 self.image.project(image_BLD, *image_parts[:2]),
             ],
             dim=1,
-        )
+        ).unflatten(-1, (3, self.heads, self.head_dim))
+        qk, v = qkv.split([2, 1], dim=2)
         qk_scale = torch.cat(
             [
-                self.text.qk_scale.expand(text_len, -1, -1),
-                self.image.qk_scale.expand(image_len, -1, -1),
+                stream.qk_scale[:, None].expand(length, -1, self.heads, -1)
+                for stream, length in zip((self.text, self.image), lengths, strict=True)
             ]
-        )[:, :, None]
-        attended = joint_attention(
-            qkv.unflatten(-1, (3, -1, self.head_dim)), qk_scale, rotary, mask
         )
-        text_attended, image_attended = attended.split([text_len, image_len], dim=1)
+        attended = joint_attention(qk, v.squeeze(2), qk_scale, rotary, mask)
+        text_attended, image_attended = attended.split(lengths, dim=1)
         return (
             self.image.update(image_BLD, image_attended, image_parts),
             self.text.update(text_BLD, text_attended, text_parts),
@@ -104,21 +103,38 @@ class SingleStreamBlock(nn.Module):
 
     def __init__(self, width: int, head_dim: int):
         super().__init__()
-        self.head_dim = head_dim
+        self.heads, self.head_dim = width // head_dim, head_dim
         self.modulation = nn.Linear(width, 3 * width)
         self.qkv_mlp = nn.Linear(width, (3 + MLP_RATIO) * width)
         self.qk_scale = nn.Parameter(torch.ones(2, head_dim))
         self.out = nn.Linear((1 + MLP_RATIO) * width, width)
 
     def forward(
-        self, x_BLD: Tensor, vector_BD: Tensor, rotary: Tensor, mask: Tensor | None
+        self,
+        x_BLD: Tensor,
+        vector_BD: Tensor,
+        rotary: Tensor,
+        mask: Tensor | None,
+        first_output: int = 0,
     ) -> Tensor:
+        """Updated tokens from `first_output` on; those before it are only attended to."""
         width = x_BLD.shape[-1]
         shift, scale, gate = self.modulation(vector_BD).chunk(3, dim=-1)
-        qkv, hidden = self.qkv_mlp(modulate(x_BLD, shift, scale)).split(
-            [3 * width, MLP_RATIO * width], dim=-1
+        x_out = x_BLD[:, first_output:]
+        qk, v, hidden = self.qkv_mlp(modulate(x_out, shift, scale)).split(
+            [2 * width, width, MLP_RATIO * width], dim=-1
         )
+        if first_output:
+            weight, bias = self.qkv_mlp.weight[: 3 * width], self.qkv_mlp.bias[: 3 * width]
+            only_keys = F.linear(modulate(x_BLD[:, :first_output], shift, scale), weight, bias)
+            qk = torch.cat([only_keys[..., : 2 * width], qk], dim=1)
+            v = torch.cat([only_keys[..., 2 * width :], v], dim=1)
         attended = joint_attention(
-            qkv.unflatten(-1, (3, -1, self.head_dim)), self.qk_scale[:, None], rotary, mask
+            qk.unflatten(-1, (2, self.heads, self.head_dim)),
+            v.unflatten(-1, (self.heads, self.head_dim)),
+            self.qk_scale[:, None].expand(-1, self.heads, -1),
+            rotary,
+            mask,
+            first_output,
         )
-        return add_gated(x_BLD, gate, self.out(torch.cat([attended, gelu(hidden)], dim=-1)))
+        return add_gated(x_out, gate, self.out(torch.cat([attended, gelu(hidden)], dim=-1)))

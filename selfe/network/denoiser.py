@@ -119,14 +119,17 @@ class DualTimeDenoiser(ModelMixin, ConfigMixin):
         for block in self.double_blocks:
             image, text = self._run(block, image, text, vector, rotary, mask)
         x = torch.cat([text, image], dim=1)
-        for block in self.single_blocks:
-            x = self._run(block, x, vector, rotary, mask)
+        last = len(self.single_blocks) - 1
+        for i, block in enumerate(self.single_blocks):
+            # Nothing reads the text after the last block.
+            x = self._run(block, x, vector, rotary, mask, text_len if i == last else 0)
+        image = x if self.single_blocks else image
         # FLUX's last modulation lists the scale first.
         scale, shift = self.final_modulation(vector).chunk(2, dim=-1)
-        out = self.image_out(modulate(x[:, text_len:], shift, scale))
+        out = self.image_out(modulate(image, shift, scale))
         return unpatchify(out.to(x_t.dtype), height, width)
 
-    def _run(self, block: nn.Module, *inputs: Tensor | None):
+    def _run(self, block: nn.Module, *inputs: Tensor | int | None):
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return self._gradient_checkpointing_func(block, *inputs)
         return block(*inputs)

@@ -1,7 +1,8 @@
 """Matrix-multiplication FLOPs of the denoiser, the numerator of every MFU figure.
 
-A multiply-add counts 2; norms, activations, rotations and embeddings of single vectors' sinusoids
-count nothing.
+A multiply-add counts 2; norms, activations and rotations count nothing. The count is that of the
+architecture: our last block skips text outputs that nobody reads, which is not credited, so that
+figures compare with other implementations.
 """
 
 from __future__ import annotations
