@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 CODECS = Registry(
     "codec",
     {
-        "shapes-grid": "selfe.encoders.shapes:grid_codec",
-        "shapes-free": "selfe.encoders.shapes:free_codec",
+        "shapes-grid": "selfe.builder:shapes_grid_codec",
+        "shapes-free": "selfe.builder:shapes_free_codec",
     },
 )
 TEXT_ENCODERS = Registry("text encoder", {"shapes": "selfe.encoders.shapes:ShapesTextEncoder"})
@@ -29,6 +29,18 @@ SOURCES = Registry("data source", {"shapes": "selfe.builder:shapes_source"})
 
 def build_codec(config: RunConfig, device: torch.device | str) -> LatentCodec:
     return CODECS.load(config.data.codec)().to(str(device))
+
+
+def shapes_grid_codec() -> LatentCodec:
+    from selfe.encoders.shapes import ShapesVAE
+
+    return ShapesVAE("grid")
+
+
+def shapes_free_codec() -> LatentCodec:
+    from selfe.encoders.shapes import ShapesVAE
+
+    return ShapesVAE("free")
 
 
 def build_text_encoder(config: RunConfig, device: torch.device | str) -> TextEncoder:
