@@ -52,10 +52,10 @@ def shapes_latents(
         stop = min(start + _CHUNK, size)
         scenes = [world.training_example(TRAINING_SEED, index) for index in range(start, stop)]
         images = images_to_float(torch.from_numpy(world.render_batch(scenes)))
-        parts.append(codec.encode(images).half().cpu())
+        parts.append(codec.encode(images).half().cpu().contiguous())
         captions += [scene.prompt for scene in scenes]
         progress(stop, size)
-    latents = torch.cat(parts)
+    latents = torch.cat(parts).contiguous()
     cache_dir.mkdir(parents=True, exist_ok=True)
     metadata = {"captions": json.dumps(captions), "sha256": _checksum(latents, captions)}
     write_atomically(path, save({"latents": latents}, metadata))
