@@ -68,11 +68,13 @@ def training_batch(world: ShapesWorld, step: int, batch: int) -> tuple[Tensor, T
     target[:, 0] = 1.0
     draw_objects(preset, scenes, images, target, rng)
     blur_images(preset, images, target, rng)
-    images += rng.normal(0, 1, images.shape) * rng.uniform(0, 14, (batch, 1, 1, 1))
-    coarse = rng.normal(0, 1, (batch, 4, 4, 3)) * rng.uniform(0, 10, (batch, 1, 1, 1))
-    images += ndimage.zoom(coarse, (1, size / 4, size / 4, 1), order=1)
-    images = np.clip(np.rint(images), 0, 255)
-    x = torch.from_numpy(images.astype(np.float32)).permute(0, 3, 1, 2) / 127.5 - 1.0
+    noise = rng.standard_normal(images.shape, np.float32)
+    images += noise * rng.uniform(0, 14, (batch, 1, 1, 1)).astype(np.float32)
+    coarse = rng.standard_normal((batch, 3, 4, 4), np.float32)
+    coarse *= rng.uniform(0, 10, (batch, 1, 1, 1)).astype(np.float32)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2)
+    x = x + F.interpolate(torch.from_numpy(coarse), size=(size, size), mode="bilinear")
+    x = x.round().clamp(0, 255) / 127.5 - 1.0
     return x, torch.from_numpy(target)
 
 
@@ -215,12 +217,14 @@ def pixel_accuracy(model: nn.Module, preset: str, count: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", choices=tuple(PRESETS), default="grid")
-    parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--steps", type=int, default=1400)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=ASSETS)
+    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     model = train(args.preset, args.steps, args.batch, args.lr, args.seed)
     stored = copy.deepcopy(model).half().float().eval()
     facts = {

@@ -135,7 +135,8 @@ def finish(args: argparse.Namespace, ema: nn.Module, world: ShapesWorld, step: i
     """Write the averaged weights with figures measured on the very numbers that are stored."""
     stored = copy.deepcopy(ema).half().float().eval()
     facts = measure(stored, world, 2048 if step == args.steps else 512)
-    facts |= {"steps": step, "batch": args.batch, "seed": args.seed, "kl": args.kl}
+    facts |= {"steps": step, "planned_steps": args.steps, "batch": args.batch, "lr": args.lr}
+    facts |= {"seed": args.seed, "kl": args.kl, "init": args.init.name if args.init else ""}
     name = f"shapes_vae_{args.preset}.safetensors"
     digest = write_weights(args.folder, name, stored, facts)
     print(f"{name} {digest[:12]} {facts}", flush=True)

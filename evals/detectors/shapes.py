@@ -34,7 +34,8 @@ class ShapesSegmenter(nn.Module):
             nn.Sequential(_conv(a, b, stride=2), _conv(b, b)) for a, b in pairs
         )
         self.middle = _conv(widths[-1], widths[-1])
-        self.up = nn.ModuleList(_conv(a + b, a) for a, b in reversed(pairs))
+        self.narrow = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in reversed(pairs))
+        self.up = nn.ModuleList(_conv(a, a) for a, _ in reversed(pairs))
         self.head = nn.Conv2d(widths[0], num_classes + 2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,8 +45,8 @@ class ShapesSegmenter(nn.Module):
             skips.append(x)
             x = down(x)
         x = self.middle(x)
-        for up, skip in zip(self.up, reversed(skips), strict=True):
-            x = up(torch.cat([skip, F.interpolate(x, scale_factor=2)], dim=1))
+        for narrow, up, skip in zip(self.narrow, self.up, reversed(skips), strict=True):
+            x = up(skip + F.interpolate(narrow(x), scale_factor=2))
         return self.head(x)
 
 
@@ -59,9 +60,9 @@ class ShapesDetector:
     """`Detector`: per-pixel classes, then connected regions of one class.
 
     The score of a region is the mean over its pixels of the probability of its class less that of
-    the strongest rival, clipped to [0, 1]: near 1 on a clean shape, low on blurred, torn or mixed
-    ones, for which the network has a rival class of its own. Regions under a third of the area of
-    the preset's smallest shape are dropped.
+    the strongest rival, given that the pixel is no background (rims are background in part): near
+    1 on a clean shape, low on blurred, torn or mixed ones, for which the network has a rival class
+    of its own. Regions under a third of the area of the preset's smallest shape are dropped.
 
     Raises:
         ValueError: where weights are missing or do not match their checksum, or an image has
@@ -97,9 +98,9 @@ class ShapesDetector:
                 )
         x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(self.device)
         with torch.inference_mode():
-            probabilities = self.network(x.float() / 127.5 - 1.0).softmax(dim=1)
-            top, labels = probabilities.topk(2, dim=1)
-            label_bhw = labels[:, 0].cpu().numpy()
+            logits = self.network(x.float() / 127.5 - 1.0)
+            label_bhw = logits.argmax(dim=1).cpu().numpy()
+            top = logits[:, 1:].softmax(dim=1).topk(2, dim=1).values
             margin_bhw = (top[:, 0] - top[:, 1]).cpu().numpy()
         return find_regions(label_bhw, margin_bhw, self.classes, self.min_area)
 
