@@ -114,7 +114,8 @@ class PretrainedModel:
 
         def count(_module: nn.Module, _inputs: Any, output: Any) -> None:
             first = output[0] if isinstance(output, tuple | list) else output
-            self.network_rows += getattr(first, "sample", first).shape[0]
+            prediction: Tensor = first if isinstance(first, Tensor) else first.sample
+            self.network_rows += prediction.shape[0]
 
         network.register_forward_hook(count)
 
@@ -178,12 +179,17 @@ def choose_dtype(wanted: str, published: str, device: str) -> str:
     return "float32" if device == "cpu" else published
 
 
+def finite_rows(x: Tensor) -> Tensor:
+    """(B,) bool: whether all of x[i] is finite."""
+    return torch.isfinite(x).flatten(1).all(1)
+
+
 def to_uint8(pixels: Tensor, finite: Tensor) -> list[GeneratedImage]:
     """(B, 3, H, W) in [0, 1] -> (H, W, 3) uint8 each, rounded as diffusers rounds; None if not
     finite.
     """
     pixels = pixels.float().cpu()
-    usable = finite.cpu() & torch.isfinite(pixels).flatten(1).all(1)
+    usable = finite.cpu() & finite_rows(pixels)
     images: list[GeneratedImage] = []
     for image, good in zip(pixels, usable.tolist(), strict=True):
         array = (image.permute(1, 2, 0).numpy() * 255).round() if good else None

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from baselines.pretrained.base import TORCH_DTYPES, PretrainedModel, choose_dtype
+from baselines.pretrained.base import TORCH_DTYPES, PretrainedModel, choose_dtype, finite_rows
 from baselines.pretrained.card import ModelCard
 from baselines.pretrained.hub import Source, locate_pipeline, open_folder, pipeline_gaps
 
@@ -165,9 +165,9 @@ class DiffusersModel(PretrainedModel):
             return
 
         def note(_module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-            finite = torch.isfinite(output).flatten(1).all(1)
+            finite = finite_rows(output)
             if inputs and isinstance(inputs[0], Tensor):
-                finite &= torch.isfinite(inputs[0]).flatten(1).all(1)
+                finite &= finite_rows(inputs[0])
             self.finite_parts.append(finite)
 
         decoder.register_forward_hook(note)
