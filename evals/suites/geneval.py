@@ -1,0 +1,139 @@
+"""GenEval's 553 prompts, drawn anew, and the rewritten long prompts read from the user's file.
+
+Draw order of the published list: one numpy generator seeded with 43 serves the six tasks in turn;
+exact duplicates are dropped at the end, the first kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evals.rules import COLORS, RELATIONS
+from selfe.data.shapes_world import vocabulary as grammar
+
+GENEVAL_SHA256 = "5c48e0813e812e3c373fa5c8ed07a8f0a483be30272b4427b0559c8048e67c13"
+"""Of the records as JSON lines, newline-terminated: equal to the published file."""
+LONG_PROMPTS_HOME = (
+    "github.com/ByteDance-Seed/Bagel, eval/gen/geneval/prompts/evaluation_metadata_long.jsonl"
+)
+_SEED = 43
+_PER_TASK = 100
+
+# fmt: off
+COCO_CLASSES = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat",
+    "traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog",
+    "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella",
+    "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball", "kite",
+    "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
+    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich",
+    "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch",
+    "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "computer mouse",
+    "tv remote", "computer keyboard", "cell phone", "microwave", "oven", "toaster", "sink",
+    "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
+)
+# fmt: on
+"""The 80 COCO classes under the names GenEval's prompts use, in COCO's order."""
+
+
+def geneval_records() -> list[dict[str, Any]]:
+    """The 553 records in the published order; keys in order tag, include, (exclude,) prompt."""
+    rng = np.random.default_rng(_SEED)
+    drawn: list[dict[str, Any]] = [
+        grammar.single_object(COCO_CLASSES[i]) for i in rng.choice(80, size=80, replace=False)
+    ]
+    for draw in (_two_object, _counting, _colors, _position, _color_attr):
+        drawn += [draw(rng) for _ in range(_PER_TASK)]
+    return list({json.dumps(record): record for record in drawn}.values())
+
+
+def _two_object(rng: np.random.Generator) -> dict[str, Any]:
+    a, b = rng.choice(80, size=2, replace=False)
+    return grammar.two_object(COCO_CLASSES[a], COCO_CLASSES[b])
+
+
+def _counting(rng: np.random.Generator) -> dict[str, Any]:
+    name = COCO_CLASSES[rng.choice(80)]
+    return grammar.counting(name, int(rng.integers(2, 4, endpoint=True)))
+
+
+def _colors(rng: np.random.Generator) -> dict[str, Any]:
+    name = _not_a_person(rng.choice(79))
+    return grammar.colors(name, COLORS[rng.choice(10)])
+
+
+def _position(rng: np.random.Generator) -> dict[str, Any]:
+    a, b = rng.choice(80, size=2, replace=False)
+    return grammar.position(COCO_CLASSES[a], COCO_CLASSES[b], RELATIONS[rng.choice(4)])
+
+
+def _color_attr(rng: np.random.Generator) -> dict[str, Any]:
+    a, b = rng.choice(79, size=2, replace=False)
+    color_a, color_b = rng.choice(10, size=2, replace=False)
+    return grammar.color_attr(_not_a_person(a), COLORS[color_a], _not_a_person(b), COLORS[color_b])
+
+
+def _not_a_person(draw: np.int64) -> str:
+    """People are not asked to be purple: draws run over the 79 classes after "person"."""
+    return COCO_CLASSES[(COCO_CLASSES.index("person") + 1 + int(draw)) % 80]
+
+
+def records_as_jsonl(records: Sequence[dict[str, Any]]) -> str:
+    """One record a line, each line ended: the form in which record lists are hashed and printed."""
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def records_sha256(records: Sequence[dict[str, Any]]) -> str:
+    return hashlib.sha256(records_as_jsonl(records).encode()).hexdigest()
+
+
+def read_long_records(path: str | Path) -> list[dict[str, Any]]:
+    """The rewritten prompts of `geneval-long@1` from the user's copy.
+
+    Raises:
+        ValueError: if the file is missing, a line is not a record, or tags and clauses are not
+            those of GenEval's 553 records, in their order; names the file and the line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(
+            f"{path} does not exist; the long prompts are published at {LONG_PROMPTS_HOME}"
+        )
+    ours = geneval_records()
+    records: list[dict[str, Any]] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        record = _parse_record(line, f"{path}, line {number}")
+        if len(records) == len(ours):
+            raise ValueError(f"{path}, line {number}: more than the {len(ours)} records of GenEval")
+        expected = ours[len(records)]
+        for key in ("tag", "include", "exclude"):
+            if record.get(key) != expected.get(key):
+                raise ValueError(
+                    f"{path}, line {number}: {key} is {json.dumps(record.get(key))}, but record "
+                    f"{len(records)} of GenEval has {json.dumps(expected.get(key))}"
+                )
+        records.append({**expected, "prompt": record["prompt"]})
+    if len(records) < len(ours):
+        raise ValueError(f"{path}: {len(records)} records, GenEval has {len(ours)}")
+    return records
+
+
+def _parse_record(line: str, place: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{place}: not JSON ({error.msg})") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"{place}: not a JSON object")
+    prompt = record.get("prompt")
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise ValueError(f"{place}: no prompt")
+    return record
