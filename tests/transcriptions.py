@@ -261,9 +261,9 @@ def ep_cfg_x0(null: Array, cond: Array, omega: float, x_t: Array, t: float) -> A
 
 
 def ddpm_posterior(t: float, t_next: float) -> tuple[float, float, float]:
-    """q(x_t' | x_t, x_0) by conditioning a joint Gaussian: weights of x_0 and x_t, and the variance.
+    """q(x_t' | x_t, x_0) by joint Gaussian conditioning: weights of x_0, x_t; variance.
 
-    Forward chain x_t = ratio x_t' + sqrt(sigma_t^2 - ratio^2 sigma_t'^2) z, ratio = alpha_t/alpha_t'.
+    Forward chain x_t = ratio x_t' + independent noise, ratio = alpha_t / alpha_t'.
     Given x_0: Var x_t' = sigma_t'^2, Var x_t = sigma_t^2, Cov = ratio sigma_t'^2.
     """
     ratio = (1.0 - t) / (1.0 - t_next)
@@ -273,7 +273,7 @@ def ddpm_posterior(t: float, t_next: float) -> tuple[float, float, float]:
 
 
 def ancestral(t: float, t_next: float, noise_level: float) -> tuple[float, float]:
-    """(eps_hat coefficient, noise coefficient): DDIM's family, whose eta = 1 is `ddpm_posterior`."""
+    """(eps_hat, noise) coefficients of DDIM's family; eta = 1 is `ddpm_posterior`."""
     if t_next == 0.0:
         return 0.0, 0.0
     c = noise_level * math.sqrt(ddpm_posterior(t, t_next)[2])
