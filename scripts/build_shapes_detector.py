@@ -24,7 +24,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from evals.detectors.shapes import ASSETS, WIDTHS, ShapesSegmenter
+from evals.detectors.shapes import ASSETS, build_segmenter
 from selfe.data.shapes_world import COLORS, PRESETS, Preset, Scene, ShapesWorld
 from selfe.data.shapes_world.renderer import coverage, object_distances
 from selfe.data.shapes_world.scenes import ShapeObject
@@ -157,7 +157,7 @@ def blur_images(
 def train(preset: str, steps: int, batch: int, lr: float, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     world = ShapesWorld(preset)
-    model = ShapesSegmenter(WIDTHS[preset], len(world.shapes))
+    model = build_segmenter(preset)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-3)
     ema = copy.deepcopy(model)
     began = time.time()

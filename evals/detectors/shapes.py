@@ -19,19 +19,22 @@ ASSETS = Path(__file__).resolve().parent.parent / "assets"
 # Trained on softened targets, the network is less sure than it is right. This factor on its logits
 # lifts whole shapes above 0.9, GenEval's threshold for counting.
 SHARPNESS = 1.5
-WIDTHS = {"grid": (16, 32, 48), "free": (16, 32, 40, 48)}
+WIDTHS = {"grid": (16, 32, 48), "free": (24, 40, 56)}
+FOLDS = {"grid": 1, "free": 2}
 
 
 class ShapesSegmenter(nn.Module):
     """A small U-Net: (B, 3, H, W) in [-1, 1] -> (B, C + 2, H, W) logits per pixel.
 
     Channel 0 is background, channels 1 to C are the classes, channel C + 1 is whatever is no whole
-    shape. H and W are multiples of 2 ** (number of widths - 1).
+    shape. With fold = 2 it works on squares of 2x2 pixels and enlarges its logits linearly. H and
+    W are multiples of fold * 2 ** (number of widths - 1).
     """
 
-    def __init__(self, widths: Sequence[int], num_classes: int) -> None:
+    def __init__(self, widths: Sequence[int], num_classes: int, fold: int = 1) -> None:
         super().__init__()
-        self.stem = _conv(3, widths[0])
+        self.fold = fold
+        self.stem = _conv(3 * fold * fold, widths[0])
         pairs = list(zip(widths[:-1], widths[1:], strict=True))
         self.down = nn.ModuleList(
             nn.Sequential(_conv(a, b, stride=2), _conv(b, b)) for a, b in pairs
@@ -42,7 +45,7 @@ class ShapesSegmenter(nn.Module):
         self.head = nn.Conv2d(widths[0], num_classes + 2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
+        x = self.stem(F.pixel_unshuffle(x, self.fold))
         skips = []
         for down in self.down:
             skips.append(x)
@@ -50,7 +53,15 @@ class ShapesSegmenter(nn.Module):
         x = self.middle(x)
         for narrow, up, skip in zip(self.narrow, self.up, reversed(skips), strict=True):
             x = up(skip + F.interpolate(narrow(x), scale_factor=2))
-        return self.head(x)
+        x = self.head(x)
+        if self.fold == 1:
+            return x
+        return F.interpolate(x, scale_factor=self.fold, mode="bilinear")
+
+
+def build_segmenter(preset: str) -> ShapesSegmenter:
+    """The untrained network of a preset."""
+    return ShapesSegmenter(WIDTHS[preset], len(PRESETS[preset].shapes), FOLDS[preset])
 
 
 def _conv(a: int, b: int, stride: int = 1) -> nn.Sequential:
@@ -81,7 +92,7 @@ class ShapesDetector:
         self.identity = f"shapes-{preset}@1:{digest[:12]}"
         self.min_area = int(facts["min_area"])
         self.device = device
-        self.network = ShapesSegmenter(WIDTHS[preset], len(self.classes))
+        self.network = build_segmenter(preset)
         self.network.load_state_dict(state)
         self.network.eval().requires_grad_(False).to(device)
 
