@@ -1,0 +1,99 @@
+"""Files that survive a kill: atomic writes, append-only JSON lines, and a lock on a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+
+def write_atomically(path: str | Path, data: bytes | str) -> None:
+    """Write `data` under a temporary name that starts with a dot, sync, rename.
+
+    A reader sees the old file or the new one, never half of either.
+    """
+    path = Path(path)
+    if isinstance(data, str):
+        data = data.encode()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def as_json_lines(rows: Iterable[Any]) -> str:
+    """One JSON value a line, every line ended."""
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def append_lines(path: str | Path, rows: Iterable[Any]) -> None:
+    """Append JSON lines and sync, so that a kill loses no more than this call."""
+    with open(path, "ab") as file:
+        file.write(as_json_lines(rows).encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
+    """(line number from 1, value) of every line that is not blank.
+
+    A last line without its line break that is not JSON was torn by a crash and is dropped.
+
+    Raises:
+        ValueError: if another line is not JSON; names file and line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist")
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except ValueError:
+            if number == len(lines):
+                return
+            raise ValueError(f"{path}, line {number}: not JSON") from None
+        yield number, value
+
+
+def drop_torn_tail(path: str | Path) -> None:
+    """Cut what follows the last line break, so that appending starts on a fresh line."""
+    path = Path(path)
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        with open(path, "r+b") as file:
+            file.truncate(whole)
+
+
+@contextlib.contextmanager
+def folder_lock(folder: str | Path, name: str = ".lock") -> Iterator[None]:
+    """Hold a results folder for this process; the lock goes with the process, however it ends.
+
+    Raises:
+        ValueError: if another process holds it; names the folder.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / name, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"another process is working on {folder}; wait until it ends, or choose another folder"
+            ) from None
+        yield

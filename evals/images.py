@@ -1,0 +1,237 @@
+"""GenEval's image folders: 00000/metadata.jsonl and 00000/samples/00000.png, made by anyone.
+
+GenEval's own script takes every file whose name *begins* like "00000.png"; temporary files here
+therefore start with a dot, and an image that was not finite leaves a marker `00000.failed.json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from evals.files import read_json_lines, write_atomically
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_RECORD_KEYS = ("tag", "include", "exclude", "prompt")
+
+
+def prompt_folder(folder: str | Path, prompt_id: int) -> Path:
+    return Path(folder) / f"{prompt_id:05d}"
+
+
+def sample_path(folder: str | Path, prompt_id: int, sample_id: int) -> Path:
+    return prompt_folder(folder, prompt_id) / "samples" / f"{sample_id:05d}.png"
+
+
+def failed_marker_path(folder: str | Path, prompt_id: int, sample_id: int) -> Path:
+    return sample_path(folder, prompt_id, sample_id).with_suffix(".failed.json")
+
+
+def write_metadata(folder: str | Path, prompt_id: int, record: Mapping[str, Any]) -> None:
+    """The prompt's record, in the form GenEval's scripts read; untouched if already there."""
+    path = prompt_folder(folder, prompt_id) / "metadata.jsonl"
+    text = json.dumps(record) + "\n"
+    if path.is_file() and path.read_text() == text:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, text)
+
+
+def write_png(path: str | Path, image: np.ndarray) -> None:
+    """Write an (H, W, 3) uint8 image atomically; a marker of an earlier failure goes."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".failed.json").unlink(missing_ok=True)
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG")
+    write_atomically(path, buffer.getvalue())
+
+
+def write_failed_marker(folder: str | Path, prompt_id: int, sample_id: int, reason: str) -> None:
+    """Record that this image could not be drawn: it counts as wrong, never as a black picture."""
+    path = failed_marker_path(folder, prompt_id, sample_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sample_path(folder, prompt_id, sample_id).unlink(missing_ok=True)
+    write_atomically(path, json.dumps({"reason": reason}) + "\n")
+
+
+def png_fault(data: bytes) -> str | None:
+    """What is wrong with a PNG file's bytes, or None: every chunk is whole, its CRC right."""
+    if not data.startswith(_PNG_SIGNATURE):
+        return "not a PNG file" if data else "empty file"
+    place = len(_PNG_SIGNATURE)
+    view = memoryview(data)
+    while place + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, place)
+        end = place + 12 + length
+        if end > len(data):
+            break
+        (crc,) = struct.unpack_from(">I", data, end - 4)
+        if zlib.crc32(view[place + 4 : end - 4]) != crc:
+            return "damaged PNG (a checksum does not match)"
+        if data[place + 4 : place + 8] == b"IEND":
+            return None
+        place = end
+    return "truncated PNG"
+
+
+def image_is_intact(folder: str | Path, prompt_id: int, sample_id: int) -> bool:
+    """True if this image need not be drawn: its PNG is whole, or it is marked as failed."""
+    if failed_marker_path(folder, prompt_id, sample_id).is_file():
+        return True
+    path = sample_path(folder, prompt_id, sample_id)
+    return path.is_file() and png_fault(path.read_bytes()) is None
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """(H, W, 3) uint8, rotated as its EXIF data says.
+
+    Raises:
+        ValueError: if the file is truncated or damaged; names it.
+    """
+    data = Path(path).read_bytes()
+    fault = png_fault(data)
+    if fault is not None:
+        raise ValueError(f"{path}: {fault}")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{path}: cannot be decoded ({error})") from None
+
+
+@dataclass(frozen=True)
+class FoundImage:
+    """An image of a folder. `path` is None for one that is marked as failed."""
+
+    prompt_id: int
+    sample_id: int
+    path: Path | None
+    digest: str
+    size: tuple[int, int]
+    """(width, height), from the header; (0, 0) for a failed image"""
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """What a folder holds for a suite: usable images in order, and everything that is amiss."""
+
+    images: list[FoundImage]
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        return not self.problems
+
+
+def scan_folder(
+    folder: str | Path, records: Sequence[Mapping[str, Any]], images_per_prompt: int
+) -> ImageFolder:
+    """Match a folder in GenEval's layout to a suite's records.
+
+    Missing, duplicate, extra and corrupt images, and folders of no prompt, are listed as problems.
+
+    Raises:
+        ValueError: if the folder does not exist, or a metadata.jsonl is missing or differs from
+            the suite's record; names the file.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder of images")
+    by_prompt: dict[int, Path] = {}
+    problems: list[str] = []
+    for entry in sorted(folder.iterdir()):
+        if not entry.is_dir() or not re.fullmatch(r"[0-9]+", entry.name):
+            continue
+        prompt_id = int(entry.name)
+        if prompt_id in by_prompt:
+            problems.append(f"{entry}: duplicate of {by_prompt[prompt_id].name}")
+        elif prompt_id >= len(records):
+            problems.append(f"{entry}: extra prompt, the suite has {len(records)}")
+        else:
+            by_prompt[prompt_id] = entry
+    images: list[FoundImage] = []
+    for prompt_id, record in enumerate(records):
+        if prompt_id not in by_prompt:
+            problems.append(f"{prompt_folder(folder, prompt_id)}: missing prompt")
+            continue
+        found, faults = _scan_prompt(by_prompt[prompt_id], prompt_id, images_per_prompt)
+        if found:
+            _check_metadata(by_prompt[prompt_id] / "metadata.jsonl", record)
+        images += found
+        problems += faults
+    return ImageFolder(images, problems)
+
+
+def _scan_prompt(
+    folder: Path, prompt_id: int, images_per_prompt: int
+) -> tuple[list[FoundImage], list[str]]:
+    found: dict[int, FoundImage] = {}
+    problems: list[str] = []
+    samples = folder / "samples"
+    entries = sorted(samples.iterdir()) if samples.is_dir() else []
+    corrupt: set[int] = set()
+    for path in entries:
+        match = re.match(r"([0-9]+)(\.png|\.failed\.json)", path.name)
+        if match is None or not path.is_file():
+            continue
+        if match.end() != len(path.name):
+            # GenEval's own script would take it for an image.
+            if match.group(2) == ".png":
+                problems.append(f"{path}: extra file that looks like an image")
+            continue
+        sample_id = int(match.group(1))
+        if sample_id in found or sample_id in corrupt:
+            problems.append(f"{path}: duplicate of image {sample_id}")
+            continue
+        data = path.read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        if match.group(2) != ".png":
+            found[sample_id] = FoundImage(prompt_id, sample_id, None, digest, (0, 0))
+            continue
+        fault = png_fault(data)
+        if fault is not None:
+            problems.append(f"{path}: {fault}")
+            corrupt.add(sample_id)
+            continue
+        width, height = struct.unpack_from(">II", data, 16)
+        found[sample_id] = FoundImage(prompt_id, sample_id, path, digest, (width, height))
+    numbers = sorted(found.keys() | corrupt)
+    if len(numbers) < images_per_prompt:
+        absent = [i for i in range(images_per_prompt) if i not in numbers]
+        missing = ", ".join(str(i) for i in absent[: images_per_prompt - len(numbers)])
+        problems.append(
+            f"{samples}: {len(numbers)} of {images_per_prompt} images, missing {missing}"
+        )
+    elif len(numbers) > images_per_prompt:
+        problems.append(
+            f"{samples}: {len(numbers) - images_per_prompt} extra, "
+            f"{images_per_prompt} images per prompt belong to this set"
+        )
+    return [found[i] for i in sorted(found)], problems
+
+
+def _check_metadata(path: Path, record: Mapping[str, Any]) -> None:
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; GenEval's layout has the prompt's record there")
+    rows = list(read_json_lines(path))
+    if len(rows) != 1 or not isinstance(rows[0][1], dict):
+        raise ValueError(f"{path}: must hold one JSON object, on line 1")
+    number, metadata = rows[0]
+    for key in _RECORD_KEYS:
+        if metadata.get(key) != record.get(key):
+            raise ValueError(
+                f"{path}, line {number}: {key} is {json.dumps(metadata.get(key))}, "
+                f"the suite has {json.dumps(record.get(key))}"
+            )
