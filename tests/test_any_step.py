@@ -1,0 +1,153 @@
+"""Our denoisers as text-to-image models: NFE, determinism, guidance, per-step settings."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_config, tiny_train
+
+from selfe.any_step import AnyStepGenerator, latents_to_images
+from selfe.builder import build_codec, build_model, build_text_encoder
+from selfe.config import SamplingConfig
+from selfe.generator import GeneratorFacts, image_seed
+from selfe.runs import find_checkpoint, load_run, override_sampling, write_config
+
+PROMPTS = ["a photo of a star", "a photo of a red circle and a blue ring", "a photo of two crosses"]
+
+
+class Counting(torch.nn.Module):
+    """Counts calls and the rows of each."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.rows = inner, []
+
+    def forward(self, x, t, s, condition):
+        self.rows.append(len(x))
+        return self.inner(x, t, s, condition)
+
+
+def make(**settings):
+    config = tiny_config()
+    torch.manual_seed(0)
+    network = build_model(config, "cpu")
+    for parameter in network.parameters():  # the zero-initialised output would draw no difference
+        torch.nn.init.normal_(parameter, std=0.1)
+    codec = build_codec(config, "cpu")
+    facts = GeneratorFacts("tiny", "Tiny", "selfe", "digest", (32, 32))
+    values = {"batch_slots": 4, "guidance": "linear", "guidance_scale": 3.0, **settings}
+    return AnyStepGenerator(
+        Counting(network),
+        codec,
+        build_text_encoder(config, "cpu"),
+        latent_shape=(4, 8, 8),
+        settings=SamplingConfig.model_validate(values),
+        facts=facts,
+    )
+
+
+def seeds(*samples):
+    return [image_seed(0, prompt, i) for prompt, i in zip(PROMPTS, samples, strict=False)]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 8, 50])
+@pytest.mark.parametrize("sampler", ["any-step", "pushforward", "restart"])
+@pytest.mark.parametrize("guidance", ["none", "ep-v"])
+def test_network_calls_are_the_stated_nfe(steps, sampler, guidance):
+    generator = make(sampler=sampler, guidance=guidance)
+    generator.generate(PROMPTS[:1], steps, seeds(0))
+    assert len(generator.network.rows) == generator.nfe(steps)
+    assert generator.nfe(steps) == steps * (1 if guidance == "none" else 2)
+
+
+def test_images_do_not_depend_on_their_batch():
+    generator = make()
+    together = generator.generate(PROMPTS, 2, seeds(0, 0, 0))
+    alone = [
+        generator.generate([p], 2, [s])[0] for p, s in zip(PROMPTS, seeds(0, 0, 0), strict=True)
+    ]
+    for a, b in zip(together, alone, strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_batches_have_fixed_slots():
+    generator = make()
+    generator.generate(PROMPTS * 3, 1, list(range(9)))
+    assert set(generator.network.rows) == {4}
+
+
+def test_the_seed_decides_the_image():
+    generator = make(eta=1.0)
+    first, again, other = (generator.generate(PROMPTS[:1], 3, [n])[0] for n in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_seeds_depend_on_prompt_sample_and_run():
+    base = image_seed(0, "a", 0)
+    assert base == image_seed(0, "a", 0)
+    assert len({base, image_seed(1, "a", 0), image_seed(0, "b", 0), image_seed(0, "a", 1)}) == 4
+
+
+def test_settings_by_number_of_steps():
+    settings = SamplingConfig.model_validate(
+        {
+            "guidance": "linear",
+            "guidance_scale": 2.0,
+            "by_steps": {4: {"guidance": "none"}, 50: {"guidance_scale": 5.0, "eta": 0.0}},
+        }
+    )
+    assert settings.at(2).guidance == "linear"
+    assert settings.at(4).guidance == settings.at(8).guidance == "none"
+    assert (settings.at(64).guidance_scale, settings.at(64).eta) == (5.0, 0.0)
+    generator = make(by_steps={4: {"guidance": "none"}})
+    assert [generator.nfe(n) for n in (2, 4)] == [4, 4]
+    assert generator.sampling_at(2)["guidance"] == "linear"
+    assert generator.sampling_at(4)["guidance"] == "none"
+
+
+def test_overrides_apply_to_every_number_of_steps():
+    base = SamplingConfig.model_validate({"by_steps": {2: {"eta": 0.0, "guidance_scale": 4.0}}})
+    changed = override_sampling(base, {"eta": 0.5})
+    assert changed.at(2).eta == 0.5
+    assert changed.at(2).guidance_scale == 4.0
+    with pytest.raises(ValueError, match="sampling.etaa.*sampling.eta"):
+        override_sampling(base, {"etaa": 1})
+
+
+@pytest.mark.parametrize("steps", [0, -1])
+def test_impossible_step_counts_are_refused(steps):
+    with pytest.raises(ValueError, match="at least 1"):
+        make().generate(PROMPTS[:1], steps, [0])
+
+
+def test_prompts_and_seeds_must_match():
+    with pytest.raises(ValueError, match="1 prompts but 2 seeds"):
+        make().generate(PROMPTS[:1], 1, [0, 1])
+
+
+@pytest.mark.fault
+def test_latents_that_are_not_finite_are_no_picture():
+    decoded = torch.zeros(3, 3, 4, 4)
+    decoded[1, 0, 0, 0] = float("nan")
+    decoded[2, 0, 0, 0] = float("inf")
+    images = latents_to_images(decoded)
+    assert images[1] is None and images[2] is None
+    assert images[0].shape == (4, 4, 3) and images[0].dtype == np.uint8
+
+
+def test_a_run_is_loaded_with_its_averaged_weights(tmp_path):
+    config = tiny_config("fm", "sampling.batch_slots=2")
+    state = tiny_train(config, tmp_path)
+    write_config(tmp_path, config)
+    generator = load_run(tmp_path)
+    name, parameter = next(iter(state.ema.module.named_parameters()))
+    assert torch.equal(dict(generator.network.named_parameters())[name], parameter)
+    assert generator.facts.iterations == 8
+    assert generator.facts.digest == find_checkpoint(tmp_path).digest
+    assert generator.facts.resolution == (32, 32)
+    with pytest.raises(ValueError, match="no checkpoint at iteration 5 .available: 4, 8."):
+        load_run(tmp_path, step=5)
+    with pytest.raises(ValueError, match="no run at"):
+        load_run(tmp_path / "nothing")
