@@ -181,8 +181,9 @@ def eta_inverse(y: float) -> float:
 def imm_r(
     t: float, s: float, *, time_max: float = 0.994, time_min: float = 0.0, k: int = 12
 ) -> float:
-    step = (eta(time_max) - eta(time_min)) / 2.0**k
-    return max(s, min(t - 1e-4, eta_inverse(eta(t) - step)))
+    stepped = eta(t) - (eta(time_max) - eta(time_min)) / 2.0**k
+    # the formula is silent below eta = 0, where no time lies (its inverse has a pole at -1)
+    return max(s, min(t - 1e-4, eta_inverse(max(stepped, 0.0))))
 
 
 def imm_weight(t: float, *, a: float = 2.0, b: float = 4.0) -> float:
