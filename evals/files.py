@@ -94,6 +94,6 @@ def folder_lock(folder: str | Path, name: str = ".lock") -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(
-                f"another process is working on {folder}; wait until it ends, or choose another folder"
+                f"another process is working on {folder}; wait for it, or choose another folder"
             ) from None
         yield

@@ -6,6 +6,7 @@ Optional back ends therefore cost nothing, and break nothing, until somebody nam
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,7 +17,7 @@ class Registry:
 
     Args:
         kind: what the names are, in the singular, for messages: "suite", "detector", "objective".
-        table: name -> "package.module:attribute".
+        table: name -> "package.module:attribute"; the attribute may be dotted ("Class.method").
     """
 
     def __init__(self, kind: str, table: Mapping[str, str]) -> None:
@@ -45,7 +46,7 @@ class Registry:
         if target is None:
             raise ValueError(self.unknown(name))
         module, attribute = target.split(":")
-        return getattr(importlib.import_module(module), attribute)
+        return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
 
     def unknown(self, name: str) -> str:
         """The sentence that answers an unknown name."""

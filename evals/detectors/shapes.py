@@ -168,7 +168,7 @@ class ShapesColorClassifier:
 
     identity = "shapes-lab-median@1"
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cpu") -> None:  # numpy does it all, whatever the device
         self.names = tuple(COLORS)
         self._reference = srgb_to_lab(np.array(list(COLORS.values()), np.float64))
 

@@ -6,15 +6,14 @@ exact duplicates are dropped at the end, the first kept.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from evals.rules import COLORS, RELATIONS
+from evals.suites.base import Suite
 from selfe.data.shapes_world import vocabulary as grammar
 
 GENEVAL_SHA256 = "5c48e0813e812e3c373fa5c8ed07a8f0a483be30272b4427b0559c8048e67c13"
@@ -84,13 +83,45 @@ def _not_a_person(draw: np.int64) -> str:
     return COCO_CLASSES[(COCO_CLASSES.index("person") + 1 + int(draw)) % 80]
 
 
-def records_as_jsonl(records: Sequence[dict[str, Any]]) -> str:
-    """One record a line, each line ended: the form in which record lists are hashed and printed."""
-    return "".join(json.dumps(record) + "\n" for record in records)
+def geneval_suite(split: str = "", prompts: str | Path | None = None) -> Suite:
+    """`geneval@1`: the original prompts.
+
+    Raises:
+        ValueError: if a split or a prompt file is asked for.
+    """
+    return _suite("geneval@1", split, prompts, "mask2former")
 
 
-def records_sha256(records: Sequence[dict[str, Any]]) -> str:
-    return hashlib.sha256(records_as_jsonl(records).encode()).hexdigest()
+def geneval_hf_suite(split: str = "", prompts: str | Path | None = None) -> Suite:
+    """`geneval-hf@1`: the original prompts under another Mask2Former, hence another name."""
+    return _suite("geneval-hf@1", split, prompts, "mask2former-hf")
+
+
+def geneval_long_suite(split: str = "", prompts: str | Path | None = None) -> Suite:
+    """`geneval-long@1`: rewritten prompts from the user's file, same tags and clauses.
+
+    Raises:
+        ValueError: if a split is asked for, or the file is missing or does not fit.
+    """
+    if prompts is None:
+        raise ValueError(
+            "geneval-long@1 reads its prompts from your copy: give it with --prompts FILE; it is "
+            f"published at {LONG_PROMPTS_HOME}"
+        )
+    _refuse_split("geneval-long@1", split)
+    return Suite("geneval-long@1", read_long_records(prompts), "mask2former", "clip")
+
+
+def _suite(name: str, split: str, prompts: str | Path | None, detector: str) -> Suite:
+    if prompts is not None:
+        raise ValueError(f"{name} draws its own prompts; --prompts belongs to geneval-long@1")
+    _refuse_split(name, split)
+    return Suite(name, geneval_records(), detector, "clip")
+
+
+def _refuse_split(name: str, split: str) -> None:
+    if split:
+        raise ValueError(f"{name} has no splits; leave out --split")
 
 
 def read_long_records(path: str | Path) -> list[dict[str, Any]]:

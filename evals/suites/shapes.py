@@ -17,10 +17,12 @@ import functools
 import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from evals.suites.base import Suite
 from selfe.data.shapes_world import TASKS, ShapesWorld, draw_record
 
 NAME = "shapes@1"
@@ -46,6 +48,39 @@ def sha256(prompts: Sequence[dict[str, Any]]) -> str:
     """Digest of a list of records, key order included: one JSON object a line."""
     lines = "".join(json.dumps(record) + "\n" for record in prompts)
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def grid_suite(split: str = "", prompts: str | Path | None = None) -> Suite:
+    """`shapes@1`; without a split, `heldout`."""
+    return _suite("shapes@1", "grid", split, prompts)
+
+
+def free_suite(split: str = "", prompts: str | Path | None = None) -> Suite:
+    """`shapes-free@1`: the larger world, at the price of a larger network; else as `shapes@1`."""
+    return _suite("shapes-free@1", "free", split, prompts)
+
+
+def _suite(name: str, preset: str, split: str, prompts: str | Path | None) -> Suite:
+    if prompts is not None:
+        raise ValueError(f"{name} draws its own prompts; --prompts belongs to geneval-long@1")
+    split = split or "heldout"
+    drawn = records(split, preset)
+    world = ShapesWorld(preset)
+    pairs = [i for i, record in enumerate(drawn) if record["tag"] == "color_attr"]
+    groups = {
+        "seen": [i for i in pairs if not world.is_unseen(drawn[i])],
+        "unseen": [i for i in pairs if world.is_unseen(drawn[i])],
+    }
+    return Suite(
+        name,
+        drawn,
+        detector="shapes",
+        color_classifier="shapes",
+        detector_options={"preset": preset},
+        split=split,
+        groups={group: ids for group, ids in groups.items() if ids},
+        world_preset=preset,
+    )
 
 
 @functools.cache
