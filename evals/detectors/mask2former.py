@@ -198,7 +198,7 @@ class Mask2FormerDetector:
             ValueError: if the file is missing, is not one of the two by its hash, or does not fit
                 the network key by key.
         """
-        path, published = _published(weights)
+        path, published = published_weights(weights)
         return cls(_load(path), f"mask2former-swin-s:{published.sha256[:8]}", device, **options)
 
     @classmethod
@@ -242,7 +242,7 @@ class Mask2FormerDetector:
     def detect(self, images: Sequence[np.ndarray]) -> list[list[Detection]]:
         """(H, W, 3) uint8 images -> detections by falling score, masks included."""
         found: list[list[Detection]] = [[] for _ in images]
-        for indices in _batches_of_one_size(images, self.batch_size):
+        for indices in batches_of_one_size(images, self.batch_size):
             for index, objects in zip(
                 indices, self.objects([images[i] for i in indices]), strict=True
             ):
@@ -291,7 +291,7 @@ def _load(path: Path) -> nn.Module:
     return network
 
 
-def _published(weights: Path | str | None) -> tuple[Path, PublishedFile]:
+def published_weights(weights: Path | str | None) -> tuple[Path, PublishedFile]:
     """The file to read, known by its hash."""
     if weights is None or Path(weights).is_dir():
         path, published = find_detector(Path(weights) if weights else None)
@@ -311,7 +311,7 @@ def _published(weights: Path | str | None) -> tuple[Path, PublishedFile]:
     )
 
 
-def _batches_of_one_size(images: Sequence[np.ndarray], batch_size: int) -> list[list[int]]:
+def batches_of_one_size(images: Sequence[np.ndarray], batch_size: int) -> list[list[int]]:
     """Indices of images, grouped by size and cut into batches."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, image in enumerate(images):

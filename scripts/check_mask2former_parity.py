@@ -1,0 +1,366 @@
+"""Our mmcv-free Mask2Former beside mmdet 3.3: same weights, same images, same objects and verdicts.
+
+    # random weights, the published architecture, both key layouts, plain and sharpened class head
+    python scripts/check_mask2former_parity.py
+
+    # the same with real weights and your own images: what a user with the weights can confirm
+    python scripts/check_mask2former_parity.py --weights WEIGHTS.pth --images FOLDER
+
+    # outputs of mmdet on a small network, kept in tests/assets so that CI needs no mmdet
+    python scripts/check_mask2former_parity.py --golden tests/assets/mask2former_golden.npz
+
+Needs mmdet (scripts/install_mmdet.sh). Every finished image is kept in the report, and a second
+call goes on from there. The part of the network that both class heads share is evaluated once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import torch
+
+from evals.base import Detection
+from evals.detectors import mask2former, mask2former_selftest
+from evals.detectors import mask2former_keys as keys
+from evals.detectors import mmdet as official
+from evals.rules import judge
+
+# Height, width; the first ones go through the real (1333, 800), the others through half of it.
+REAL_SIZE = [(256, 256), (512, 512), (1024, 1024), (480, 640), (300, 1000), (768, 512)]
+HALF_SIZE = [
+    (256, 320), (512, 384), (640, 480), (321, 457), (1024, 256), (256, 1024), (400, 400),
+    (1024, 768), (333, 333), (600, 800), (799, 1333), (260, 500), (512, 512), (1000, 1024),
+]  # fmt: skip
+GOLDEN = [(96, 128), (150, 90), (128, 128)]
+GOLDEN_EDGES = (213, 128)
+# Class head times this: the sharpened scores cross both of GenEval's thresholds.
+CLASS_GAINS = {"plain": 1.0, "sharpened": 12.0}
+LIMITS = {"box_px": 1.0, "score": 1e-4, "mask_iou": 0.999}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("reports/bench/mask2former_parity.json"))
+    parser.add_argument("--golden", type=Path, help="write mmdet's outputs on the small network")
+    parser.add_argument("--small", action="store_true", help="the small network only: a minute")
+    parser.add_argument("--weights", type=Path, help="a published checkpoint")
+    parser.add_argument("--images", type=Path, help="folder of PNGs, searched in depth")
+    parser.add_argument("--limit", type=int, default=40, help="at most so many PNGs")
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    config = official.official_config()
+    if arguments.golden:
+        write_golden(config, arguments.golden)
+        return
+    if arguments.weights:
+        state = mask2former.read_checkpoint(arguments.weights)
+        cases = [(str(p), read_png(p), None) for p in pngs(arguments.images, arguments.limit)]
+        gains = {"published": 1.0}
+    elif arguments.small:
+        shrink(config)
+        state = random_state(config)
+        cases = [(f"{h}x{w}", h, w) for h, w in GOLDEN]
+        cases = [
+            (n, mask2former_selftest.image_by_name(n, h, w), GOLDEN_EDGES) for n, h, w in cases
+        ]
+        gains = CLASS_GAINS
+    else:
+        state = random_state(config)
+        cases = [(f"{h}x{w}", h, w, None) for h, w in REAL_SIZE]
+        cases += [(f"{h}x{w} half", h, w, (667, 400)) for h, w in HALF_SIZE]
+        cases = [(n, mask2former_selftest.image_by_name(n, h, w), e) for n, h, w, e in cases]
+        gains = CLASS_GAINS
+    sizes = mask2former_selftest.SMALL if arguments.small else mask2former.swin_s_config()
+    report = compare_all(config, sizes, state, gains, cases, arguments)
+    print(json.dumps(report["summary"], indent=1))
+    sys.exit(0 if report["summary"]["passed"] else 1)
+
+
+def compare_all(
+    config: Any,
+    sizes: dict[str, Any],
+    state: dict[str, torch.Tensor],
+    gains: dict[str, float],
+    cases: list[tuple[str, np.ndarray, tuple[int, int] | None]],
+    arguments: argparse.Namespace,
+) -> dict[str, Any]:
+    layouts = both_layouts(state)
+    report = {"rows": read_rows(arguments.out)}
+    theirs = official.MMDetDetector(
+        official.build_model(config, state), config, "mmdet", arguments.device
+    )
+    network = mask2former.build_network(**sizes)
+    keys.load_strictly(network, layouts["mmdet-3"])
+    ours = mask2former.Mask2FormerDetector(network, "ours", arguments.device)
+    shared = share_features(theirs, ours)
+    head = network.class_predictor
+    weight, bias = head.weight.clone(), head.bias.clone()
+    for name, image, edges in cases:
+        shared.clear()
+        set_edges(theirs, ours, config, edges)
+        for case, gain in gains.items():
+            row_name = f"{case} {name}"
+            if any(row["image"] == row_name for row in report["rows"]):
+                continue
+            started = time.time()
+            head.weight.copy_(weight * gain)
+            head.bias.copy_(bias * gain)
+            theirs.model.panoptic_head.cls_embed.weight.copy_(weight * gain)
+            theirs.model.panoptic_head.cls_embed.bias.copy_(bias * gain)
+            row = compare(theirs.detect([image])[0], ours.detect([image])[0])
+            row = {"image": row_name, **row, "seconds": round(time.time() - started, 1)}
+            print(json.dumps(row), flush=True)
+            report["rows"].append(row)
+            report["summary"] = summarise(report["rows"], len(cases) * len(gains))
+            report["facts"] = facts(arguments)
+            arguments.out.parent.mkdir(parents=True, exist_ok=True)
+            arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    report.setdefault("summary", summarise(report["rows"], len(cases) * len(gains)))
+    return report
+
+
+def both_layouts(state: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    """Converted weights from the names of mmdet 3 and of mmdet 2; they must be bit-equal."""
+    third = keys.to_transformers(keys.to_mmdet_3(state))
+    second_names = keys.to_mmdet_2(keys.to_mmdet_3(state))
+    assert keys.layout_of(second_names) == "mmdet-2"
+    second = keys.to_transformers(second_names)
+    if third.keys() != second.keys() or not all(torch.equal(third[k], second[k]) for k in third):
+        raise SystemExit("the two key layouts convert to different weights")
+    return {"mmdet-3": third, "mmdet-2": second}
+
+
+def random_state(config: Any) -> dict[str, torch.Tensor]:
+    """Weights by name for mmdet's model, position indices from the model itself."""
+    from mmdet.registry import MODELS
+
+    own = MODELS.build(config.model).state_dict()
+    shapes = {name: tuple(value.shape) for name, value in own.items()}
+    filled = mask2former_selftest.weights_by_name(shapes)
+    return {name: filled.get(name, value) for name, value in own.items()}
+
+
+def share_features(theirs: Any, ours: mask2former.Mask2FormerDetector) -> dict[str, Any]:
+    """Keep what does not depend on the class head until the returned table is cleared."""
+    kept: dict[str, Any] = {}
+
+    def once(name: str, function: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if name not in kept:
+                kept[name] = function(*args, **kwargs)
+            return kept[name]
+
+        return call
+
+    model = theirs.model
+    model.extract_feat = once("their backbone", model.extract_feat)
+    pixel_decoder = model.panoptic_head.pixel_decoder
+    pixel_decoder.forward = once("their pixels", pixel_decoder.forward)
+    level = ours.network.model.pixel_level_module
+    level.forward = once("our pixels", level.forward)
+    return kept
+
+
+def set_edges(theirs: Any, ours: Any, config: Any, edges: tuple[int, int] | None) -> None:
+    scale = edges or (1333, 800)
+    ours.edges = scale
+    for step in theirs.pipeline.transforms:
+        if type(step).__name__ == "Resize":
+            step.scale = scale
+
+
+def compare(theirs: list[Detection], ours: list[Detection]) -> dict[str, Any]:
+    """Largest differences over one image's objects, in order of score."""
+    row: dict[str, Any] = {"objects": len(theirs), "objects_ours": len(ours)}
+    pairs = list(zip(theirs, ours, strict=False))
+    row["over_0.3"] = sum(a.score > 0.3 for a in theirs)
+    row["over_0.9"] = sum(a.score > 0.9 for a in theirs)
+    row["labels_equal"] = [a.label for a in theirs] == [b.label for b in ours]
+    row["score"] = max((abs(a.score - b.score) for a, b in pairs), default=0.0)
+    row["box_px"] = max(
+        (abs(x - y) for a, b in pairs for x, y in zip(a.box, b.box, strict=True)), default=0.0
+    )
+    row["mask_iou"] = min((iou(a.mask, b.mask) for a, b in pairs), default=1.0)
+    row["smallest_gap"] = min(
+        (a.score - b.score for a, b in zip(theirs[:-1], theirs[1:], strict=True)), default=1.0
+    )
+    records = records_for(theirs)
+    row["verdicts"] = len(records)
+    row["verdicts_correct"] = sum(judge(r, theirs).correct for r in records)
+    row["verdicts_equal"] = all(judge(r, theirs) == judge(r, ours) for r in records)
+    return row
+
+
+def iou(a: np.ndarray | None, b: np.ndarray | None) -> float:
+    assert a is not None and b is not None
+    union = (a | b).sum()
+    return float((a & b).sum() / union) if union else 1.0
+
+
+def records_for(detections: list[Detection]) -> list[dict[str, Any]]:
+    """Records of four tasks about the classes seen: some come out correct, some not."""
+    seen: dict[str, int] = {}
+    for found in detections:
+        if found.score > 0.3:
+            seen[found.label] = seen.get(found.label, 0) + 1
+    names = [*list(seen)[:6], "toothbrush", "giraffe"]
+    records: list[dict[str, Any]] = []
+    for name in names:
+        records.append({"tag": "single_object", "include": [{"class": name, "count": 1}]})
+        for count in (1, 2, 3):
+            clause = {"class": name, "count": count}
+            exclude = [{"class": name, "count": count + 1}]
+            records.append({"tag": "counting", "include": [clause], "exclude": exclude})
+    for a, b in zip(names[:-1], names[1:], strict=True):
+        clauses = [{"class": b, "count": 1}, {"class": a, "count": 1}]
+        records.append({"tag": "two_object", "include": clauses})
+        for relation in ("left of", "right of", "above", "below"):
+            placed = [clauses[0], {**clauses[1], "position": [relation, 0]}]
+            records.append({"tag": "position", "include": placed})
+    return records
+
+
+def summarise(rows: list[dict[str, Any]], wanted: int) -> dict[str, Any]:
+    worst = {
+        "box_px": max(row["box_px"] for row in rows),
+        "score": max(row["score"] for row in rows),
+        "mask_iou": min(row["mask_iou"] for row in rows),
+    }
+    passed = (
+        all(row["labels_equal"] and row["verdicts_equal"] for row in rows)
+        and worst["box_px"] <= LIMITS["box_px"]
+        and worst["score"] <= LIMITS["score"]
+        and worst["mask_iou"] > LIMITS["mask_iou"]
+    )
+    return {
+        "complete": len(rows) == wanted,
+        "passed": passed and len(rows) == wanted,
+        "images_compared": len(rows),
+        "of": wanted,
+        "objects": sum(row["objects"] for row in rows),
+        "over_0.3": sum(row["over_0.3"] for row in rows),
+        "over_0.9": sum(row["over_0.9"] for row in rows),
+        "labels_and_order_equal": all(row["labels_equal"] for row in rows),
+        "verdicts": sum(row["verdicts"] for row in rows),
+        "verdicts_correct": sum(row["verdicts_correct"] for row in rows),
+        "verdicts_equal": all(row["verdicts_equal"] for row in rows),
+        "worst": worst,
+        "limits": LIMITS,
+        "key_layouts": "mmdet-2 and mmdet-3 convert to bit-equal weights; every key used",
+    }
+
+
+def facts(arguments: argparse.Namespace) -> dict[str, str]:
+    import importlib.metadata
+    import platform
+
+    names = ("torch", "transformers", "mmdet", "mmengine", "opencv-python-headless", "numpy")
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not listed"
+    import mmcv
+
+    return {
+        "command": "python " + " ".join(["scripts/check_mask2former_parity.py", *sys.argv[1:]]),
+        "weights": arguments.weights.name if arguments.weights else "random, by name",
+        "device": arguments.device,
+        "python": platform.python_version(),
+        "mmcv": mmcv.__version__,
+        **versions,
+    }
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    return json.loads(path.read_text())["rows"] if path.is_file() else []
+
+
+def pngs(folder: Path | None, limit: int) -> list[Path]:
+    found = sorted(p for p in folder.rglob("*.png") if p.name[0] != ".") if folder else []
+    if not found:
+        raise SystemExit(
+            "--weights needs --images: a folder with PNG pictures, for example a run's"
+        )
+    return found[:: max(1, len(found) // limit)][:limit]
+
+
+def read_png(path: Path) -> np.ndarray:
+    from PIL import Image
+
+    return np.array(Image.open(path).convert("RGB"))
+
+
+def shrink(config: Any) -> None:
+    """mmdet's configuration of the published model with the sizes of `SMALL`."""
+    small = mask2former_selftest.SMALL
+    width, heads = small["feature_size"], small["attention_heads"]
+    config.model.backbone.update(
+        embed_dims=small["embed_dim"],
+        depths=list(small["depths"]),
+        num_heads=list(small["num_heads"]),
+        window_size=small["window_size"],
+    )
+    head = config.model.panoptic_head
+    head.in_channels = [small["embed_dim"] * 2**i for i in range(4)]
+    head.feat_channels = head.out_channels = width
+    head.num_queries = small["num_queries"]
+    head.positional_encoding.num_feats = width // 2
+    pixel, decoder = head.pixel_decoder, head.transformer_decoder
+    pixel.positional_encoding.num_feats = width // 2
+    pixel.encoder.num_layers = small["pixel_layers"]
+    layer = pixel.encoder.layer_cfg
+    layer.self_attn_cfg.update(embed_dims=width, num_heads=heads)
+    layer.ffn_cfg.update(embed_dims=width, feedforward_channels=small["pixel_feedforward"])
+    decoder.num_layers = small["decoder_layers"]
+    layer = decoder.layer_cfg
+    layer.self_attn_cfg.update(embed_dims=width, num_heads=heads)
+    layer.cross_attn_cfg.update(embed_dims=width, num_heads=heads)
+    layer.ffn_cfg.update(embed_dims=width, feedforward_channels=small["decoder_feedforward"])
+
+
+def write_golden(config: Any, path: Path) -> None:
+    """mmdet's answers on the small network, with the names and shapes of its weights."""
+    shrink(config)
+    state = random_state(config)
+    arrays: dict[str, np.ndarray] = {}
+    for case, gain in CLASS_GAINS.items():
+        changed = {k: v * gain if ".cls_embed." in k else v for k, v in state.items()}
+        detector = official.MMDetDetector(official.build_model(config, changed), config, "mmdet")
+        for step in detector.pipeline.transforms:
+            if type(step).__name__ == "Resize":
+                step.scale = GOLDEN_EDGES
+        for height, width in GOLDEN:
+            name = f"{height}x{width}"
+            found = detector.detect([mask2former_selftest.image_by_name(name, height, width)])[0]
+            masks = np.stack([d.mask for d in found if d.mask is not None])
+            key = f"{case}/{name}"
+            arrays[f"{key}/labels"] = np.array([d.label for d in found])
+            arrays[f"{key}/scores"] = np.array([d.score for d in found], np.float32)
+            arrays[f"{key}/boxes"] = np.array([d.box for d in found], np.float32)
+            arrays[f"{key}/masks"] = np.packbits(masks.reshape(len(found), -1), axis=1)
+            over = sum(d.score > 0.3 for d in found), sum(d.score > 0.9 for d in found)
+            share = masks.mean(axis=(1, 2))
+            print(
+                f"{key}: {len(found)} objects, over 0.3 and 0.9: {over}, mask share "
+                f"{share.min():.3f} to {share.max():.3f}, scores {found[0].score:.3f} to "
+                f"{found[-1].score:.3f}"
+            )
+    shapes = {k: list(v.shape) for k, v in state.items() if "position_index" not in k}
+    arrays["shapes"] = np.frombuffer(json.dumps(shapes).encode(), np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, **arrays)
+    print(f"{path}: {path.stat().st_size} bytes")
+
+
+if __name__ == "__main__":
+    main()
