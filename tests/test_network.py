@@ -6,6 +6,8 @@ import pytest
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 
+from selfe.network import attention
+from selfe.network.attention import attend, rotate
 from selfe.network.conditioning import TextCondition, join_conditions
 from selfe.network.denoiser import DualTimeDenoiser
 from selfe.network.embeddings import patchify, rotary_table, unpatchify
@@ -146,7 +148,10 @@ def test_equals_diffusers_with_flux_weights(config):
     flux = FluxTransformer2DModel(**config).eval()
     randomise(flux)
     model = from_flux(flux).eval()
-    x_t, t, s, condition = make_inputs(config, lengths=(5, 5, 5))
+    # The larger one has enough tokens for the fused attention kernel.
+    h, w = (4, 6) if config is TINY else (16, 24)
+    x_t, t, s, condition = make_inputs(config, h=h, w=w, lengths=(5, 5, 5))
+    assert (h * w // 4 + 5 <= attention.FEW_TOKENS) == (config is TINY)
     with torch.no_grad():
         expected = run_flux(flux, x_t, t, condition)
         assert expected.std() > 0.1
@@ -198,6 +203,38 @@ def test_text_positions_do_not_rotate():
     assert table.shape == (7, 1, 8, 2)
     assert torch.equal(table[:3, ..., 0], torch.ones(3, 1, 8))
     assert torch.equal(table[:3, ..., 1], torch.zeros(3, 1, 8))
+
+
+def test_both_forms_of_rotation_agree():
+    x, table = torch.randn(2, 7, 2, 3, 16), rotary_table(3, 2, 2, (4, 6, 6), torch.device("cpu"))
+    written_out = rotate(x.double(), table[:, None].double())
+    torch.testing.assert_close(rotate(x, table[:, None]).double(), written_out, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_both_forms_of_attention_agree(masked, monkeypatch):
+    q, k, v = (torch.randn(2, 3, 7, 8, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    mask = None
+    if masked:
+        mask = torch.zeros(2, 1, 1, 7, dtype=torch.float64)
+        mask[0, ..., :2] = float("-inf")
+    results = []
+    for few in (96, 0):
+        monkeypatch.setattr(attention, "FEW_TOKENS", few)
+        out = attend(q, k, v, mask)
+        results.append([out, *torch.autograd.grad(out.square().sum(), (q, k, v))])
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=1e-12)
+
+
+def test_blocks_compile_into_one_graph_each():
+    """`backend="eager"` traces as every backend does, and runs the form meant for accelerators."""
+    model, compiled = tiny_model(), tiny_model()
+    for block in [compiled.double_blocks[0], *compiled.single_blocks]:
+        block.compile(backend="eager", fullgraph=True)
+    inputs = make_inputs(TINY)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(*inputs), model(*inputs), rtol=0, atol=2e-6)
+    assert compiled.state_dict().keys() == model.state_dict().keys()
 
 
 @pytest.mark.parametrize("junk", [1e4, float("inf"), float("nan")])

@@ -69,7 +69,8 @@ def joint_attention(
     """
     # The scale 1 / sqrt(K) of the scores rides on the queries' gains, which are few.
     head_dim = v_BLHK.shape[-1]
-    gains = torch.cat([qk_scale[..., :1, :, :] * head_dim**-0.5, qk_scale[..., 1:, :, :]], dim=-3)
+    gains = qk_scale.to(torch.promote_types(qk_scale.dtype, torch.float32))
+    gains = torch.cat([gains[..., :1, :, :] * head_dim**-0.5, gains[..., 1:, :, :]], dim=-3)
     q, k = normalise_and_rotate(qk_BL2HK, gains, rotary[:, None]).unbind(2)
     if first_query:
         q = q[:, first_query:]
