@@ -1,0 +1,210 @@
+"""Finding result folders, checking them, and sorting them into groups that may share a table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pydantic import ValidationError
+
+from evals.base import TASKS, ImageVerdict, ProtocolFacts, Result
+from evals.files import read_json_lines
+
+_SCORE_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class ResultFolder:
+    """One result and the verdicts it was computed from.
+
+    Attributes:
+        path: the folder.
+        name: the folder as reports print it: the root as given, then the way down.
+        result: result.json.
+        verdicts: images.jsonl, sorted; columns prompt_id, sample_id, tag, correct.
+    """
+
+    path: Path
+    name: str
+    result: Result
+    verdicts: pd.DataFrame
+
+    @property
+    def recipe(self) -> str:
+        return str(self.result.model.training.get("recipe", ""))
+
+    @property
+    def under_trained(self) -> str:
+        """Why the model counts as under-trained; "" where it does not."""
+        return str(self.result.model.training.get("under_trained") or "")
+
+
+def protocol_key(protocol: ProtocolFacts) -> str:
+    """Identity of a protocol: results with different keys never share a table."""
+    text = json.dumps(protocol.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def protocol_slug(protocol: ProtocolFacts) -> str:
+    """A short name of a protocol for file names."""
+    suite = protocol.suite.replace("@", "-")
+    size = f"{protocol.num_prompts}x{protocol.images_per_prompt}"
+    parts = [suite, protocol.split, size, protocol_key(protocol)[:6]]
+    return "-".join(part for part in parts if part)
+
+
+def collect(roots: Sequence[Path]) -> list[ResultFolder]:
+    """Every result folder below the roots, in an order that depends on their content only.
+
+    Raises:
+        ValueError: if a root does not exist, or a folder is damaged or contradicts itself.
+    """
+    found: dict[Path, ResultFolder] = {}
+    for root in roots:
+        if not root.is_dir():
+            raise ValueError(f"{root} is no folder: name the folder that holds results")
+        for path in sorted(root.rglob("result.json")):
+            folder = path.parent
+            if folder.resolve() not in found:
+                found[folder.resolve()] = read_result_folder(folder, folder.as_posix())
+    return sorted(found.values(), key=_order)
+
+
+def _order(folder: ResultFolder) -> tuple[Any, ...]:
+    result = folder.result
+    settings = json.dumps(result.sampling.settings, sort_keys=True)
+    model, sampling = result.model, result.sampling
+    identity = (model.method, model.variant, model.iterations or 0, model.name, model.digest)
+    protocol = (protocol_slug(result.protocol), folder.recipe)
+    return (*protocol, *identity, sampling.steps, settings, folder.name)
+
+
+def read_result_folder(folder: Path, name: str = "") -> ResultFolder:
+    """Read one folder and check that its scores follow from its verdicts.
+
+    Raises:
+        ValueError: naming the file, for anything that is not so.
+    """
+    path = folder / "result.json"
+    try:
+        result = Result.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise ValueError(f"{path} is no result: {where}: {first['msg']}; score it again") from None
+    verdicts = read_verdicts(folder / "images.jsonl")
+    _check(path, result, verdicts)
+    return ResultFolder(folder, name or folder.as_posix(), result, verdicts)
+
+
+def read_verdicts(path: Path) -> pd.DataFrame:
+    """images.jsonl as a frame, sorted; a torn last line (a write cut short) is dropped.
+
+    Raises:
+        ValueError: if the file is missing, holds an image twice, or a line is malformed.
+    """
+    rows = []
+    for number, record in read_json_lines(path):
+        try:
+            verdict = ImageVerdict.model_validate(record)
+        except ValidationError:
+            raise ValueError(f"{path}, line {number}: not an image's verdict") from None
+        rows.append((verdict.prompt_id, verdict.sample_id, verdict.tag, verdict.correct))
+    frame = pd.DataFrame(rows, columns=["prompt_id", "sample_id", "tag", "correct"])
+    if frame.duplicated(["prompt_id", "sample_id"]).any():
+        raise ValueError(f"{path} holds an image twice: score the folder again")
+    return frame.sort_values(["prompt_id", "sample_id"], ignore_index=True)
+
+
+def task_means(verdicts: pd.DataFrame) -> dict[str, float]:
+    """Share of correct images per task, tasks in the order of `TASKS`."""
+    means = verdicts.groupby("tag")["correct"].mean()
+    return {task: float(means[task]) for task in TASKS if task in means.index}
+
+
+def _check(path: Path, result: Result, verdicts: pd.DataFrame) -> None:
+    again = "score the folder again"
+    if len(verdicts) != result.scores.num_images:
+        raise ValueError(
+            f"{path} counts {result.scores.num_images} images but images.jsonl has "
+            f"{len(verdicts)}: {again}"
+        )
+    protocol = result.protocol
+    expected = protocol.num_prompts * protocol.images_per_prompt
+    if len(verdicts) != expected and not result.scores.partial:
+        raise ValueError(
+            f"{path} has {len(verdicts)} of {expected} images and does not say that it is partial: "
+            f"{again}"
+        )
+    means = task_means(verdicts)
+    stored = result.scores.tasks
+    differing = [
+        task
+        for task in sorted(set(means) | set(stored))
+        if task not in means
+        or task not in stored
+        or abs(means[task] - stored[task].mean) > _SCORE_TOLERANCE
+    ]
+    overall = result.scores.overall
+    if overall and means:
+        mean = sum(means.values()) / len(means)
+        if abs(mean - overall.mean) > _SCORE_TOLERANCE:
+            differing.append("overall")
+    if differing:
+        raise ValueError(
+            f"{path}: {', '.join(differing)} does not follow from images.jsonl: {again}"
+        )
+
+
+def by_protocol(folders: Iterable[ResultFolder]) -> dict[str, list[ResultFolder]]:
+    """Groups that share a protocol, by `protocol_key`, ordered by slug."""
+    groups: dict[str, list[ResultFolder]] = {}
+    for folder in folders:
+        groups.setdefault(protocol_key(folder.result.protocol), []).append(folder)
+    return dict(sorted(groups.items(), key=lambda g: protocol_slug(g[1][0].result.protocol)))
+
+
+def require_one_protocol(folders: Sequence[ResultFolder]) -> None:
+    """Refuse to compare what was not measured alike.
+
+    Raises:
+        ValueError: naming the first field that differs.
+    """
+    for folder in folders[1:]:
+        first = folders[0].result.protocol.model_dump()
+        for field, value in folder.result.protocol.model_dump().items():
+            if value != first[field]:
+                raise ValueError(
+                    f"one table cannot hold {field} {first[field]!r} ({folders[0].name}) and "
+                    f"{value!r} ({folder.name}): render them apart"
+                )
+
+
+def setting_text(result: Result) -> str:
+    """Sampler, update and schedule beside a row, guidance and eta apart."""
+    settings = result.sampling.settings
+    names = ("sampler", "update", "s_fraction", "scheduler", "dtype")
+    parts = []
+    for name in names:
+        value = settings.get(name)
+        if value is None or (name == "s_fraction" and not value):
+            continue
+        parts.append(f"s at {value:g}" if name == "s_fraction" else str(value))
+    return ", ".join(parts)
+
+
+def guidance_text(result: Result) -> str:
+    """Guidance kind and scale, as in "linear 3" or "none"."""
+    kind = str(result.sampling.settings.get("guidance", ""))
+    scale = result.sampling.settings.get("guidance_scale")
+    return kind if kind in ("none", "") or scale is None else f"{kind} {scale:g}"
+
+
+def eta_of(result: Result) -> float | None:
+    value = result.sampling.settings.get("eta")
+    return None if value is None else float(value)

@@ -1,0 +1,88 @@
+"""The exact commands that make a missing row of a table."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+STEPS = (2, 4, 8, 50)
+
+# Options of `geneval` that belong to the protocol, so that a missing row is measured like its
+# neighbours.
+_PROTOCOL_OPTIONS = ("--suite", "--split", "--limit", "--detector", "--prompts", "--images")
+_DEFAULT_RECIPE = "shapes"
+_DEFAULT_RUNS = "runs"
+
+
+def protocol_options(command: str) -> tuple[str, ...]:
+    """The options of a `geneval` command that decide its protocol."""
+    words = shlex.split(command)
+    kept: list[str] = []
+    for place, word in enumerate(words):
+        name, equals, _ = word.partition("=")
+        if name in _PROTOCOL_OPTIONS:
+            kept.append(word)
+            if not equals and place + 1 < len(words):
+                kept.append(words[place + 1])
+    return tuple(kept)
+
+
+@dataclass(frozen=True)
+class CommandContext:
+    """What the missing rows of one table share.
+
+    Attributes:
+        recipe: training recipe of the neighbours.
+        runs_dir: where runs lie.
+        options: of `protocol_options`.
+    """
+
+    recipe: str = _DEFAULT_RECIPE
+    runs_dir: str = _DEFAULT_RUNS
+    options: tuple[str, ...] = ()
+
+    def geneval(self, model: str, steps: Iterable[int] = STEPS, *more: str) -> str:
+        """Score one model."""
+        numbers = ",".join(str(n) for n in sorted(set(steps)))
+        words = ["selfe-bench", "geneval", "--model", model, *more, "--steps", numbers]
+        return shlex.join([*words, *self.options, *self._where()])
+
+    def train(
+        self,
+        method: str,
+        variant: str = "",
+        iterations: int | None = None,
+        horizon: int | None = None,
+        steps: Iterable[int] = STEPS,
+    ) -> str:
+        """Train one method or ablation, then score it.
+
+        Args:
+            iterations: length of the run; None for the recipe's own.
+            horizon: length of the learning-rate schedule; a shorter run keeps that of the whole.
+        """
+        words = ["selfe-bench", "train", "--method", method]
+        if self.recipe != _DEFAULT_RECIPE:
+            words += ["--recipe", self.recipe]
+        if variant:
+            words += ["--variant", variant]
+        if iterations is not None:
+            words += ["--set", f"train.iterations={iterations}"]
+        if horizon is not None:
+            words += ["--set", f"optim.decay_horizon={horizon}"]
+        words += self._where()
+        return f"{shlex.join(words)} && {self.geneval(self.run(method, variant), steps)}"
+
+    def run(self, method: str, variant: str = "") -> str:
+        """Folder that `train` makes."""
+        name = "-".join(part for part in (self.recipe, method, variant) if part)
+        return str(PurePosixPath(self.runs_dir) / name)
+
+    def _where(self) -> list[str]:
+        return [] if self.runs_dir == _DEFAULT_RUNS else ["--runs-dir", self.runs_dir]
+
+
+def not_run(command: str) -> str:
+    return f"not run: {command}"

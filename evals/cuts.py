@@ -1,0 +1,77 @@
+"""Further tables of the same images: seen against unseen combinations, and diversity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from evals.collection import ResultFolder, guidance_text, require_one_protocol
+
+_ROW = ("method", "variant", "iterations", "steps", "nfe", "guidance", "partial")
+
+
+def _row(folder: ResultFolder) -> dict[str, Any]:
+    result = folder.result
+    label = result.model.label + (" (partial)" if result.scores.partial else "")
+    return {
+        "method": label,
+        "variant": result.model.variant,
+        "iterations": result.model.iterations,
+        "steps": result.sampling.steps,
+        "nfe": result.sampling.nfe,
+        "guidance": guidance_text(result),
+        "partial": result.scores.partial,
+    }
+
+
+def seen_unseen_frame(folders: Sequence[ResultFolder]) -> pd.DataFrame:
+    """A row per result with groups; mean and interval of every group ("seen", "unseen", ...).
+
+    Raises:
+        ValueError: if the results were not measured under one protocol.
+    """
+    require_one_protocol(folders)
+    rows = []
+    for folder in folders:
+        groups = folder.result.scores.groups
+        if not groups:
+            continue
+        row = _row(folder)
+        for name in sorted(groups):
+            interval = groups[name]
+            row |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+        rows.append(row)
+    return _frame(rows)
+
+
+def diversity_frame(folders: Sequence[ResultFolder]) -> pd.DataFrame:
+    """A row per result with diversity figures; nested figures become "caption type.factor".
+
+    Raises:
+        ValueError: if the results were not measured under one protocol.
+    """
+    require_one_protocol(folders)
+    rows = []
+    for folder in folders:
+        figures = dict(_flatten(folder.result.diversity))
+        if figures:
+            rows.append(_row(folder) | figures)
+    return _frame(rows)
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, float]]:
+    for name in sorted(values):
+        value = values[name]
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}.")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            yield f"{prefix}{name}", float(value)
+
+
+def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    columns = list(_ROW) + sorted({name for row in rows for name in row} - set(_ROW))
+    frame = pd.DataFrame(rows, columns=columns)
+    frame = frame.astype({name: "Int64" for name in ("iterations", "steps", "nfe")})
+    return frame.drop(columns="partial")

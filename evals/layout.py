@@ -1,0 +1,333 @@
+"""Tables 1 and 2 laid out for readers: Markdown and LaTeX from the frames of `evals.tables`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from evals.base import ProtocolFacts
+from evals.collection import protocol_slug
+from evals.commands import STEPS, not_run
+from evals.markup import (
+    is_missing,
+    latex_document,
+    latex_paragraph,
+    number,
+    plain,
+    signed,
+    to_latex,
+    to_markdown,
+    with_interval,
+)
+from evals.tables import NOT_RESOLVED, PAPER, TABLE1_TASKS, Table, follows_paper_protocol
+
+_TASK_NAMES = {
+    "single_object": "Single object",
+    "two_object": "Two object",
+    "color_attr": "Attribute binding",
+    "colors": "Colors",
+    "counting": "Counting",
+    "position": "Position",
+}
+_TITLES = {
+    1: "Table 1: models under one protocol",
+    2: "Table 2: controlled ablation study",
+}
+Section = tuple[str, Sequence[str], Sequence[Sequence[str]]]
+"""(heading, header, rows)"""
+
+
+def protocol_text(protocol: ProtocolFacts | None, recipe: str = "") -> str:
+    """What all figures of a table share, in one sentence."""
+    if protocol is None:
+        return "Protocol: none yet, nothing was measured."
+    images = protocol.num_prompts * protocol.images_per_prompt
+    parts = [
+        f"suite {protocol.suite}",
+        f"split {protocol.split or 'whole suite'}",
+        f"detector {protocol.detector}",
+        f"colours {protocol.color_classifier}",
+        f"prompts {protocol.num_prompts} (sha256 {protocol.prompts_sha256[:12]})",
+        f"{protocol.images_per_prompt} images per prompt ({images} in all)",
+    ]
+    if recipe:
+        parts.append(f"recipe {recipe}")
+    return "Protocol: " + ", ".join(parts) + "."
+
+
+def heading(table: Table) -> str:
+    """A short name of the table's protocol and recipe."""
+    if table.protocol is None:
+        return "nothing measured yet"
+    split = f", {table.protocol.split}" if table.protocol.split else ""
+    recipe = f", recipe {table.recipe}" if table.recipe else ""
+    return f"{table.protocol.suite}{split}{recipe} ({protocol_slug(table.protocol)})"
+
+
+def _paper_sentence(table: Table) -> str:
+    text = f"Columns marked * are the {PAPER}"
+    if follows_paper_protocol(table.protocol):
+        return text + "; differences to it are given, for the protocols are as near as stated."
+    return text + ": another protocol, shown beside and not compared."
+
+
+# ---------------------------------------------------------------- Table 2
+
+
+def _method(row: pd.Series) -> str:
+    mark = " (under-trained)" if row["under_trained"] else ""
+    return f"{row['method']}{mark}"
+
+
+def _joined(values: pd.Series) -> str:
+    """The values of a row's cells, once if they agree."""
+    texts = [plain(v) for v in values if not is_missing(v) and plain(v)]
+    return " / ".join(texts) if len(set(texts)) > 1 else "".join(texts[:1])
+
+
+def _steps_of(frame: pd.DataFrame) -> list[int]:
+    return sorted({int(n) for n in frame["steps"]})
+
+
+def _row_name(cells: pd.DataFrame) -> str:
+    names = [_method(row) for _, row in cells.iterrows() if row["folder"]]
+    return max(names, key=len) if names else str(cells["method"].iloc[0])
+
+
+def _wide_rows(block: pd.DataFrame, steps: Sequence[int], commands: bool) -> list[list[str]]:
+    rows = []
+    for _, cells in block.groupby("label", sort=False):
+        by_steps = {int(row["steps"]): row for _, row in cells.iterrows()}
+        measured = cells[cells["folder"] != ""]
+        texts = []
+        for n in steps:
+            row = by_steps.get(n)
+            if row is None:
+                texts.append("")
+            elif not row["folder"]:
+                texts.append("not run")
+            else:
+                text = with_interval(row["overall"], row["ci_low"], row["ci_high"])
+                mark = " (partial)" if row["partial"] else ""
+                texts.append((text or "no score") + mark)
+        if measured.empty and commands:
+            place = list(steps).index(STEPS[0])
+            texts[place] = not_run(f"`{cells['command'].iloc[0]}`")
+        papers = [by_steps[n]["paper"] if n in by_steps else None for n in STEPS]
+        rows.append(
+            [
+                _row_name(cells),
+                plain(cells["iterations"].iloc[0]),
+                _joined(measured["nfe"]),
+                _joined(measured["guidance"]),
+                _joined(measured["eta"]),
+                _joined(measured["settings"]),
+                *texts,
+                *[number(value, 4) for value in papers],
+            ]
+        )
+    return rows
+
+
+def _wide_header(steps: Sequence[int]) -> list[str]:
+    fixed = ["Method", "Iterations", "NFE", "Guidance", "eta", "Sampler"]
+    return [*fixed, *[_count(n) for n in steps], *[f"*{_count(n)}" for n in STEPS]]
+
+
+def _count(steps: int) -> str:
+    return f"{steps} step" + ("" if steps == 1 else "s")
+
+
+def _block_title(block: pd.DataFrame) -> str:
+    iterations = block["iterations"].iloc[0]
+    if is_missing(iterations):
+        return "iterations not known yet"
+    return f"{iterations} iterations"
+
+
+def _difference_rows(frame: pd.DataFrame, steps: Sequence[int]) -> list[list[str]]:
+    rows = []
+    for (_, label), cells in frame.groupby(["block", "label"], sort=False):
+        if label == "Self-E" or (cells["folder"] == "").all():
+            continue
+        by_steps = {int(row["steps"]): row for _, row in cells.iterrows()}
+        texts = []
+        for n in steps:
+            row = by_steps.get(n)
+            if row is None or not row["folder"]:
+                texts.append("")
+            elif is_missing(row["delta_selfe"]):
+                texts.append(str(row["resolved"]))
+            else:
+                span = f"[{signed(row['delta_low'])}, {signed(row['delta_high'])}]"
+                mark = " not resolved" if row["resolved"] == NOT_RESOLVED else ""
+                texts.append(f"{signed(row['delta_selfe'])} {span}{mark}")
+        rows.append([_row_name(cells), plain(cells["iterations"].iloc[0]), *texts])
+    return rows
+
+
+def _detail_rows(frame: pd.DataFrame) -> list[list[str]]:
+    rows = []
+    for _, row in frame[frame["folder"] != ""].iterrows():
+        texts = [_method(row), *[plain(row[name]) for name in ("iterations", "steps", "nfe")]]
+        texts += [plain(row["guidance"]), plain(row["eta"]), plain(row["settings"])]
+        texts.append(with_interval(row["overall"], row["ci_low"], row["ci_high"]))
+        rows.append(texts + [number(row[task]) for task in TABLE1_TASKS])
+    return rows
+
+
+_DETAIL_HEADER = [
+    "Method",
+    "Iterations",
+    "Steps",
+    "NFE",
+    "Guidance",
+    "eta",
+    "Sampler",
+    "Overall",
+    *[_TASK_NAMES[task] for task in TABLE1_TASKS],
+]
+
+
+def _missing_commands(frame: pd.DataFrame) -> list[str]:
+    lines = []
+    for (label, command), cells in frame[frame["folder"] == ""].groupby(
+        ["label", "command"], sort=False
+    ):
+        steps = ", ".join(str(n) for n in sorted(cells["steps"]))
+        lines.append(f"{label}, {steps} steps: {not_run(f'`{command}`')}")
+    return lines
+
+
+def table2_markdown(table: Table) -> str:
+    frame = table.frame
+    steps = _steps_of(frame)
+    parts = [f"## {heading(table)}\n", protocol_text(table.protocol, table.recipe) + "\n"]
+    if table.partial:
+        parts.append("**PARTIAL RESULTS: rows so marked are not comparable.**\n")
+    parts.append("Overall score [95% interval, clustered by prompt].\n")
+    for _, block in frame.groupby("block", sort=False):
+        parts.append(f"### {_block_title(block)}\n")
+        parts.append(to_markdown(_wide_header(steps), _wide_rows(block, steps, True)))
+    parts.append(_paper_sentence(table) + " Its iterations are 100k (upper block) and 300k.\n")
+    if table.statements:
+        parts.append("### Ordering\n")
+        parts.append("\n".join(f"- {text}" for text in table.statements) + "\n")
+        parts.append(
+            '"Resolved": the 95% interval of the difference, paired over prompts, leaves out 0.\n'
+        )
+    differences = _difference_rows(frame, steps)
+    if differences:
+        parts.append("### Difference to Self-E at the same iterations and steps\n")
+        header = ["Method", "Iterations", *[_count(n) for n in steps]]
+        parts.append(to_markdown(header, differences))
+    details = _detail_rows(frame)
+    if details:
+        parts.append("### By task\n")
+        parts.append(to_markdown(_DETAIL_HEADER, details))
+    parts += _closing(table)
+    return "\n".join(parts)
+
+
+def _closing(table: Table) -> list[str]:
+    parts = []
+    missing = _missing_commands(table.frame)
+    if missing:
+        parts.append("### Not run\n")
+        parts.append("\n".join(f"- {line}" for line in missing) + "\n")
+    if table.notes:
+        parts.append("### Notes\n")
+        parts.append("\n".join(f"- {note}" for note in table.notes) + "\n")
+    return parts
+
+
+def table2_latex(table: Table) -> str:
+    frame = table.frame
+    steps = _steps_of(frame)
+    blocks = [
+        (_block_title(block), _wide_rows(block, steps, False))
+        for _, block in frame.groupby("block", sort=False)
+    ]
+    caption = f"Controlled ablation study, {heading(table)}: overall score [95% interval]."
+    parts = [to_latex(_wide_header(steps), blocks, caption)]
+    return "\n".join(parts + _latex_closing(table))
+
+
+def _latex_closing(table: Table) -> list[str]:
+    texts = [protocol_text(table.protocol, table.recipe), _paper_sentence(table)]
+    texts += ["PARTIAL RESULTS: rows so marked are not comparable."] if table.partial else []
+    texts += [*table.statements, *_missing_commands(table.frame), *table.notes]
+    return [latex_paragraph(text.replace("`", "")) for text in texts]
+
+
+# ---------------------------------------------------------------- Table 1
+
+
+def _table1_header(compares: bool) -> list[str]:
+    tasks = [_TASK_NAMES[task] for task in TABLE1_TASKS]
+    header = ["Steps", "Method", "NFE", "Guidance", "Sampler", "Overall", *tasks]
+    return [*header, "*Overall", *[f"*{name}" for name in tasks], *(["Difference"] * compares)]
+
+
+def _table1_rows(frame: pd.DataFrame, compares: bool, commands: bool) -> list[list[str]]:
+    rows = []
+    for _, row in frame.iterrows():
+        if row["folder"]:
+            overall = with_interval(row["overall"], row["ci_low"], row["ci_high"]) or "no score"
+        else:
+            overall = not_run(f"`{_command_of(row)}`") if commands else "not run"
+        texts = [plain(row["steps"]), _method(row), plain(row["nfe"]), plain(row["guidance"])]
+        texts += [plain(row["settings"]), overall, *[number(row[task]) for task in TABLE1_TASKS]]
+        texts.append(number(row["paper_overall"], 4) + ("†" if row["paper_errata"] else ""))
+        texts += [number(row[f"paper_{task}"], 4) for task in TABLE1_TASKS]
+        rows.append(texts + ([signed(row["delta_paper"])] if compares else []))
+    return rows
+
+
+def _command_of(row: pd.Series) -> str:
+    return str(row["status"]).removeprefix("not run: ")
+
+
+def table1_markdown(table: Table) -> str:
+    compares = follows_paper_protocol(table.protocol)
+    parts = [f"## {heading(table)}\n", protocol_text(table.protocol) + "\n"]
+    if table.partial:
+        parts.append("**PARTIAL RESULTS: rows so marked are not comparable.**\n")
+    for steps, block in table.frame.groupby("steps", sort=True):
+        parts.append(f"### {_count(int(steps))}\n")
+        parts.append(to_markdown(_table1_header(compares), _table1_rows(block, compares, True)))
+    if table.frame["paper_overall"].notna().any():
+        parts.append(_paper_sentence(table) + " †: printed with a misprint, see the notes.\n")
+    if table.notes:
+        parts.append("### Notes\n")
+        parts.append("\n".join(f"- {note}" for note in table.notes) + "\n")
+    return "\n".join(parts)
+
+
+def table1_latex(table: Table) -> str:
+    compares = follows_paper_protocol(table.protocol)
+    blocks = [
+        ("", _table1_rows(block, compares, False))
+        for _, block in table.frame.groupby("steps", sort=True)
+    ]
+    caption = f"Models under one protocol, {heading(table)}: overall score [95% interval]."
+    commands = []
+    for label, cells in table.frame[table.frame["folder"] == ""].groupby("label", sort=False):
+        commands.append(f"{label}: {not_run(_command_of(cells.iloc[0]))}")
+    texts = [protocol_text(table.protocol)]
+    if table.frame["paper_overall"].notna().any():
+        texts.append(_paper_sentence(table))
+    if table.partial:
+        texts.append("PARTIAL RESULTS: rows so marked are not comparable.")
+    texts += [*commands, *[note.replace("`", "") for note in table.notes]]
+    parts = [to_latex(_table1_header(compares), blocks, caption)]
+    return "\n".join(parts + [latex_paragraph(text) for text in texts])
+
+
+def markdown_page(number_: int, sections: Sequence[str]) -> str:
+    return f"# {_TITLES[number_]}\n\n" + "\n".join(sections)
+
+
+def latex_page(sections: Sequence[str]) -> str:
+    return latex_document([section + "\n\\clearpage\n" for section in sections])
