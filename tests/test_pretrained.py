@@ -1,4 +1,4 @@
-"""Every published model as a tiny random pipeline: calls counted, images as diffusers draws them."""
+"""Every published model as a tiny random pipeline: calls counted, images as diffusers draws."""
 
 from __future__ import annotations
 

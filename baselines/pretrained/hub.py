@@ -87,9 +87,14 @@ def locate(
     from huggingface_hub import constants
     from huggingface_hub.errors import (
         GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
+
+    # Its first base is HTTPError of the HTTP library that this huggingface_hub uses.
+    http_error: type[Exception] = HfHubHTTPError.__bases__[0]
 
     def refuse(missing: Sequence[str], why: str) -> MissingFilesError:
         return MissingFilesError(
@@ -104,7 +109,6 @@ def locate(
         raise refuse(missing, "and the hub is switched off (HF_HUB_OFFLINE)")
     try:
         contact_hub(repository, revision)
-        download(revision)
     except GatedRepoError:
         raise refuse(missing, "and the hub does not grant access to this account") from None
     except RevisionNotFoundError:
@@ -113,12 +117,14 @@ def locate(
         raise ValueError(
             f"{repository} does not exist on the hub, or is private; check the name"
         ) from None
-    except OSError as error:
+    except (http_error, OSError) as error:
         raise refuse(missing, f"and the hub cannot be reached ({type(error).__name__})") from None
-    except Exception as error:
-        if type(error).__module__.split(".")[0] not in ("httpx", "httpcore", "requests"):
-            raise
-        raise refuse(missing, f"and the hub cannot be reached ({type(error).__name__})") from None
+    try:
+        download(revision)
+    except GatedRepoError:
+        raise refuse(missing, "and the hub does not grant access to this account") from None
+    except (http_error, ConnectionError, LocalEntryNotFoundError) as error:
+        raise refuse(missing, f"and its download broke off ({type(error).__name__})") from error
     folder = cached_snapshot(repository, revision, cache_dir)
     missing = find_missing(folder or NOWHERE)
     if folder is None or missing:
