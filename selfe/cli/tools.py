@@ -1,0 +1,76 @@
+"""selfe-bench prompts, doctor and fetch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selfe.cli.common import (
+    RUNS,
+    Device,
+    RunsDir,
+    Ticker,
+    console,
+    pick_device,
+    progress_bar,
+)
+
+CacheDir = Annotated[
+    Path | None, typer.Option(help="Folder of downloaded weights.", show_default="user cache")
+]
+
+
+def prompts(
+    suite: Annotated[str, typer.Option(help="Suite, with its version.")] = "geneval@1",
+    split: Annotated[str, typer.Option(help="For shapes suites: heldout or validation.")] = "",
+    file: Annotated[
+        Path | None, typer.Option("--prompts", help="Prompt file of geneval-long@1.")
+    ] = None,
+) -> None:
+    """Print a suite's records as JSON lines."""
+    from evals.registry import open_suite
+    from evals.suites.base import records_as_jsonl
+
+    typer.echo(records_as_jsonl(open_suite(suite, split, file).records), nl=False)
+
+
+def doctor(
+    suite: Annotated[
+        str | None, typer.Option(help="Check what this suite needs only.", show_default="all")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+    cache_dir: CacheDir = None,
+    runs_dir: RunsDir = RUNS,
+    device: Device = "auto",
+) -> None:
+    """Check this machine: versions, device, weights, detector, CLIP, disk, hub, folders."""
+    from evals.doctor import run_checks
+
+    checks = run_checks(suite, pick_device(device), cache_dir, runs_dir)
+    if as_json:
+        typer.echo(json.dumps({"checks": [asdict(check) for check in checks]}, indent=1))
+    else:
+        for check in checks:
+            typer.echo(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.detail}")
+            if check.fix:
+                typer.echo(f"      mend: {check.fix}")
+    if not all(check.ok for check in checks):
+        raise typer.Exit(1)
+
+
+def fetch(
+    what: Annotated[str, typer.Argument(help="What to download.")] = "geneval",
+    cache_dir: CacheDir = None,
+) -> None:
+    """Download detector and CLIP weights, resumable and hash-checked."""
+    from evals.fetch import fetch as download
+
+    with progress_bar() as bar:
+        tick = Ticker(bar)
+        paths = download(what, cache_dir, lambda name, done, total: tick(name, done, total or done))
+    for path in paths:
+        console.print(f"in place: {path}", markup=False, soft_wrap=True)
