@@ -13,6 +13,7 @@ import typer
 
 from selfe.cli.common import console
 from selfe.cli.models import ls, sample
+from selfe.cli.report import report
 from selfe.cli.tools import doctor, fetch, prompts
 from selfe.cli.train import train
 
@@ -28,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, sample, ls, prompts, doctor, fetch):
+for command in (train, report, sample, ls, prompts, doctor, fetch):
     app.command()(command)
 
 

@@ -1,0 +1,100 @@
+"""selfe-bench report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selfe.cli.common import (
+    REPORTS,
+    RUNS,
+    Device,
+    RunsDir,
+    Ticker,
+    parse_steps,
+    pick_device,
+    progress_bar,
+)
+
+
+def report(
+    runs_dir: RunsDir = RUNS,
+    out: Annotated[Path, typer.Option(help="Folder for tables and figures.")] = REPORTS,
+    results: Annotated[
+        list[Path] | None, typer.Option(help="Further folders to search for results; repeatable.")
+    ] = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--grid",
+            metavar="MODEL",
+            help="Draw a grid of images instead: a run, a published model or diffusers:ID a row; "
+            "repeatable.",
+        ),
+    ] = None,
+    steps: Annotated[str, typer.Option(help="Columns of --grid.")] = "2,4,8,50",
+    prompts: Annotated[
+        Path | None, typer.Option(help="Prompts of --grid, one a line.", dir_okay=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of --grid.")] = 0,
+    device: Device = "auto",
+) -> None:
+    """Render Tables 1 and 2, curves and grids from the results there are."""
+    if grid:
+        written = _draw_grid(grid, steps, prompts, seed, runs_dir, out, pick_device(device))
+        typer.echo("\n".join(f"wrote {path}" for path in written))
+        return
+    from evals.report import render
+
+    roots = [path for path in (runs_dir,) if path.is_dir()]
+    for path in results or []:
+        if not path.is_dir():
+            raise ValueError(f"no folder {path}")
+        roots.append(path)
+    summary = render(roots, out, runs_dir=runs_dir.as_posix())
+    for text in [*summary.statements, *summary.notes]:
+        typer.echo(text)
+    for command in summary.not_run:
+        typer.echo(f"not run: {command}")
+    typer.echo(f"{summary.results} results rendered; look at {out / 'index.md'}")
+
+
+def _draw_grid(
+    models: list[str],
+    steps: str,
+    prompts: Path | None,
+    seed: int,
+    runs_dir: Path,
+    out: Path,
+    device: str,
+) -> list[Path]:
+    from evals import figures
+    from selfe.cli.targets import find_targets
+    from selfe.generator import image_seed
+
+    if prompts is None or not prompts.is_file():
+        raise ValueError("--grid needs --prompts FILE, a text file with one prompt a line")
+    texts = [line.strip() for line in prompts.read_text().splitlines() if line.strip()]
+    if not texts:
+        raise ValueError(f"{prompts} holds no prompt")
+    counts = parse_steps(steps)
+    targets = find_targets(
+        models, runs_dir=runs_dir, milestones=False, device=device, assignments=[], model_args=[]
+    )
+    seeds = [image_seed(seed, text, 0) for text in texts]
+    drawn, labels = [], []
+    with progress_bar() as bar:
+        tick = Ticker(bar)
+        for done, target in enumerate(targets, start=1):
+            generator = target.load()
+            labels.append(generator.facts.label)
+            drawn.append([generator.generate(texts, count, seeds) for count in counts])
+            tick("drawing", done, len(targets))
+    blocks = [
+        figures.GridBlock(text, [[column[i] for column in row] for row in drawn])
+        for i, text in enumerate(texts)
+    ]
+    figure = figures.grid(labels, figures.column_labels(counts), blocks)
+    return figures.save(figure, out / "figures" / "grid")
