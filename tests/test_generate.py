@@ -1,0 +1,112 @@
+"""Drawing a suite: GenEval's layout, resumable byte for byte, failures marked."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from evals.generate import draw_images, plan_chunks
+from evals.images import failed_marker_path, sample_path
+
+RECORDS = [
+    {"tag": "single_object", "include": [{"class": "star", "count": 1}], "prompt": f"prompt {i}"}
+    for i in range(5)
+]
+
+
+class Painter:
+    """Draws noise from the seed. Like a real sampler's, its rounding depends on the batch: here on
+    the whole list of seeds, so that any change of a chunk's composition shows."""
+
+    chunk_size = 3
+
+    def __init__(self, broken=()):
+        self.calls, self.broken = [], broken
+
+    def generate(self, prompts, num_steps, seeds):
+        self.calls.append((list(prompts), list(seeds)))
+        mixed = sum(seeds) % 1000
+        images = []
+        for prompt, seed in zip(prompts, seeds, strict=True):
+            rng = np.random.default_rng([seed, mixed, num_steps])
+            image = rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)
+            images.append(None if prompt in self.broken else image)
+        return images
+
+
+def draw(folder, painter, **changes):
+    arguments = {"num_steps": 2, "images_per_prompt": 2, "seed": 0, "folder": folder} | changes
+    return draw_images(painter, RECORDS, **arguments)
+
+
+def content(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_layout_is_genevals(tmp_path):
+    draw(tmp_path, Painter())
+    for i, record in enumerate(RECORDS):
+        stored = json.loads((tmp_path / f"{i:05d}" / "metadata.jsonl").read_text())
+        assert stored == record
+        assert list(stored) == list(record)
+        names = sorted(p.name for p in (tmp_path / f"{i:05d}" / "samples").iterdir())
+        assert names == ["00000.png", "00001.png"]
+
+
+def test_chunks_cover_every_image_once_and_ignore_what_exists():
+    chunks = plan_chunks(5, 2, 3)
+    jobs = [job for chunk in chunks for job in chunk]
+    assert len(jobs) == len(set(jobs)) == 10
+    assert [len(chunk) for chunk in chunks] == [3, 3, 3, 1]
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("damage", ["missing", "truncated", "empty"])
+def test_resuming_gives_the_same_bytes(tmp_path, damage):
+    draw(tmp_path / "whole", Painter())
+    draw(tmp_path / "parts", Painter())
+    victim = sample_path(tmp_path / "parts", 2, 1)
+    if damage == "missing":
+        victim.unlink()
+    else:
+        data = victim.read_bytes()
+        victim.write_bytes(data[: len(data) // 2] if damage == "truncated" else b"")
+    painter = Painter()
+    cost = draw(tmp_path / "parts", painter)
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+    assert len(painter.calls) == 1 and cost.images == 3
+
+
+def test_processes_share_the_work_and_draw_the_same_images(tmp_path):
+    draw(tmp_path / "one", Painter())
+    painters = [Painter(), Painter()]
+    for rank, painter in enumerate(painters):
+        draw(tmp_path / "two", painter, rank=rank, world_size=2)
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+    assert [len(p.calls) for p in painters] == [2, 2]
+
+
+@pytest.mark.fault
+def test_a_failed_image_leaves_a_marker_and_no_picture(tmp_path):
+    painter = Painter(broken=("prompt 1",))
+    draw(tmp_path, painter)
+    assert failed_marker_path(tmp_path, 1, 0).is_file()
+    assert not sample_path(tmp_path, 1, 0).exists()
+    again = Painter()
+    draw(tmp_path, again)
+    assert again.calls == []  # a failure is a result, not something to try until it works
+
+
+def test_seeds_differ_between_images_and_benchmark_runs(tmp_path):
+    a, b = Painter(), Painter()
+    draw(tmp_path / "a", a)
+    draw(tmp_path / "b", b, seed=1)
+    seeds_a = [s for _, seeds in a.calls for s in seeds]
+    seeds_b = [s for _, seeds in b.calls for s in seeds]
+    assert len(set(seeds_a + seeds_b)) == 20
