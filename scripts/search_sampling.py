@@ -94,7 +94,12 @@ def render(results: dict[str, Any], command: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
-    parser.add_argument("--runs", nargs="+", default=["shapes-selfe", "shapes-fm", "shapes-imm"])
+    parser.add_argument(
+        "--runs",
+        nargs="+",
+        default=["shapes-selfe", "shapes-fm", "shapes-imm"],
+        help="RUN, or RUN@STEP for a checkpoint that is not the last",
+    )
     parser.add_argument("--steps", default="2,4,8,50")
     parser.add_argument("--samples", type=int, default=2, help="images per prompt")
     parser.add_argument("--per-task", type=int, default=10, help="prompts per task")
@@ -104,7 +109,9 @@ def main() -> None:
     path = args.out / "search.json"
     results = json.loads(path.read_text()) if path.exists() else {"runs": {}}
     for name in args.runs:
-        generator = load_run(args.runs_dir / name)
+        run, _, at = name.partition("@")
+        folder, step = args.runs_dir / run, int(at) if at else None
+        generator = load_run(folder, step=step)
         preset = "grid"
         prompts = []
         for task in TASKS:
@@ -118,7 +125,7 @@ def main() -> None:
                 key = json.dumps(setting)
                 if key in scores:
                     continue
-                model = load_run(args.runs_dir / name, sampling=setting)
+                model = load_run(folder, step=step, sampling=setting)
                 scores[key] = overall_score(model, prompts, steps, args.samples, preset)
                 print(f"{name} {steps} steps {key}: {scores[key]:.3f}", flush=True)
                 write_atomically(path, json.dumps(results, indent=1).encode())
