@@ -167,6 +167,22 @@ def _transform(model: Any) -> Callable[[Any], Tensor]:
     )
 
 
+def shallow_clip(name: str) -> nn.Module:
+    """The named architecture one layer deep and with few words, as open_clip builds it."""
+    import open_clip
+
+    config = open_clip.get_model_config(name)
+    if config is None:
+        raise ValueError(f"open_clip {open_clip.__version__} does not know {name}; update it")
+    return open_clip.CLIP(
+        **{
+            **config,
+            "vision_cfg": {**config["vision_cfg"], "layers": 1},
+            "text_cfg": {**config["text_cfg"], "layers": 1, "vocab_size": 64},
+        }
+    )
+
+
 def check_activation(model: nn.Module) -> None:
     """Raises ValueError unless every activation of the model computes x * sigmoid(1.702 x)."""
     x = torch.linspace(-4, 4, 65)

@@ -7,12 +7,15 @@ appears under its name only after its hash was found right.
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 TIMEOUT_S = 8.0
 ATTEMPTS = 3
@@ -203,6 +206,26 @@ def _download(
     os.replace(part, path)
 
 
+def _open(request: urllib.request.Request, timeout_s: float) -> Any:
+    """urlopen that gives up after `timeout_s` in all, looking up the name included."""
+    outcome: list[Any] = []
+
+    def attempt() -> None:
+        try:
+            outcome.append(urllib.request.urlopen(request, timeout=timeout_s))
+        except Exception as error:  # handed to the caller below
+            outcome.append(error)
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    if not outcome:
+        raise TimeoutError(f"no answer from {request.host} in {timeout_s:.0f} s")
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    return outcome[0]
+
+
 def _continue(
     published: PublishedFile, part: Path, progress: Progress | None, timeout_s: float
 ) -> None:
@@ -212,7 +235,7 @@ def _continue(
     if have:
         request.add_header("Range", f"bytes={have}-")
     try:
-        response = urllib.request.urlopen(request, timeout=timeout_s)
+        response = _open(request, timeout_s)
     except urllib.error.HTTPError as error:
         if error.code == 416 and have:
             # The part already holds everything the server has; the hash decides.
@@ -225,10 +248,13 @@ def _continue(
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else None
         with open(part, "ab" if resumed else "wb") as file:
-            while block := response.read(_CHUNK):
-                file.write(block)
-                have += len(block)
-                if progress:
-                    progress(published.name, have, total)
+            try:
+                while block := response.read(_CHUNK):
+                    file.write(block)
+                    have += len(block)
+                    if progress:
+                        progress(published.name, have, total)
+            except http.client.HTTPException as error:
+                raise ConnectionError(f"the connection broke after {have} bytes") from error
     if total is not None and have < total:
         raise ConnectionError(f"the connection ended after {have} of {total} bytes")

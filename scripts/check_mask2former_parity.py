@@ -105,7 +105,7 @@ def compare_all(
     weight, bias = head.weight.clone(), head.bias.clone()
     for name, image, edges in cases:
         shared.clear()
-        set_edges(theirs, ours, config, edges)
+        set_edges(theirs, ours, edges)
         for case, gain in gains.items():
             row_name = f"{case} {name}"
             if any(row["image"] == row_name for row in report["rows"]):
@@ -169,7 +169,7 @@ def share_features(theirs: Any, ours: mask2former.Mask2FormerDetector) -> dict[s
     return kept
 
 
-def set_edges(theirs: Any, ours: Any, config: Any, edges: tuple[int, int] | None) -> None:
+def set_edges(theirs: Any, ours: Any, edges: tuple[int, int] | None) -> None:
     scale = edges or (1333, 800)
     ours.edges = scale
     for step in theirs.pipeline.transforms:

@@ -127,7 +127,8 @@ def build_network(
         feature_strides=[4, 8, 16, 32],
         num_queries=num_queries,
         num_labels=num_classes,
-        use_auxiliary_loss=False,
+        # Without it transformers keeps none of the answers it reads its output from.
+        use_auxiliary_loss=True,
     )
     return Mask2FormerForUniversalSegmentation(config).eval().requires_grad_(False)
 

@@ -1,0 +1,137 @@
+"""The doctor: on a machine with nothing, with wrong weights, with a GELU CLIP, and a well one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import time
+from dataclasses import asdict
+
+import pytest
+
+from evals import colors, doctor, fetch
+from evals.detectors import mask2former_processing, mask2former_selftest
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def by_name(checks: list[doctor.Check]) -> dict[str, doctor.Check]:
+    return {c.name: c for c in checks}
+
+
+def checks_of(tmp_path, suite="geneval@1"):
+    return by_name(doctor.run_checks(suite, "cpu", tmp_path / "cache", tmp_path / "runs"))
+
+
+def test_a_machine_with_nothing(tmp_path):
+    checks = checks_of(tmp_path, None)
+    for name in ("detector weights", "CLIP weights"):
+        assert not checks[name].ok
+        assert "selfe-bench fetch geneval" in checks[name].fix
+    for name in ("versions", "device", "shapes detector", "detector self-test", "CLIP activation"):
+        assert checks[name].ok, checks[name]
+    for check in checks.values():
+        assert check.ok == (check.fix == ""), check
+    json.dumps([asdict(c) for c in checks.values()])
+    assert not (tmp_path / "cache").exists() and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.fault
+def test_wrong_weights(tmp_path):
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    for file in (fetch.MASK2FORMER_MMDET_2, fetch.CLIP_VIT_L_14):
+        (cache / file.name).write_bytes(b"something else")
+    checks = checks_of(tmp_path)
+    begins = hashlib.sha256(b"something else").hexdigest()[:8]
+    for name in ("detector weights", "CLIP weights"):
+        assert not checks[name].ok
+        assert begins in checks[name].detail and "delete" in checks[name].fix
+
+
+def test_right_weights(tmp_path, monkeypatch):
+    content = b"stands for the published file"
+    digest = hashlib.sha256(content).hexdigest()
+    right = fetch.PublishedFile(f"detector-{digest[:8]}.pth", "", digest[:8], "")
+    monkeypatch.setattr(fetch, "DETECTOR_FILES", (right,))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / right.name).write_bytes(content)
+    assert checks_of(tmp_path)["detector weights"].ok
+
+
+@pytest.mark.fault
+def test_a_gelu_clip(tmp_path, monkeypatch):
+    monkeypatch.setattr(colors, "CLIP_MODEL", "ViT-L-14")
+    check = checks_of(tmp_path)["CLIP activation"]
+    assert not check.ok and "not QuickGELU" in check.detail and "quickgelu" in check.fix
+
+
+@pytest.mark.fault
+def test_post_processing_that_went_wrong_is_seen(tmp_path, monkeypatch):
+    real = mask2former_processing.read_out
+
+    def shifted(*args, **kwargs):
+        objects = real(*args, **kwargs)
+        return objects._replace(boxes=objects.boxes + 20)
+
+    monkeypatch.setattr(mask2former_processing, "read_out", shifted)
+    assert "box" in mask2former_selftest.check_read_out()
+    assert not checks_of(tmp_path)["detector self-test"].ok
+
+
+@pytest.mark.fault
+def test_no_check_ever_raises(tmp_path, monkeypatch):
+    def broken():
+        raise RuntimeError("no kernel image is available for execution on the device\ndetails")
+
+    monkeypatch.setattr(doctor, "_clip_activation", broken)
+    check = checks_of(tmp_path)["CLIP activation"]
+    assert not check.ok and "no kernel image" in check.detail and check.fix
+
+
+@pytest.mark.fault
+def test_an_absent_gpu_is_an_error_where_asked_for(tmp_path):
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    checks = by_name(doctor.run_checks("shapes@1", "cuda", tmp_path, tmp_path))
+    assert not checks["device"].ok and "--device cpu" in checks["device"].fix
+
+
+def test_the_shapes_suite_asks_for_no_downloads(tmp_path):
+    checks = checks_of(tmp_path, "shapes@1")
+    assert "detector weights" not in checks and "CLIP weights" not in checks
+    assert all(c.ok for c in checks.values()), checks
+
+
+@pytest.mark.fault
+def test_folders_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "runs").write_text("a file")
+    checks = checks_of(tmp_path, "shapes@1")
+    assert not checks["runs folder"].ok and "is a file" in checks["runs folder"].detail
+    if os.geteuid() != 0:
+        (tmp_path / "cache").mkdir(mode=0o500)
+        assert not checks_of(tmp_path, "shapes@1")["cache folder"].ok
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("silent", [True, False])
+def test_an_unreachable_hub_is_found_out_quickly(tmp_path, monkeypatch, silent):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr(doctor, "HUB_TIMEOUT_S", 0.3)
+
+    def no_answer(address, timeout):
+        if silent:
+            time.sleep(2)
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(socket, "create_connection", no_answer)
+    started = time.monotonic()
+    check = doctor._hub()
+    assert time.monotonic() - started < 1.5
+    assert not check.ok and fetch.CLIP_VIT_L_14.name in check.fix
