@@ -343,6 +343,11 @@ def test_cost_is_measured(folders: dict[str, str]) -> None:
     assert cost["peak_memory_bytes"] > 2**20
 
 
+def test_offloading_needs_an_accelerator(folders: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="needs --device cuda"):
+        load("lcm", folders["lcm"], offload="model")
+
+
 def test_generic_takes_the_pipeline_s_own_arguments(folders: dict[str, str]) -> None:
     model = load("generic", folders["generic"], guidance_scale="1.0", negative_prompt="null")
     assert model.nfe(4) == 5
@@ -380,3 +385,20 @@ def test_no_warning_for_published_schedulers(folders: dict[str, str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         load("sdxl", folders["sdxl"])
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("sdxl", "float16"), ("tim", "bfloat16")])
+def test_half_precision_runs(
+    models: dict[str, Any], folders: dict[str, str], name: str, dtype: str
+) -> None:
+    model = load(name, folders[name], dtype=dtype)
+    dtypes = model.facts.sampling["dtypes"]
+    assert model.facts.sampling["dtype"] == dtype
+    assert dtypes["unet" if name == "sdxl" else "network"] == dtype
+    if name == "sdxl":  # overflows in float16: decoded in float32, then put back
+        assert model.facts.sampling["vae_upcast"] is True and dtypes["vae"] == "float16"
+    else:
+        assert dtypes["vae"] == "float32"
+    half, full = model.generate(PROMPTS, 2, SEEDS), models[name].generate(PROMPTS, 2, SEEDS)
+    for a, b in zip(half, full, strict=True):
+        assert np.abs(a.astype(int) - b.astype(int)).mean() < 4

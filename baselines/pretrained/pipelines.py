@@ -48,6 +48,8 @@ class DiffusersModel(PretrainedModel):
         """
         settings = card.parse_arguments(model_args or {})
         cls.check_settings(card, settings)
+        if settings["offload"] == "model" and device == "cpu":
+            raise ValueError("offload=model moves parts off an accelerator: it needs --device cuda")
         settings["dtype"] = choose_dtype(settings["dtype"], card.dtype, device)
         settings["variant"] = choose_variant(settings, card, local_path)
         if local_path is not None:
