@@ -1,6 +1,6 @@
 """Self-E, Flow Matching and IMM where the truth is known: conditional Gaussian mixtures in a plane.
 
-    python scripts/oracle_world.py [--iterations 3000] [--seed 0]
+    python scripts/oracle_world.py [--iterations 2000] [--seed 0]
 
 Trains a small network with each objective of the benchmark and prints the divergence of its samples
 from exact ones against the number of steps; then the fixed point of the classifier-only loss and
@@ -155,7 +155,7 @@ def divergence(
     world: ConditionalGaussianMixture,
     num_steps: int,
     *,
-    n: int = 2000,
+    n: int = 1000,
     **sampling: object,
 ) -> float:
     """Energy distance to exact samples, averaged over the conditions."""
@@ -200,8 +200,8 @@ def settle(
     c: int,
     k: float,
     *,
-    n: int = 1000,
-    iterations: int = 300,
+    n: int = 400,
+    iterations: int = 200,
     rate: float = 0.3,
     seed: int = 3,
 ) -> Tensor:
@@ -224,7 +224,7 @@ def settle(
 
 def main(print_line: Callable[[str], None] = print) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--iterations", type=int, default=3000)
+    parser.add_argument("--iterations", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     world = overlapping_pairs()
@@ -238,7 +238,7 @@ def main(print_line: Callable[[str], None] = print) -> None:
         print_line(f"{entry.label:24s}" + "".join(f"{value:9.4f}" for value in row))
 
     print_line("\nwhere particles driven by Delta of Eq. s.6 settle (condition 0, exact judges)")
-    exact = world.sample(1000, 0, torch.Generator().manual_seed(4))
+    exact = world.sample(400, 0, torch.Generator().manual_seed(4))
     print_line(f"{'':24s}{'distance':>10s}{'std x':>8s}{'std y':>8s}{'q(c|x)':>8s}")
     cases = [("data", exact)]
     cases += [
