@@ -7,6 +7,7 @@ give the same bytes.
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -110,7 +111,8 @@ def make_series(
         x = float(x_of(folder))
         lines.setdefault(key, {})[x] = (x, overall.mean, overall.low, overall.high)
     order = list(_STYLES)
-    ranked = sorted(lines, key=lambda k: (order.index(k[1]) if k[1] in order else 99, k))
+    # lines of one model stay in the order their results came in
+    ranked = sorted(lines, key=lambda k: order.index(k[1]) if k[1] in order else len(order))
     return [Series(k[0], k[1], tuple(lines[k][x] for x in sorted(lines[k]))) for k in ranked]
 
 
@@ -226,7 +228,7 @@ def scores_against_steps(folders: Sequence[ResultFolder], title: str) -> Figure 
 
 def secondary_time_scores(folders: Sequence[ResultFolder], title: str) -> Figure | None:
     """Fig. S.3 in figures: score against steps for each policy of the secondary time s_k."""
-    found = [f for f in folders if policy_of(f) is not None]
+    found = sorted((f for f in folders if policy_of(f) is not None), key=policy_of)
     lines = make_series(found, lambda f: f.result.sampling.steps, policy_label)
     if len(lines) < 2:
         return None
@@ -259,6 +261,7 @@ def one_step_scores(folders: Sequence[ResultFolder], title: str) -> Figure | Non
 
 
 def policy_of(folder: ResultFolder) -> float | None:
+    """Place of s in a sampling step, 0 (next time) to 1 (current time); None for other samplers."""
     value = folder.result.sampling.settings.get("s_fraction")
     return None if value is None else float(value)
 
@@ -312,7 +315,7 @@ def grid(
     across = 2 if len(blocks) > 1 and len(columns) <= 5 else 1
     down = -(-len(blocks) // across)
     cell = 0.95  # inches
-    label, head, gap, top = _text_width(rows), 0.55, 0.2, 0.55 if title else 0.1
+    label, head, gap, top = _text_width(rows), 0.55, 0.2, 0.25 if title else 0.0
     block_w = cell * len(columns) * 1.03
     block_h = cell * height / width * len(rows) * 1.03
     total_w = label + across * block_w + across * gap
@@ -392,9 +395,11 @@ def _canvas(width: float, height: float) -> Figure:
 
 
 def _head(figure: Figure, text: str, subtitle: str) -> None:
-    height = figure.get_size_inches()[1]
+    width, height = figure.get_size_inches()
     figure.text(0.02, 1 - 0.08 / height, text, va="top", fontsize=11, fontweight="bold")
-    figure.text(0.02, 1 - 0.30 / height, subtitle, va="top", fontsize=7.5, color="#444444")
+    # a letter of this size is about 0.062 inches wide
+    lines = textwrap.fill(subtitle, int(0.96 * width / 0.062))
+    figure.text(0.02, 1 - 0.30 / height, lines, va="top", fontsize=7.5, color="#444444")
 
 
 def _count(steps: int) -> str:

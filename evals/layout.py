@@ -279,8 +279,11 @@ def _table1_rows(frame: pd.DataFrame, compares: bool, commands: bool) -> list[li
             overall = not_run(f"`{_command_of(row)}`") if commands else "not run"
         texts = [plain(row["steps"]), _method(row), plain(row["nfe"]), plain(row["guidance"])]
         texts += [plain(row["settings"]), overall, *[number(row[task]) for task in TABLE1_TASKS]]
-        texts.append(number(row["paper_overall"], 4) + ("†" if row["paper_errata"] else ""))
-        texts += [number(row[f"paper_{task}"], 4) for task in TABLE1_TASKS]
+        # an erratum begins with the column it is about
+        misprint = str(row["paper_errata"]).split(" ")[0]
+        for name in ("overall", *TABLE1_TASKS):
+            mark = "†" if name == misprint else ""
+            texts.append(number(row[f"paper_{name}"], 4) + mark)
         rows.append(texts + ([signed(row["delta_paper"])] if compares else []))
     return rows
 

@@ -6,6 +6,7 @@ directories, or on the machine that renders.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from evals.collection import (
     protocol_slug,
     setting_text,
 )
-from evals.commands import STEPS, CommandContext, protocol_options
+from evals.commands import CommandContext, protocol_options
 from evals.cuts import diversity_frame, seen_unseen_frame
 from evals.files import write_atomically
 from evals.markup import is_missing, number, plain, to_csv, to_markdown, with_interval
@@ -288,14 +289,14 @@ def _draw_policies(
         and not f.result.model.variant
         and f.result.model.iterations == long
     ]
-    several = [f for f in selfe if f.result.sampling.steps > 1]
     title = f"{group.title}; Self-E, {long} iterations"
+    several = _policy_study([f for f in selfe if f.result.sampling.steps > 1])
     drawn = summary.draw(f"figS3{suffix}", figures.secondary_time_scores(several, title))
     rows: dict[float, dict[int, ResultFolder]] = {}
     for folder in several:
         fraction = figures.policy_of(folder)
-        if fraction is not None:
-            rows.setdefault(fraction, {}).setdefault(folder.result.sampling.steps, folder)
+        assert fraction is not None
+        rows.setdefault(fraction, {})[folder.result.sampling.steps] = folder
     if len(rows) > 1:
         steps = sorted(set.intersection(*[set(results) for results in rows.values()]))
         named = [
@@ -303,22 +304,40 @@ def _draw_policies(
         ]
         figure = pictures.result_grid(named, steps, "Policies of s, Self-E") if steps else None
         drawn += summary.draw(f"figS3_images{suffix}", figure)
-    one_step = figures.one_step_unguided(selfe)
+    one_step = _policy_study(figures.one_step_unguided(selfe))
     drawn += summary.draw(f"figS4{suffix}", figures.one_step_scores(one_step, title))
-    fractions = sorted({figures.policy_of(f) or 0.0 for f in one_step})
-    if len(fractions) > 1:
-        by_place = {
-            place: next(f for f in one_step if (figures.policy_of(f) or 0.0) == fraction)
-            for place, fraction in enumerate(fractions)
-        }
+    if len(one_step) > 1:
+        one_step.sort(key=lambda f: figures.policy_of(f) or 0.0)
         figure = pictures.result_grid(
-            [("Self-E", by_place)],
-            list(by_place),
+            [("Self-E", dict(enumerate(one_step)))],
+            range(len(one_step)),
             "One step without guidance",
-            columns=[f"f = {fraction:g}" for fraction in fractions],
+            columns=[f"f = {figures.policy_of(f):g}" for f in one_step],
         )
         drawn += summary.draw(f"figS4_images{suffix}", figure)
     return drawn
+
+
+def _policy_study(folders: Sequence[ResultFolder]) -> list[ResultFolder]:
+    """Results that differ in steps and `s_fraction` alone.
+
+    At each number of steps those are kept whose other settings were tried with most policies, one
+    per policy.
+    """
+    studies: dict[int, dict[str, dict[float, ResultFolder]]] = {}
+    for folder in folders:
+        fraction = figures.policy_of(folder)
+        if fraction is None or folder.result.scores.partial:
+            continue
+        settings = dict(folder.result.sampling.settings)
+        settings.pop("s_fraction")
+        others = studies.setdefault(folder.result.sampling.steps, {})
+        others.setdefault(json.dumps(settings, sort_keys=True), {}).setdefault(fraction, folder)
+    kept: list[ResultFolder] = []
+    for others in studies.values():
+        best = max(sorted(others), key=lambda settings: len(others[settings]))
+        kept += others[best].values()
+    return kept
 
 
 _FIGURE_WORDS = {
@@ -413,6 +432,3 @@ def _result_row(folder: ResultFolder) -> list[str]:
         f"`{result.command}`" if result.command else "",
         f"`{folder.name}`",
     ]
-
-
-__all__ = ["STEPS", "ReportSummary", "render"]

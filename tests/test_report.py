@@ -1,0 +1,140 @@
+"""The report: what it writes, that it is reproducible, and that protocols stay apart."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from synthetic_results import RATES, write_result
+
+from evals.report import render
+
+
+def small_study(root: Path, order: int = 1) -> Path:
+    for method in list(RATES)[::order]:
+        for iterations in (500, 1000)[::order]:
+            for steps in (2, 4, 8, 50)[::order]:
+                write_result(
+                    root / f"shapes-{method}" / f"{iterations}-{steps}",
+                    method,
+                    steps=steps,
+                    iterations=iterations,
+                    prompts_per_task=2,
+                    images=iterations == 1000,
+                )
+    return root
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
+
+
+def test_report_is_byte_reproducible_and_independent_of_file_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, order in (("one", 1), ("two", -1)):
+        place = tmp_path / name
+        place.mkdir()
+        monkeypatch.chdir(place)
+        small_study(Path("runs"), order)
+        summary = render([Path("runs")], Path("reports"))
+        assert sorted(p.as_posix() for p in summary.files) == sorted(
+            f"reports/{n}" for n in contents(Path("reports"))
+        )
+    first, second = (contents(tmp_path / name / "reports") for name in ("one", "two"))
+    assert first == second
+    names = {"table1", "table2"}
+    assert {f"{n}.{s}" for n in names for s in ("md", "csv", "tex")} <= set(first)
+    assert {"seen_unseen.md", "seen_unseen.csv", "diversity.md", "diversity.csv"} <= set(first)
+    for figure in ("fig4", "fig5", "scores_by_steps"):
+        assert {f"figures/{figure}.svg", f"figures/{figure}.png"} <= set(first)
+
+
+def test_index_links_exist_and_name_protocol_seed_and_commit(tmp_path: Path) -> None:
+    summary = render([small_study(tmp_path / "runs")], tmp_path / "out")
+    page = (tmp_path / "out" / "index.md").read_text()
+    links = re.findall(r"\]\(([^)]+)\)", page)
+    assert len(links) > 8
+    for link in links:
+        assert (tmp_path / "out" / link).is_file(), link
+    assert "0123456789ab" in page and "`selfe-bench geneval --steps 2,4,8,50`" in page
+    assert "suite shapes@1, split heldout" in page and "4 images per prompt" in page
+    assert summary.results == 24 and len(summary.statements) == 4
+    assert all(statement in page for statement in summary.statements)
+
+
+def test_protocols_get_tables_of_their_own(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    write_result(runs / "a", "selfe")
+    write_result(runs / "b", "fm")
+    write_result(runs / "c", "selfe", split="validation", rate=0.9)
+    write_result(runs / "d", "sdxl", label="SDXL", iterations=None, suite="geneval@1", split="")
+    render([runs], tmp_path / "out")
+    tables = sorted(p.name for p in (tmp_path / "out").glob("table2*.csv"))
+    assert len(tables) == 2 and "table2.csv" in tables
+    with (tmp_path / "out" / "table2.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [r["method"] for r in rows if r["overall"]] == ["Flow Matching", "Self-E"]
+    page = (tmp_path / "out" / "table2.md").read_text()
+    assert page.count("Protocol: suite shapes@1") == 2
+    assert page.index("split heldout") < page.index("split validation")
+    with (tmp_path / "out" / "table1.csv").open() as stream:
+        measured = [r["method"] for r in csv.DictReader(stream) if r["overall"]]
+    assert measured == ["SDXL"]
+
+
+def test_report_without_results_shows_commands(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    summary = render([tmp_path / "runs"], tmp_path / "out", runs_dir="runs")
+    page = (tmp_path / "out" / "table2.md").read_text()
+    assert "not run: `selfe-bench train --method imm && selfe-bench geneval --model " in page
+    assert any("--method fm" in command for command in summary.not_run)
+    assert (
+        "not run: `selfe-bench geneval --model sdxl --steps 2,4,8,50`"
+        in (tmp_path / "out" / "table1.md").read_text()
+    )
+
+
+def test_missing_folder_is_one_clear_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is no folder: name the folder that holds results"):
+        render([tmp_path / "nowhere"], tmp_path / "out")
+
+
+def balanced(text: str) -> bool:
+    begun = re.findall(r"\\begin\{(\w+)\}", text)
+    return sorted(begun) == sorted(re.findall(r"\\end\{(\w+)\}", text))
+
+
+def test_latex_is_well_formed_and_compiles(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    write_result(runs / "a", "selfe", command="selfe-bench geneval --set a_b=50% & $x #{}^~")
+    write_result(runs / "b", "fm", keep=100, training={"under_trained": "50% & a_b <c>"})
+    write_result(runs / "c", "lcm", label="LCM", iterations=None)
+    render([runs], tmp_path / "out")
+    for name in ("table1", "table2"):
+        text = (tmp_path / "out" / f"{name}.tex").read_text()
+        assert text.isascii() and balanced(text)
+        assert r"\toprule" in text and r"\bottomrule" in text
+        columns = re.search(r"\\begin\{tabular\}\{(\w+)\}", text)
+        assert columns is not None
+        body = text.split(r"\toprule")[1].split(r"\bottomrule")[0]
+        rows = [r for r in body.split("\\\\\n") if "&" in r and "multicolumn" not in r]
+        assert rows
+        for row in rows:
+            assert len(re.findall(r"(?<!\\)&", row)) == len(columns[1]) - 1
+        if shutil.which("pdflatex"):
+            done = subprocess.run(
+                ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", f"{name}.tex"],
+                cwd=tmp_path / "out",
+                capture_output=True,
+                text=True,
+            )
+            assert done.returncode == 0, done.stdout[-800:]

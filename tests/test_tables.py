@@ -1,0 +1,272 @@
+"""Tables 1 and 2: rows, figures recomputed from the verdicts, refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic_results import TASKS, write_result, write_study
+
+from evals.collection import by_protocol, collect
+from evals.commands import CommandContext, protocol_options
+from evals.layout import table1_markdown, table2_latex, table2_markdown
+from evals.markup import latex_escape, to_csv
+from evals.model_table import build_table1
+from evals.tables import TABLE2_COLUMNS, build_table2, horizons, paper_table
+
+OFFICIAL = "mask2former-swin-s:743b7d99"
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_study(tmp_path_factory.mktemp("study") / "runs")
+
+
+def recompute(folder: Path) -> tuple[dict[str, float], pd.DataFrame]:
+    rows = [json.loads(line) for line in (folder / "images.jsonl").read_text().splitlines()]
+    frame = pd.DataFrame(rows)
+    return frame.groupby("tag")["correct"].mean().to_dict(), frame
+
+
+def test_table2_csv_columns_and_figures_follow_from_the_verdicts(study: Path) -> None:
+    table = build_table2(collect([study]))
+    lines = to_csv(table.frame, TABLE2_COLUMNS).splitlines()
+    assert lines[0] == (
+        "method,iterations,steps,nfe,guidance,eta,overall,ci_low,ci_high,delta_selfe,delta_low,"
+        "delta_high,resolved,single_object,two_object,counting,colors,position,color_attr"
+    )
+    assert len(lines) == 1 + 6 * 4
+    for _, row in table.frame.iterrows():
+        means, _ = recompute(Path(row["folder"]))
+        assert row["overall"] == pytest.approx(np.mean([means[t] for t in TASKS]))
+        for task in TASKS:
+            assert row[task] == pytest.approx(means[task])
+
+
+def test_differences_are_paired_with_selfe_at_the_same_iterations_and_steps(study: Path) -> None:
+    frame = build_table2(collect([study])).frame
+    for _, row in frame.iterrows():
+        if row["label"] == "Self-E":
+            assert row["resolved"] == "reference" and np.isnan(row["delta_selfe"])
+            continue
+        same = (frame["label"] == "Self-E") & (frame["iterations"] == row["iterations"])
+        other = frame[same & (frame["steps"] == row["steps"])].iloc[0]
+        (_, a), (_, b) = recompute(Path(row["folder"])), recompute(Path(other["folder"]))
+        both = a.merge(b, on=["prompt_id", "sample_id", "tag"], suffixes=("", "_selfe"))
+        both["change"] = both["correct"].astype(float) - both["correct_selfe"].astype(float)
+        expected = both.groupby("tag")["change"].mean().mean()
+        assert row["delta_selfe"] == pytest.approx(expected)
+        assert row["delta_low"] < expected < row["delta_high"]
+        contains_zero = row["delta_low"] <= 0 <= row["delta_high"]
+        assert row["resolved"] == ("not resolved" if contains_zero else "resolved")
+
+
+def test_blocks_are_the_common_milestone_and_the_final_iteration(study: Path) -> None:
+    frame = build_table2(collect([study])).frame
+    blocks = frame.groupby("block")["iterations"].unique().to_dict()
+    assert list(blocks["short"]) == [1000] and list(blocks["long"]) == [3000]
+
+
+def test_horizons_without_ablations_or_in_unequal_runs() -> None:
+    def cells(**runs: list[int]) -> list[tuple[str, str, int | None, int]]:
+        return [(method, "", n, 2) for method, found in runs.items() for n in found]
+
+    assert horizons([]) == (None, None)
+    assert horizons(cells(selfe=[450, 900], fm=[900], imm=[900])) == (450, 900)
+    assert horizons(cells(selfe=[1000, 2000, 3000], fm=[1000, 2000])) == (1000, 2000)
+    assert horizons(cells(fm=[900])) == (300, 900)
+    aux = [("selfe", "aux", 1000, 2), ("selfe", "aux", 500, 2)]
+    assert horizons(cells(selfe=[500, 3000]) + aux) == (500, 3000)
+
+
+def test_statements_say_the_order_and_what_is_resolved(study: Path) -> None:
+    table = build_table2(collect([study]))
+    assert len(table.statements) == 4
+    long = table.frame[(table.frame["block"] == "long") & (table.frame["steps"] == 2)]
+    ranked = long.sort_values("overall", ascending=False)
+    text = table.statements[0]
+    places = [text.index(f"{row['label']} {row['overall']:.3f}") for _, row in ranked.iterrows()]
+    assert text.startswith("At 2 steps: ") and places == sorted(places)
+    assert text.count("resolved)") == 2
+
+
+def test_missing_rows_name_the_command(tmp_path: Path) -> None:
+    write_result(
+        tmp_path / "runs" / "shapes-selfe" / "results" / "a",
+        command="selfe-bench geneval --limit 12 --steps 2",
+    )
+    folders = collect([tmp_path / "runs"])
+    context = CommandContext(options=protocol_options(folders[0].result.command))
+    table = build_table2(folders, context)
+    imm = table.frame[table.frame["label"] == "IMM"]
+    command = (
+        "selfe-bench train --method imm && "
+        "selfe-bench geneval --model runs/shapes-imm --steps 2,4,8,50 --limit 12"
+    )
+    assert set(imm["resolved"]) == {f"not run: {command}"}
+    assert imm["overall"].isna().all()
+    page = table2_markdown(table)
+    assert f"not run: `{command}`" in page
+    assert "--variant no-target-norm --set train.iterations=1000" in page
+    selfe = table.frame[(table.frame["label"] == "Self-E") & (table.frame["block"] == "long")]
+    assert (selfe["folder"] != "").tolist() == [True, False, False, False]
+    assert "shapes-selfe@3000 --steps 4,8,50" in selfe["command"].iloc[1]
+
+
+def test_everything_not_run_without_results() -> None:
+    two, one = build_table2([]), build_table1([])
+    assert len(two.frame) == 24 and len(one.frame) == 32
+    assert "not run: `selfe-bench geneval --model sdxl --steps 2,4,8,50`" in table1_markdown(one)
+    assert two.statements == []
+    assert two.frame["resolved"].str.startswith("not run: selfe-bench ").all()
+
+
+def test_partial_results_are_marked_and_compared_with_nothing(tmp_path: Path) -> None:
+    write_result(tmp_path / "a", "selfe")
+    write_result(tmp_path / "b", "fm", keep=100)
+    write_result(tmp_path / "c", "imm", keep=100, allow_partial=False)
+    table = build_table2(collect([tmp_path]))
+    rows = table.frame[(table.frame["steps"] == 2) & (table.frame["block"] == "long")]
+    rows = rows.set_index("label")
+    for label in ("Flow Matching", "IMM"):
+        assert rows.loc[label, "method"] == f"{label} (partial)"
+        assert rows.loc[label, "resolved"] == "partial: not compared"
+        assert np.isnan(rows.loc[label, "delta_selfe"])
+    assert np.isnan(rows.loc["IMM", "overall"]) and not np.isnan(
+        rows.loc["Flow Matching", "overall"]
+    )
+    page = table2_markdown(table)
+    assert "PARTIAL RESULTS" in page and "100 of 120 images" in page
+    assert "(partial)" in table2_latex(table)
+    assert table.statements == []
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"detector": "other@1"}, "detector"),
+        ({"suite": "geneval@1"}, "suite"),
+        ({"split": "validation"}, "split"),
+        ({"prompts_per_task": 4}, "prompts_sha256"),
+        ({"images_per_prompt": 3}, "images_per_prompt"),
+    ],
+)
+def test_tables_refuse_to_mix_protocols(tmp_path: Path, change: dict, field: str) -> None:
+    write_result(tmp_path / "a", "selfe")
+    write_result(tmp_path / "b", "fm", **change)
+    folders = collect([tmp_path])
+    assert len(by_protocol(folders)) == 2
+    for build in (build_table1, build_table2):
+        with pytest.raises(ValueError, match=f"one table cannot hold {field}"):
+            build(folders)
+
+
+def test_table2_refuses_to_mix_recipes(tmp_path: Path) -> None:
+    write_result(tmp_path / "a", "selfe")
+    write_result(tmp_path / "b", "fm", recipe="shapes-quick")
+    with pytest.raises(ValueError, match="cannot hold recipes shapes and shapes-quick"):
+        build_table2(collect([tmp_path]))
+
+
+def test_other_settings_are_counted_never_chosen_by_score(tmp_path: Path) -> None:
+    write_result(tmp_path / "z", "selfe", rate=0.2)
+    write_result(tmp_path / "a", "selfe", rate=0.9, settings={"s_fraction": 1.0})
+    write_result(tmp_path / "b", "selfe", rate=0.9, settings={"update": "minfm"})
+    table = build_table2(collect([tmp_path]))
+    shown = table.frame[table.frame["folder"] != ""]
+    assert shown["folder"].tolist() == [(tmp_path / "z").as_posix()]
+    assert any(note.startswith("2 results with other sampling settings") for note in table.notes)
+
+
+def test_under_trained_models_are_labelled(tmp_path: Path) -> None:
+    reason = "below 0.9 of VAE round trips at 50 steps"
+    write_result(tmp_path / "a", "selfe")
+    write_result(tmp_path / "b", "fm", training={"under_trained": reason})
+    table = build_table2(collect([tmp_path]))
+    page = table2_markdown(table)
+    assert "Flow Matching (under-trained)" in page and reason in page
+    assert "Flow Matching (under-trained)" in table.statements[0]
+
+
+def test_table1_has_the_papers_layout_and_errata(tmp_path: Path) -> None:
+    write_result(tmp_path / "a", "sdxl", label="SDXL", iterations=None, suite="geneval@1", split="")
+    table = build_table1(collect([tmp_path]))
+    assert table.frame["label"].tolist()[:8] == paper_table(1)["method"].tolist()[:8]
+    assert table.frame["delta_paper"].isna().all()
+    page = table1_markdown(table)
+    header = (
+        "Overall | Single object | Two object | Attribute binding | Colors | Counting | Position"
+    )
+    assert header in page and "paper (BAGEL protocol, prompt set not stated)" in page
+    assert "0.0130†" in page and "0.0030†" in page and "single_object must be 0.0125" in page
+
+
+def test_differences_to_the_paper_only_under_its_protocol(tmp_path: Path) -> None:
+    facts = {"iterations": None, "suite": "geneval@1", "split": "", "label": "LCM"}
+    folder = write_result(
+        tmp_path / "a", "lcm", detector=OFFICIAL, prompts_per_task=1, steps=4, **facts
+    )
+    assert build_table1(collect([tmp_path])).frame["delta_paper"].isna().all()
+    make_full_size(folder)
+    table = build_table1(collect([tmp_path]))
+    row = table.frame[table.frame["folder"] != ""].iloc[0]
+    assert row["delta_paper"] == pytest.approx(row["overall"] - 0.3277)
+    assert "Difference" in table1_markdown(table)
+
+
+def make_full_size(folder: Path) -> None:
+    """Blow the set up to GenEval's 553 prompts x 4, all correct in every task."""
+    tags = [TASKS[i % 6] for i in range(553)]
+    lines = [
+        {"prompt_id": p, "sample_id": s, "tag": tags[p], "correct": True, "reason": ""}
+        for p in range(553)
+        for s in range(4)
+    ]
+    (folder / "images.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = json.loads((folder / "result.json").read_text())
+    result["protocol"] |= {"num_prompts": 553}
+    result["scores"]["num_images"] = 553 * 4
+    one = {"mean": 1.0, "low": 0.99, "high": 1.0}
+    result["scores"] |= {"overall": one, "tasks": dict.fromkeys(TASKS, one)}
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+def test_own_models_under_shapes_stand_in_table1_at_their_last_iteration(study: Path) -> None:
+    frame = build_table1(collect([study])).frame
+    assert set(frame["label"]) == {
+        "Self-E (shapes, 3000 it.)",
+        "Flow Matching (shapes, 3000 it.)",
+        "IMM (shapes, 3000 it.)",
+    }
+
+
+def test_contradicting_and_damaged_results_are_refused(tmp_path: Path) -> None:
+    folder = write_result(tmp_path / "a")
+    images = folder / "images.jsonl"
+    good = images.read_text()
+    images.write_text(good + '{"prompt_id": 0, "samp')  # torn tail
+    assert len(collect([tmp_path])) == 1
+    images.write_text(good.replace('"correct": true', '"correct": false', 1))
+    with pytest.raises(ValueError, match="does not follow from images.jsonl"):
+        collect([tmp_path])
+    lines = good.splitlines()
+    images.write_text("\n".join(["nonsense", *lines[1:]]) + "\n")
+    with pytest.raises(ValueError, match="line 1"):
+        collect([tmp_path])
+    images.write_text("\n".join(lines[:-1]) + "\n")
+    with pytest.raises(ValueError, match="counts 120 images but images.jsonl has 119"):
+        collect([tmp_path])
+    images.write_text("\n".join([*lines[:-1], lines[0]]) + "\n")
+    with pytest.raises(ValueError, match="holds an image twice"):
+        collect([tmp_path])
+    images.write_text(good)
+    (folder / "result.json").write_text("{}")
+    with pytest.raises(ValueError, match="is no result: protocol"):
+        collect([tmp_path])
+
+
+def test_latex_escapes_everything_special() -> None:
+    assert latex_escape("50% a_b & {c}") == r"50\% a\_b \& \{c\}"
