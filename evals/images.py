@@ -136,11 +136,15 @@ class ImageFolder:
 
 
 def scan_folder(
-    folder: str | Path, records: Sequence[Mapping[str, Any]], images_per_prompt: int
+    folder: str | Path,
+    records: Sequence[Mapping[str, Any]],
+    images_per_prompt: int,
+    limit: int | None = None,
 ) -> ImageFolder:
     """Match a folder in GenEval's layout to a suite's records.
 
     Missing, duplicate, extra and corrupt images, and folders of no prompt, are listed as problems.
+    With `limit` only the first so many prompts are looked at.
 
     Raises:
         ValueError: if the folder does not exist, or a metadata.jsonl is missing or differs from
@@ -161,6 +165,7 @@ def scan_folder(
             problems.append(f"{entry}: extra prompt, the suite has {len(records)}")
         else:
             by_prompt[prompt_id] = entry
+    records = records[:limit]
     images: list[FoundImage] = []
     for prompt_id, record in enumerate(records):
         if prompt_id not in by_prompt:

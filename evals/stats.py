@@ -3,10 +3,10 @@
 The images of one prompt are not independent. For a task, the variance of the share of correct
 images is taken between prompts; its ratio to that of independent images (the design effect) turns
 the number of images into an effective one, on which Wilson's score interval is built, with
-Student's quantile in place of the normal one. Near 0 and 1 little can be seen of the design effect,
-and the images of a prompt are counted more and more as one. Means of tasks and differences are combined from
-such intervals by squaring and adding the distances to their ends (MOVER), which keeps them
-asymmetric near 0 and 1 and never of zero width.
+Student's quantile in place of the normal one. Near 0 and 1 little can be seen of the design
+effect, and the images of a prompt are counted more and more as one. Means of tasks and differences
+are combined from such intervals by squaring and adding the distances to their ends (MOVER), which
+keeps them asymmetric near 0 and 1 and never of zero width.
 """
 
 from __future__ import annotations

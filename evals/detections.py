@@ -1,0 +1,147 @@
+"""Stored detections: a line per image, from which any thresholds can be judged again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evals.base import ImageVerdict
+from evals.files import as_json_lines, read_json_lines, write_atomically
+from evals.rules import DEFAULT_RULES, Judgement, RuleSettings, judge_columns
+
+FAILED_SIZE = [0, 0]
+"""The size stored for an image that was not finite; it is wrong under any rules."""
+FAILED_REASON = "not finite"
+
+Row = dict[str, Any]
+"""{"prompt_id", "sample_id", "size": [w, h], "detections": [{"label", "box", "score", "color"}]}"""
+
+
+def read_detections(path: str | Path, num_prompts: int | None = None) -> list[Row]:
+    """All rows of a detections file, in its order; a torn last line is dropped.
+
+    Raises:
+        ValueError: if a line is malformed, repeats an image or names a prompt the suite does not
+            have; names file and line.
+    """
+    rows: list[Row] = []
+    seen: set[tuple[int, int]] = set()
+    for number, row in read_json_lines(path):
+        fault = row_fault(row)
+        if fault is None:
+            key = (row["prompt_id"], row["sample_id"])
+            if key in seen:
+                fault = f"a second line for prompt {key[0]}, sample {key[1]}"
+            elif num_prompts is not None and key[0] >= num_prompts:
+                fault = f"prompt_id {key[0]}, but the suite has {num_prompts} prompts"
+            seen.add(key)
+        if fault is not None:
+            raise ValueError(f"{path}, line {number}: {fault}")
+        rows.append(row)
+    return rows
+
+
+def row_fault(row: Any) -> str | None:
+    """What is wrong with a parsed line, or None."""
+    if not isinstance(row, dict):
+        return "not a JSON object"
+    for key in ("prompt_id", "sample_id"):
+        if type(row.get(key)) is not int or row[key] < 0:
+            return f"{key} must be a whole number, at least 0"
+    size = row.get("size")
+    if not isinstance(size, list) or len(size) != 2 or not all(type(v) is int for v in size):
+        return "size must be [width, height]"
+    if not isinstance(row.get("detections"), list):
+        return "detections must be a list"
+    for place, item in enumerate(row["detections"]):
+        fault = _detection_fault(item)
+        if fault is not None:
+            return f"detection {place}: {fault}"
+    return None
+
+
+def _detection_fault(item: Any) -> str | None:
+    if not isinstance(item, dict):
+        return "not a JSON object"
+    if type(item.get("label")) is not str:
+        return "label must be text"
+    box = item.get("box")
+    if type(box) is not list or len(box) != 4 or not all(_is_finite(v) for v in box):
+        return "box must be four finite numbers"
+    if not _is_finite(item.get("score")):
+        return "score must be a finite number"
+    color = item.get("color")
+    if color is not None and type(color) is not str:
+        return "color must be text or null"
+    return None
+
+
+def _is_finite(value: Any) -> bool:
+    return (type(value) is float and math.isfinite(value)) or type(value) is int
+
+
+def judge_row(
+    record: Mapping[str, Any], row: Row, settings: RuleSettings = DEFAULT_RULES
+) -> Judgement:
+    """The verdict on one stored image."""
+    if row["size"] == FAILED_SIZE:
+        return Judgement(False, FAILED_REASON)
+    found = row["detections"]
+    return judge_columns(
+        record,
+        [d["label"] for d in found],
+        [d["box"] for d in found],
+        [d["score"] for d in found],
+        [d.get("color") for d in found],
+        settings,
+    )
+
+
+def judge_rows(
+    records: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
+    settings: RuleSettings = DEFAULT_RULES,
+) -> list[ImageVerdict]:
+    """Verdicts in the order of the rows."""
+    verdicts = []
+    for row in rows:
+        record = records[row["prompt_id"]]
+        correct, reason = judge_row(record, row, settings)
+        verdicts.append(
+            ImageVerdict(
+                prompt_id=row["prompt_id"],
+                sample_id=row["sample_id"],
+                tag=record["tag"],
+                correct=correct,
+                reason=reason,
+            )
+        )
+    return verdicts
+
+
+def write_verdicts(path: str | Path, verdicts: Sequence[ImageVerdict]) -> None:
+    write_atomically(path, as_json_lines(v.model_dump() for v in verdicts))
+
+
+def rescore(
+    records: Sequence[Mapping[str, Any]],
+    detections: str | Path,
+    out: str | Path,
+    settings: RuleSettings = DEFAULT_RULES,
+) -> list[ImageVerdict]:
+    """Apply thresholds and rules to stored detections; a verdict a line, in the order of the input.
+
+    Args:
+        records: of the suite; a row's prompt_id is a place in this list.
+        detections: file of rows.
+        out: file of verdicts, written atomically.
+
+    Raises:
+        ValueError: see `read_detections`.
+    """
+    verdicts = judge_rows(records, read_detections(detections, len(records)), settings)
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    write_verdicts(out, verdicts)
+    return verdicts
