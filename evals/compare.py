@@ -1,0 +1,195 @@
+"""Two results of one protocol, compared prompt by prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from evals.base import Frozen, ImageVerdict, Interval, ProtocolFacts, Result
+from evals.results import read_result, read_verdicts
+from evals.score import counts_by_task
+from evals.stats import Difference, PairedCounts, paired_difference
+
+
+class FlippedPrompt(Frozen):
+    """A prompt of which A and B drew different numbers of correct images."""
+
+    prompt_id: int
+    tag: str
+    a_correct: int
+    b_correct: int
+    images: int
+
+
+class ComparedScore(Frozen):
+    """One task, or the overall score.
+
+    Attributes:
+        a, b: shares of correct images.
+        difference: a - b with its 95% interval, paired over prompts.
+        p_value: of a sign-flip test over prompts.
+        resolved: whether the interval leaves out 0.
+        detectable: the smallest true difference this set resolves with 80% power.
+    """
+
+    a: float
+    b: float
+    difference: Interval
+    p_value: float
+    resolved: bool
+    detectable: float
+
+
+class Comparison(Frozen):
+    """A minus B."""
+
+    a: str
+    b: str
+    suite: str
+    overall: ComparedScore
+    tasks: dict[str, ComparedScore]
+    flipped: tuple[FlippedPrompt, ...]
+    """The largest change first."""
+    partial: bool
+
+    @property
+    def power_note(self) -> str:
+        return (
+            f"this set resolves overall differences above {self.overall.detectable:.3f} "
+            "(80% power, 95% confidence)"
+        )
+
+
+def compare(a: str | Path, b: str | Path) -> Comparison:
+    """Compare two result folders.
+
+    Raises:
+        ValueError: if their protocols differ (names in what), or their images do.
+    """
+    results = (read_result(a), read_result(b))
+    check_same_protocol(*results)
+    names = tuple(
+        f"{r.model.label}{' ' + r.model.variant if r.model.variant else ''}, {r.sampling.steps} steps"
+        for r in results
+    )
+    return compare_verdicts(
+        read_verdicts(a),
+        read_verdicts(b),
+        names=names if names[0] != names[1] else (str(a), str(b)),
+        suite=results[0].protocol.suite,
+        partial=any(r.scores.partial for r in results),
+    )
+
+
+def check_same_protocol(a: Result, b: Result) -> None:
+    """Raises ValueError naming every fact of the protocol in which the two differ."""
+    different = [
+        f"{name}: {getattr(a.protocol, name)!r} and {getattr(b.protocol, name)!r}"
+        for name in ProtocolFacts.model_fields
+        if getattr(a.protocol, name) != getattr(b.protocol, name)
+    ]
+    if different:
+        raise ValueError(
+            "results of different protocols are not compared; they differ in "
+            + "; ".join(different)
+        )
+
+
+def compare_verdicts(
+    a: Sequence[ImageVerdict],
+    b: Sequence[ImageVerdict],
+    *,
+    names: Sequence[str] = ("A", "B"),
+    suite: str = "",
+    partial: bool = False,
+) -> Comparison:
+    """Compare verdicts over the same images.
+
+    Raises:
+        ValueError: if there are none, or the two do not cover the same images.
+    """
+    images_a, images_b = (sorted((v.prompt_id, v.sample_id, v.tag) for v in s) for s in (a, b))
+    if not images_a or images_a != images_b:
+        raise ValueError(
+            f"the two results do not cover the same images ({len(a)} and {len(b)}), so they cannot "
+            "be paired; score both completely"
+        )
+    counts_a, counts_b = counts_by_task(a), counts_by_task(b)
+    pairs = {tag: PairedCounts(counts_a[tag], counts_b[tag]) for tag in counts_a}
+    return Comparison(
+        a=names[0],
+        b=names[1],
+        suite=suite,
+        overall=_compared(pairs),
+        tasks={tag: _compared({tag: pair}) for tag, pair in pairs.items()},
+        flipped=tuple(_flipped(a, b)),
+        partial=partial,
+    )
+
+
+def _compared(pairs: dict[str, PairedCounts]) -> ComparedScore:
+    difference: Difference = paired_difference(pairs)
+    return ComparedScore(
+        a=sum(p.a.share for p in pairs.values()) / len(pairs),
+        b=sum(p.b.share for p in pairs.values()) / len(pairs),
+        difference=difference.interval,
+        p_value=difference.p_value,
+        resolved=difference.resolved,
+        detectable=difference.detectable,
+    )
+
+
+def _flipped(a: Sequence[ImageVerdict], b: Sequence[ImageVerdict]) -> list[FlippedPrompt]:
+    tags = {v.prompt_id: v.tag for v in a}
+    hits: dict[int, list[int]] = {i: [0, 0, 0] for i in tags}
+    for verdict in a:
+        hits[verdict.prompt_id][0] += verdict.correct
+        hits[verdict.prompt_id][2] += 1
+    for verdict in b:
+        hits[verdict.prompt_id][1] += verdict.correct
+    changed = [
+        FlippedPrompt(prompt_id=i, tag=tags[i], a_correct=x, b_correct=y, images=n)
+        for i, (x, y, n) in hits.items()
+        if x != y
+    ]
+    return sorted(changed, key=lambda f: (-abs(f.a_correct - f.b_correct), f.prompt_id))
+
+
+def as_markdown(
+    comparison: Comparison, prompts: Sequence[str] | None = None, most: int = 20
+) -> str:
+    """The comparison as a table, its power note, and the prompts that flipped most.
+
+    Args:
+        prompts: captions by prompt_id, printed beside the flips.
+        most: so many flips at most.
+    """
+    c = comparison
+    partial = ", PARTIAL SET" if c.partial else ""
+    lines = [
+        f"A = {c.a}; B = {c.b} ({c.suite}{partial})".replace(" ()", ""),
+        "",
+        "| task | A | B | A - B | 95% interval | p | |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, score in [*c.tasks.items(), ("overall", c.overall)]:
+        d = score.difference
+        lines.append(
+            f"| {name} | {score.a:.3f} | {score.b:.3f} | {d.mean:+.3f} | {d.low:+.3f} to "
+            f"{d.high:+.3f} | {score.p_value:.4f} | {'' if score.resolved else 'not resolved'} |"
+        )
+    better = sum(f.a_correct > f.b_correct for f in c.flipped)
+    lines += [
+        "",
+        f"Power: {c.power_note}.",
+        "",
+        f"{len(c.flipped)} prompts flipped: {better} better under A, "
+        f"{len(c.flipped) - better} better under B.",
+    ]
+    for f in c.flipped[:most]:
+        caption = f" {prompts[f.prompt_id]}" if prompts else ""
+        lines.append(
+            f"- {f.prompt_id:05d} {f.tag}: {f.a_correct}/{f.images} against "
+            f"{f.b_correct}/{f.images}{caption}"
+        )
+    return "\n".join(lines) + "\n"

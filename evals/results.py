@@ -1,0 +1,162 @@
+"""result.json: putting a result together, writing it, reading it back."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from evals.base import (
+    SCHEMA_VERSION,
+    ColorClassifier,
+    Detector,
+    ImageVerdict,
+    ModelFacts,
+    ProtocolFacts,
+    Result,
+    SamplingFacts,
+    Scores,
+)
+from evals.files import read_json_lines, write_atomically
+from evals.rules import RuleSettings
+from evals.score import VERDICTS
+from evals.suites.base import Suite
+from selfe.generator import GeneratorFacts
+
+RESULT = "result.json"
+_PACKAGES = ("selfe-bench", "torch", "diffusers", "transformers", "open-clip-torch", "numpy")
+
+
+def protocol_facts(
+    suite: Suite,
+    images_per_prompt: int,
+    detector: Detector,
+    color_classifier: ColorClassifier,
+    settings: RuleSettings,
+) -> ProtocolFacts:
+    """What another result must share before the two may stand in one table."""
+    return ProtocolFacts(
+        suite=suite.name,
+        split=suite.split,
+        prompts_sha256=suite.prompts_sha256,
+        num_prompts=len(suite.records),
+        images_per_prompt=images_per_prompt,
+        detector=detector.identity,
+        color_classifier=color_classifier.identity,
+        rules=settings.model_dump(),
+    )
+
+
+def model_facts(facts: GeneratorFacts) -> ModelFacts:
+    return ModelFacts(
+        name=facts.name,
+        label=facts.label,
+        method=facts.method,
+        digest=facts.digest,
+        resolution=facts.resolution,
+        variant=facts.variant,
+        iterations=facts.iterations,
+        parameters=facts.parameters,
+        training=dict(facts.training),
+    )
+
+
+def build_result(
+    protocol: ProtocolFacts,
+    facts: GeneratorFacts,
+    scores: Scores,
+    *,
+    steps: int,
+    nfe: int,
+    seed: int,
+    diversity: Mapping[str, Any] | None = None,
+    truncated_prompts: Mapping[str, int] | None = None,
+    cost: Mapping[str, float] | None = None,
+    environment: Mapping[str, Any] | None = None,
+    command: str = "",
+) -> Result:
+    """A result from its parts; `environment` is completed by the versions in use."""
+    return Result(
+        protocol=protocol,
+        model=model_facts(facts),
+        sampling=SamplingFacts(steps=steps, nfe=nfe, seed=seed, settings=dict(facts.sampling)),
+        scores=scores,
+        diversity=dict(diversity or {}),
+        truncated_prompts=dict(truncated_prompts or {}),
+        cost=dict(cost or {}),
+        environment={**versions(), **(environment or {})},
+        command=command,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that figures depend on; those not installed are left out."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write_result(folder: str | Path, result: Result) -> Path:
+    """Write result.json atomically; returns its path."""
+    path = Path(folder) / RESULT
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, result.model_dump_json(indent=2) + "\n")
+    return path
+
+
+def read_result(folder: str | Path) -> Result:
+    """Read result.json of a folder, or the file itself.
+
+    Raises:
+        ValueError: if it is missing, of another schema version or malformed; names the file.
+    """
+    path = Path(folder)
+    if path.is_dir():
+        path = path / RESULT
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; a result folder has it once scoring is done")
+    try:
+        result = Result.model_validate_json(path.read_text())
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(p) for p in first["loc"])
+        raise ValueError(f"{path} is not a result: {place}: {first['msg']}") from None
+    if result.schema_version != SCHEMA_VERSION:
+        raise ValueError(
+            f"{path} has schema version {result.schema_version}, this version reads "
+            f"{SCHEMA_VERSION}; score its images again"
+        )
+    return result
+
+
+def read_verdicts(path: str | Path) -> list[ImageVerdict]:
+    """images.jsonl of a result folder, or the file itself.
+
+    Raises:
+        ValueError: if it is missing, a line is no verdict, or an image occurs twice; names the
+            line.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / VERDICTS
+    verdicts: list[ImageVerdict] = []
+    seen: set[tuple[int, int]] = set()
+    for number, row in read_json_lines(path):
+        try:
+            verdict = ImageVerdict.model_validate(row)
+        except ValidationError as error:
+            raise ValueError(f"{path}, line {number}: {error.errors()[0]['msg']}") from None
+        key = (verdict.prompt_id, verdict.sample_id)
+        if key in seen:
+            raise ValueError(f"{path}, line {number}: image {key} occurs twice")
+        seen.add(key)
+        verdicts.append(verdict)
+    return verdicts
