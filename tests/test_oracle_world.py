@@ -157,4 +157,4 @@ def test_all_three_objectives_learn() -> None:
         assert min(row.values()) < 0.25 * untrained, label
     # one step of a flow is the conditional mean: many steps are what it needs
     assert table["fm"][50] < 0.3 * table["fm"][1]
-    # which method is ahead at how many steps is a measurement (scripts/oracle_world.py), no identity
+    # which method is ahead at how many steps is for scripts/oracle_world.py to measure
