@@ -73,20 +73,24 @@ def load(
         name: a key of `MODELS`, or "diffusers:" and a hub id or a folder.
         device: "cpu", "cuda", "cuda:1", ...
         cache_dir: the hub cache; None means the usual one.
-        model_args: `--model-arg` pairs, as text or already typed.
+        model_args: `--model-arg` pairs, as text or already typed; `local_path=FOLDER` among them
+            does what the argument does.
         local_path: a folder to load from instead of the hub.
 
     Raises:
         ValueError: on an unknown name or argument, or missing files: says how to get them.
     """
     facts = card(name)
+    arguments = dict(model_args or {})
+    if "local_path" in arguments:
+        local_path = str(arguments.pop("local_path"))
     module, attribute = facts.adapter.split(":")
     adapter = getattr(importlib.import_module(module), attribute)
     model: TextToImage = adapter.load(
         facts,
         device=device,
         cache_dir=cache_dir,
-        model_args=model_args,
+        model_args=arguments,
         local_path=local_path,
     )
     return model

@@ -300,6 +300,13 @@ def test_a_snapshot_given_as_a_folder_keeps_its_identity(tmp_path: Path) -> None
     assert source.digest == f"someone/lcm@{COMMIT}"
 
 
+def test_a_folder_can_be_an_argument(tmp_path: Path) -> None:
+    folder = build_tiny("lcm", tmp_path / "lcm")
+    model = registry.load("lcm", model_args={**TINY_ARGS, "local_path": folder, "batch_size": "7"})
+    assert model.facts.digest == "sha256:" + hub.folder_sha256(Path(folder))
+    assert model.chunk_size == 7 and model.sampling_at(3)["batch_size"] == 7
+
+
 def test_unknown_names_list_the_known_ones() -> None:
     with pytest.raises(ValueError, match="did you mean 'sdxl'.*flux-dev.*diffusers:ID"):
         registry.load("sdlx")
@@ -315,12 +322,16 @@ def test_unknown_names_list_the_known_ones() -> None:
         ({"guidance": "3"}, "has no argument 'guidance' .*guidance_scale"),
         ({"guidance_scale": "much"}, "guidance_scale must be a number, not 'much'"),
         ({"height": "64.5"}, "height must be a whole number"),
+        ({"height": 64.5}, "height must be a whole number, not 64.5"),
+        ({"height": True}, "height must be a whole number, not True"),
+        ({"height": None}, "height must be a whole number, not None"),
         ({"height": "-1"}, "height must be positive"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"dtype": "float8"}, "dtype must be one of"),
         ({"offload": "disk"}, "offload must be none or model"),
     ],
 )
-def test_bad_arguments_get_one_sentence(arguments: dict[str, str], sentence: str) -> None:
+def test_bad_arguments_get_one_sentence(arguments: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         registry.load("sdxl", model_args=arguments)
 

@@ -49,6 +49,7 @@ class PretrainedModel:
         self.device = device
         self.height = settings["height"] or card.resolution[0]
         self.width = settings["width"] or card.resolution[1]
+        self.chunk_size: int = settings["batch_size"]
         self.network_rows = 0
         self.total_images = 0
         self.total_seconds = 0.0
@@ -67,6 +68,10 @@ class PretrainedModel:
 
     def nfe(self, num_steps: int) -> int:
         raise NotImplementedError
+
+    def sampling_at(self, num_steps: int) -> Mapping[str, Any]:
+        """The same at every number of steps."""
+        return self.facts.sampling
 
     def count_truncated(self, prompts: Sequence[str]) -> dict[str, int]:
         raise NotImplementedError
@@ -166,6 +171,7 @@ class PretrainedModel:
                 "licence": card.licence,
                 "prompt_limits": dict(card.prompt_limits),
                 "noise": "one CPU generator per image",
+                "batch_size": self.chunk_size,
                 "notes": list(card.notes),
                 **sampling,
             },

@@ -21,6 +21,7 @@ COMMON_ARGUMENTS: Mapping[str, Any] = {
     "height": 0,
     "width": 0,
     "offload": "none",
+    "batch_size": 4,
 }
 """Accepted by every model. `auto` dtype is the card's on an accelerator and float32 on the CPU;
 `auto`
@@ -146,10 +147,13 @@ def parse_value(name: str, value: Any, default: Any) -> Any:
     if isinstance(default, int | float):
         kind = type(default)
         try:
-            return kind(value)
-        except ValueError:
+            number = kind(value)
+        except (TypeError, ValueError, OverflowError):
+            number = None
+        if number is None or isinstance(value, bool) or number != float(value):
             word = "a whole number" if kind is int else "a number"
-            raise ValueError(f"{name} must be {word}, not {value!r}") from None
+            raise ValueError(f"{name} must be {word}, not {value!r}")
+        return number
     return str(value)
 
 
@@ -169,6 +173,8 @@ def check_common(settings: Mapping[str, Any]) -> None:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {settings['dtype']!r}")
     if settings["offload"] not in ("none", "model"):
         raise ValueError(f"offload must be none or model, not {settings['offload']!r}")
+    if settings["batch_size"] < 1:
+        raise ValueError(f"batch_size must be at least 1, not {settings['batch_size']}")
     for side in ("height", "width"):
         if settings[side] < 0:
             raise ValueError(f"{side} must be positive, not {settings[side]}")

@@ -22,7 +22,11 @@ from baselines.pretrained.hub import Source, is_component
 from baselines.pretrained.pipelines import DiffusersModel
 
 PREFIX = "diffusers:"
-OURS = ("prompt", "num_inference_steps", "generator", "output_type", "height", "width", "latents")
+OURS = (
+    *("prompt", "num_inference_steps", "generator", "output_type", "height", "width", "latents"),
+    *("num_images_per_prompt", "return_dict", "callback_on_step_end"),
+)
+"""Arguments of the call that are the benchmark's, not the user's."""
 UNLIMITED = 100_000
 """Tokenizers without a limit report an astronomical one."""
 
