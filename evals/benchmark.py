@@ -5,13 +5,22 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from evals.base import TASKS, ModelFacts, SamplingFacts
+from evals.base import TASKS, ModelFacts, Result, SamplingFacts
+from evals.files import folder_lock
+from evals.generate import DrawingCost, draw_images
+from evals.images import scan_folder
+from evals.registry import open_color_classifier, open_detector, open_suite
+from evals.results import RESULT, model_facts, protocol_facts, read_result, write_result
+from evals.rules import DEFAULT_RULES
+from evals.score import score_folder
 from evals.suites.base import Suite
-from selfe.generator import GeneratorFacts, TextToImage
+from selfe.generator import TextToImage
+from selfe.provenance import provenance
 
 Progress = Callable[[str, int, int], None]
 
@@ -59,12 +68,6 @@ def result_folder(
     return root / name / f"steps-{num_steps:03d}-{digest}"
 
 
-def model_facts(facts: GeneratorFacts) -> ModelFacts:
-    values = dataclasses.asdict(facts)
-    values.pop("sampling")
-    return ModelFacts(**{**values, "training": dict(facts.training)})
-
-
 def sampling_facts(generator: TextToImage, num_steps: int, seed: int) -> SamplingFacts:
     return SamplingFacts(
         steps=num_steps,
@@ -72,3 +75,211 @@ def sampling_facts(generator: TextToImage, num_steps: int, seed: int) -> Samplin
         seed=seed,
         settings=dict(generator.sampling_at(num_steps)),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkSettings:
+    """What a user may choose of a benchmark run.
+
+    Attributes:
+        split, prompts, limit, images_per_prompt, detector: None or "" for the suite's own.
+        seed: of the images.
+        device, batch_size: of the detector.
+        allow_partial: score sets that are not complete, marked as such.
+        command: recorded in the result.
+        rank, world_size: of this process; drawing is shared, process 0 scores.
+    """
+
+    split: str = ""
+    prompts: Path | None = None
+    limit: int | None = None
+    images_per_prompt: int | None = None
+    seed: int = 0
+    detector: str | None = None
+    device: str = "cpu"
+    batch_size: int = 32
+    allow_partial: bool = False
+    command: str = ""
+    rank: int = 0
+    world_size: int = 1
+
+    def open_suite(self, name: str) -> Suite:
+        suite = limited(open_suite(name, self.split, self.prompts), self.limit)
+        if self.images_per_prompt is not None:
+            suite = dataclasses.replace(suite, images_per_prompt=self.images_per_prompt)
+        if self.detector is not None and self.detector != suite.detector:
+            suite = dataclasses.replace(suite, detector=self.detector, detector_options={})
+        return suite
+
+
+def score_model(
+    generator: TextToImage,
+    num_steps: int,
+    suite_name: str,
+    root: Path,
+    settings: BenchmarkSettings,
+    progress: Progress,
+) -> tuple[Path, Result] | None:
+    """Draw and score one model at one number of steps below `root`; goes on where it was.
+
+    Returns:
+        The result folder and the result on process 0, None on the others.
+
+    Raises:
+        ValueError: for an unknown suite or detector, missing weights, a set that is not complete,
+            or a folder another process works on.
+    """
+    suite = settings.open_suite(suite_name)
+    folder = result_folder(root, suite, generator, num_steps, settings.seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"{generator.facts.label} {generator.facts.variant}".strip()
+    title = f"{name}, {num_steps} steps"
+    lock = ".lock" if settings.rank == 0 else f".lock-{settings.rank}"
+    with folder_lock(folder, lock):
+        cost = draw_images(
+            generator,
+            suite.records,
+            num_steps=num_steps,
+            images_per_prompt=suite.images_per_prompt,
+            seed=settings.seed,
+            folder=folder,
+            progress=lambda done, total: progress(f"{title}: drawing", done, total),
+            rank=settings.rank,
+            world_size=settings.world_size,
+        )
+        if settings.rank != 0:
+            return None
+        if settings.world_size > 1:
+            _wait_for_the_others(folder, suite, progress, title)
+        truncated = generator.count_truncated([r["prompt"] for r in suite.records])
+        return _score(
+            folder,
+            _scores_folder(folder, suite, settings),
+            suite,
+            settings,
+            model_facts(generator.facts),
+            sampling_facts(generator, num_steps, settings.seed),
+            title,
+            progress,
+            truncated=truncated,
+            cost=cost,
+        )
+
+
+def score_images(
+    images: Path,
+    suite_name: str,
+    runs_dir: Path,
+    settings: BenchmarkSettings,
+    progress: Progress,
+) -> tuple[Path, Result]:
+    """Score a folder in GenEval's layout made by anything; results go below `runs_dir`/images.
+
+    Raises:
+        ValueError: as `score_model`, and if the folder does not exist.
+    """
+    if not images.is_dir():
+        raise ValueError(f"no folder of images at {images}")
+    suite = settings.open_suite(suite_name)
+    place = hashlib.sha256(str(images.resolve()).encode()).hexdigest()[:8]
+    name = images.resolve().name
+    out = (
+        runs_dir / "images" / f"{name}-{place}" / "-".join(filter(None, (suite.name, suite.split)))
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    found = scan_folder(images, suite.records, suite.images_per_prompt).images
+    contents = hashlib.sha256("".join(image.digest for image in found).encode()).hexdigest()
+    sizes = [image.size for image in found if image.path is not None] or [(0, 0)]
+    facts = ModelFacts(
+        name=str(images), label=name, method="images", digest=contents, resolution=sizes[0][::-1]
+    )
+    with folder_lock(out):
+        return _score(
+            images,
+            _scores_folder(out, suite, settings),
+            suite,
+            settings,
+            facts,
+            SamplingFacts(steps=0, nfe=0, seed=settings.seed),
+            name,
+            progress,
+        )
+
+
+def _scores_folder(folder: Path, suite: Suite, settings: BenchmarkSettings) -> Path:
+    """Beside the images, or in a folder of its own for a detector that is not the suite's."""
+    if settings.detector is None:
+        return folder
+    return folder / f"detector-{suite.detector}"
+
+
+def _score(
+    images: Path,
+    out: Path,
+    suite: Suite,
+    settings: BenchmarkSettings,
+    model: ModelFacts,
+    sampling: SamplingFacts,
+    title: str,
+    progress: Progress,
+    *,
+    truncated: dict[str, int] | None = None,
+    cost: DrawingCost | None = None,
+) -> tuple[Path, Result]:
+    detector = open_detector(suite.detector, device=settings.device, **dict(suite.detector_options))
+    classifier = open_color_classifier(suite.color_classifier, device=settings.device)
+    scored = score_folder(
+        images,
+        suite.records,
+        detector,
+        classifier,
+        out,
+        images_per_prompt=suite.images_per_prompt,
+        groups=suite.groups,
+        allow_partial=settings.allow_partial,
+        batch_size=settings.batch_size,
+        progress=lambda done, total: progress(f"{title}: scoring", done, total),
+        lock=False,  # the result folder is held already
+    )
+    assert scored is not None  # only processes other than 0 get None
+    result = Result(
+        protocol=protocol_facts(
+            suite, suite.images_per_prompt, detector, classifier, DEFAULT_RULES
+        ),
+        model=model,
+        sampling=sampling,
+        scores=scored.scores,
+        truncated_prompts=truncated or {},
+        cost=_cost(out, cost),
+        environment=provenance(),
+        command=settings.command,
+    )
+    if (out / RESULT).exists() and not _changed(out, result):
+        return out, read_result(out)
+    write_result(out, result)
+    return out, result
+
+
+def _cost(folder: Path, cost: DrawingCost | None) -> dict[str, float]:
+    """Seconds per image drawn now; where all were found, what was measured when they were drawn."""
+    if cost is not None and cost.images:
+        return {"wall_s_per_image": cost.seconds / cost.images}
+    return read_result(folder).cost if (folder / RESULT).exists() else {}
+
+
+def _changed(folder: Path, result: Result) -> bool:
+    """Whether anything differs but when, where and by which command it was found again."""
+    incidental = {"environment", "command", "cost"}
+    old = read_result(folder)
+    return old.model_dump(exclude=incidental) != result.model_dump(exclude=incidental)
+
+
+def _wait_for_the_others(folder: Path, suite: Suite, progress: Progress, title: str) -> None:
+    """Until every process has drawn its share. Processes share nothing but the folder."""
+    total = len(suite.records) * suite.images_per_prompt
+    while True:
+        found = scan_folder(folder, suite.records, suite.images_per_prompt)
+        progress(f"{title}: waiting for other processes", len(found.images), total)
+        if len(found.images) >= total:
+            return
+        time.sleep(2)

@@ -12,6 +12,7 @@ import sys
 import typer
 
 from selfe.cli.common import console
+from selfe.cli.geneval import compare, geneval, rescore
 from selfe.cli.models import ls, sample
 from selfe.cli.report import report
 from selfe.cli.tools import doctor, fetch, prompts
@@ -29,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, report, sample, ls, prompts, doctor, fetch):
+for command in (train, geneval, report, sample, compare, rescore, prompts, ls, doctor, fetch):
     app.command()(command)
 
 

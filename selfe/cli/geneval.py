@@ -1,0 +1,175 @@
+"""selfe-bench geneval, rescore and compare."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selfe.cli.common import (
+    RUNS,
+    Device,
+    RunsDir,
+    Settings,
+    Ticker,
+    command_line,
+    console,
+    parse_steps,
+    pick_device,
+    progress_bar,
+)
+
+SuiteOption = Annotated[
+    str | None,
+    typer.Option(help="Prompts and rules, with version.", show_default="by model: shapes@1 ..."),
+]
+PromptsOption = Annotated[
+    Path | None, typer.Option(help="Prompt file of geneval-long@1.", dir_okay=False)
+]
+
+
+def geneval(
+    steps: Annotated[str, typer.Option(help="Sampler steps, separated by commas.")] = "2,4,8,50",
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="RUN, RUN@STEP, a published model or diffusers:ID; repeatable. "
+            "Every finished run if absent."
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Score a folder in GenEval's layout instead.")
+    ] = None,
+    milestones: Annotated[
+        bool, typer.Option("--milestones", help="Score every milestone of the runs (Fig. 5).")
+    ] = False,
+    suite: SuiteOption = None,
+    split: Annotated[
+        str, typer.Option(help="For shapes suites: heldout or validation.", show_default="heldout")
+    ] = "",
+    prompts: PromptsOption = None,
+    limit: Annotated[
+        int | None, typer.Option(help="At most so many prompts per task: another protocol.")
+    ] = None,
+    images_per_prompt: Annotated[
+        int | None, typer.Option(min=1, help="Images per prompt.", show_default="the suite's, 4")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the images.")] = 0,
+    detector: Annotated[str | None, typer.Option(help="Another detector than the suite's.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per detector call.")] = 32,
+    allow_partial: Annotated[
+        bool, typer.Option("--allow-partial", help="Score incomplete sets, marked in every table.")
+    ] = False,
+    settings: Settings = None,
+    model_arg: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="For published models.")
+    ] = None,
+    runs_dir: RunsDir = RUNS,
+    device: Device = "auto",
+) -> None:
+    """Draw a suite's images and score them. Goes on where it was; shares work under torchrun."""
+    from evals.benchmark import BenchmarkSettings, score_images, score_model
+    from selfe.cli.targets import PHOTO_SUITE, find_targets
+
+    counts = parse_steps(steps)
+    place = pick_device(device)
+    common = BenchmarkSettings(
+        split=split,
+        prompts=prompts,
+        limit=limit,
+        images_per_prompt=images_per_prompt,
+        seed=seed,
+        detector=detector,
+        device=place,
+        batch_size=batch_size,
+        allow_partial=allow_partial,
+        command=command_line(),
+        rank=int(os.environ.get("RANK", "0")),
+        world_size=int(os.environ.get("WORLD_SIZE", "1")),
+    )
+    with progress_bar() as bar:
+        tick = Ticker(bar)
+        if images is not None:
+            results = [score_images(images, suite or PHOTO_SUITE, runs_dir, common, tick)]
+        else:
+            targets = find_targets(
+                model or [],
+                runs_dir=runs_dir,
+                milestones=milestones,
+                device=place,
+                assignments=settings or [],
+                model_args=model_arg or [],
+            )
+            results = []
+            for target in targets:
+                generator = target.load()
+                for count in counts:
+                    result = score_model(
+                        generator, count, suite or target.suite, target.results, common, tick
+                    )
+                    if result is not None:
+                        results.append(result)
+    for folder, result in (pair for pair in results if pair):
+        overall = result.scores.overall
+        score = (
+            f"{overall.mean:.4f} [{overall.low:.4f}, {overall.high:.4f}]"
+            if overall
+            else "no overall score"
+        )
+        partial = ", PARTIAL" if result.scores.partial else ""
+        typer.echo(
+            f"{result.model.label} {result.model.variant}".strip()
+            + f", {result.sampling.steps} steps, NFE {result.sampling.nfe}: {score}{partial}"
+        )
+        console.print(f"  {folder}", markup=False, soft_wrap=True)
+
+
+def rescore(
+    suite: Annotated[str, typer.Option(help="Suite whose records and rules apply.")],
+    detections: Annotated[Path, typer.Option(help="Stored detections, JSON lines.")],
+    out: Annotated[Path, typer.Option(help="Verdicts, JSON lines.")],
+    split: Annotated[str, typer.Option(help="For shapes suites: heldout or validation.")] = "",
+    prompts: PromptsOption = None,
+    limit: Annotated[int | None, typer.Option(help="As geneval was run with.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Detection threshold.", show_default="0.3")
+    ] = None,
+    counting_threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="For counting.", show_default="0.9")
+    ] = None,
+    max_overlap: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Overlap from which boxes merge.", show_default="off"),
+    ] = None,
+) -> None:
+    """Apply thresholds and rules again to stored detections."""
+    from evals.benchmark import limited
+    from evals.detections import rescore as apply_rules
+    from evals.registry import open_suite
+    from evals.rules import RuleSettings
+
+    given = {
+        "threshold": threshold,
+        "counting_threshold": counting_threshold,
+        "max_overlap": max_overlap,
+    }
+    rules = RuleSettings(**{name: value for name, value in given.items() if value is not None})
+    records = limited(open_suite(suite, split, prompts), limit).records
+    verdicts = apply_rules(records, detections, out, rules)
+    right = sum(verdict.correct for verdict in verdicts)
+    typer.echo(f"{right} of {len(verdicts)} images correct; verdicts in {out}")
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(help="Result folder.")],
+    b: Annotated[Path, typer.Argument(help="Result folder of the same protocol.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+) -> None:
+    """Paired comparison over prompts: differences, intervals, prompts that flipped."""
+    from evals.compare import as_markdown
+    from evals.compare import compare as paired
+
+    comparison = paired(a, b)
+    typer.echo(comparison.model_dump_json(indent=1) if as_json else as_markdown(comparison))

@@ -1,0 +1,99 @@
+"""selfe-bench plan."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from selfe.cli.common import Settings
+
+if TYPE_CHECKING:
+    from selfe.plan import Plan
+
+
+def plan(
+    method: Annotated[str, typer.Option(help="Objective: selfe, fm or imm.")],
+    recipe: Annotated[str, typer.Option(help="What to train; see selfe-bench ls recipes.")] = (
+        "0.5b"
+    ),
+    variant: Annotated[str, typer.Option(help="Ablation of Self-E: no-target-norm or aux.")] = "",
+    gpu: Annotated[str, typer.Option(help="Accelerator: a100, h100 or h200.")] = "h200",
+    gpus: Annotated[int, typer.Option(help="How many share the global batch.")] = 8,
+    mfu: Annotated[float, typer.Option(help="Share of the GPU's peak that is reached.")] = 0.5,
+    text_tokens: Annotated[
+        int | None, typer.Option(help="Columns of a padded batch of captions.", show_default="256")
+    ] = None,
+    mean_tokens: Annotated[
+        int | None, typer.Option(help="Tokens of a cached caption.", show_default="half of those")
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(help="Images of the data set.", show_default="10 million")
+    ] = None,
+    settings: Settings = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+) -> None:
+    """What a run will cost: parameters, FLOPs, memory, GPU-days and disk. Nothing is started."""
+    from selfe.plan import make_plan
+    from selfe.recipes import resolve
+
+    made = make_plan(
+        resolve(recipe, method, variant=variant, assignments=settings or []),
+        gpu=gpu,
+        gpus=gpus,
+        mfu=mfu,
+        text_tokens=text_tokens,
+        mean_tokens=mean_tokens,
+        images=images,
+    )
+    typer.echo(json.dumps(made.as_json(), indent=1) if as_json else describe(made))
+
+
+def describe(made: Plan) -> str:
+    """The plan as a table, every assumption below it."""
+    memory = made.memory_per_gpu
+    accumulation = made.images_per_gpu // made.micro_batch_per_gpu
+    state = memory.total - memory.activations
+    rows = [
+        ("parameters", f"{made.parameters:,}"),
+        ("iterations x global batch", f"{made.iterations:,} x {made.global_batch:,}"),
+        ("forward, one image", f"{made.flops_per_image_forward / 1e9:,.4g} GFLOP"),
+    ]
+    for stage in made.stages:
+        where = f" {stage.start:,} to {stage.stop:,}" if len(made.stages) > 1 else ""
+        rows.append((f"step{where}", f"{stage.flops_per_step / 1e15:,.4g} PFLOP"))
+        rows += [
+            (f"    {p.name}", f"{p.cost} forward on {p.share:g} of the batch")
+            for p in stage.passes
+        ]
+    rows += [
+        ("step / flow-matching step", f"{made.relative_to_fm:.3f}"),
+        ("whole run", f"{made.flops_total / 1e18:,.4g} EFLOP"),
+        ("throughput", f"{made.images_per_second:,.0f} images/s on {made.gpus} {made.gpu.upper()}"),
+        ("GPU-days", f"{made.gpu_days:,.1f} ({made.days:,.2f} days on {made.gpus})"),
+        (
+            "micro-batch per GPU",
+            f"{made.micro_batch_per_gpu} x {accumulation} accumulated"
+            + ("" if made.fits else ", TOO LARGE even so: weights have to be sharded"),
+        ),
+        (
+            "memory per GPU",
+            f"{gigabytes(memory.total)} ({gigabytes(state)} weights and optimiser, "
+            f"{gigabytes(memory.activations)} activations)",
+        ),
+        (
+            "cache on disk",
+            f"{gigabytes(made.cache_bytes)} ({made.cache_bytes_per_image:,} bytes per image)",
+        ),
+        ("checkpoint", gigabytes(made.checkpoint_bytes)),
+        ("checkpoints of the run", gigabytes(made.run_bytes)),
+    ]
+    width = max(len(name) for name, _ in rows)
+    title = " ".join(part for part in (made.recipe, made.method, made.variant) if part)
+    lines = [title, *(f"  {name:<{width}}  {value}" for name, value in rows), "assumed:"]
+    return "\n".join([*lines, *(f"  - {text}" for text in made.assumptions)])
+
+
+def gigabytes(count: float) -> str:
+    return f"{count / 1e9:,.3g} GB" if count < 1e12 else f"{count / 1e12:,.3g} TB"

@@ -1,0 +1,196 @@
+"""The command line: every help text, and one clear sentence with exit code 2 for bad input."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+
+import pytest
+from tiny import TINY_MODEL
+
+from selfe.cli import app, main
+
+COMMANDS = sorted(
+    (c.name or c.callback.__name__) for c in app.registered_commands if c.callback is not None
+)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run a command in an empty folder; returns (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["selfe-bench", *words])
+        try:
+            main()
+            code = 0
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def test_the_commands_of_the_readme_exist():
+    assert {
+        "train",
+        "geneval",
+        "report",
+        "prompts",
+        "rescore",
+        "compare",
+        "doctor",
+        "fetch",
+    } <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help(run, command):
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert "Usage: selfe-bench" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("train", "--method", "nope"), "unknown method 'nope'"),
+        (("train", "--method", "fm", "--recipe", "nope"), "unknown recipe 'nope'"),
+        (("train", "--method", "fm", "--variant", "aux"), "unknown variant"),
+        (("train", "--method", "fm", "--set", "optim.lrr=1"), "did you mean 'optim.lr'"),
+        (("train", "--method", "fm", "--set", "optim.lr=fast"), "optim.lr must be a number"),
+        (("train", "--method", "fm", "--resume"), "nothing to resume"),
+        (("train", "--method", "fm", "--init-from", "x"), "RUN@STEP"),
+        (("train", "--method", "fm", "--device", "tpu9"), "tpu9"),
+        (("geneval", "--model", "no/such/run", "--steps", "2"), "no run or model 'no/such/run'"),
+        (("geneval", "--steps", "0"), "positive integers"),
+        (("geneval", "--steps", "2,x"), "positive integers"),
+        (("geneval", "--steps", "2"), "no finished run"),
+        (("geneval", "--images", "nowhere"), "nowhere"),
+        (("geneval", "--set", "optim.lr=1"), "sampling.KEY=VALUE"),
+        (("prompts", "--suite", "geneval@9"), "unknown suite"),
+        (("report", "--grid", "x"), "--prompts FILE"),
+        (("report", "--results", "nowhere"), "no folder nowhere"),
+        (("sample", "--model", "nope", "--prompt", "a"), "no run or model 'nope'"),
+        (("rescore", "--suite", "geneval@1", "--detections", "no.jsonl", "--out", "o"), "no.jsonl"),
+        (("compare", "nowhere", "neither"), "nowhere"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(run, words, sentence):
+    code, out, err = run(*words)
+    assert code == 2, (out, err)
+    assert sentence in err
+    assert "Traceback" not in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_missing_and_unknown_options_are_exit_code_2(run):
+    assert run("train")[0] == 2
+    assert run("train", "--nope")[0] == 2
+    assert run("nope")[0] == 2
+
+
+@pytest.mark.fault
+def test_unwritable_folder(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = run("train", "--method", "fm", "--runs-dir", "file")
+    assert code == 2
+    assert "cannot write to" in err
+
+
+def test_prompts_prints_the_published_list(run):
+    code, out, _ = run("prompts", "--suite", "geneval@1")
+    assert code == 0
+    digest = hashlib.sha256(out.encode()).hexdigest()
+    assert digest == "5c48e0813e812e3c373fa5c8ed07a8f0a483be30272b4427b0559c8048e67c13"
+
+
+def test_listings_are_json(run):
+    for what in ("models", "methods", "recipes", "runs"):
+        code, out, _ = run("ls", what, "--json")
+        assert code == 0
+        assert isinstance(json.loads(out), list)
+    names = [row["name"] for row in json.loads(run("ls", "models", "--json")[1])]
+    assert {"sdxl", "flux-dev", "lcm", "sana-1.5", "tim", "sdxl-turbo", "sd3.5-turbo"} <= set(names)
+
+
+def test_report_without_results_names_the_commands(run, tmp_path):
+    code, out, _ = run("report")
+    assert code == 0
+    assert "not run: selfe-bench train --method imm" in out
+    for name in ("table1.md", "table1.csv", "table2.md", "table2.csv"):
+        assert (tmp_path / "reports" / name).is_file()
+
+
+def tiny_options(iterations: int) -> list[str]:
+    settings = [
+        *TINY_MODEL,
+        f"train.iterations={iterations}",
+        "train.batch_size=8",
+        "train.log_every=1",
+        "train.checkpoint_every=2",
+        "train.milestone_every=4",
+        "train.sample_every=null",
+        "data.size=32",
+        "sampling.batch_slots=8",
+    ]
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+@pytest.mark.slow
+def test_train_score_report_end_to_end(run, tmp_path):
+    for method in ("selfe", "fm", "imm"):
+        code, out, err = run("train", "--method", method, *tiny_options(4))
+        assert code == 0, err
+        assert f"runs/shapes-{method}" in out
+    assert run("train", "--method", "fm", *tiny_options(4))[0] == 2  # never written over
+    code, out, err = run("geneval", "--steps", "1,2", "--limit", "2", "--images-per-prompt", "2")
+    assert code == 0, err
+    assert out.count("Self-E") == 2
+    results = sorted((tmp_path / "runs").rglob("result.json"))
+    assert len(results) == 6
+    before = {path: path.read_bytes() for path in results}
+    code, again, _ = run("geneval", "--steps", "1,2", "--limit", "2", "--images-per-prompt", "2")
+    assert code == 0
+    assert {path: path.read_bytes() for path in results} == before
+    folder = results[0].parent
+    code, out, err = run(
+        "rescore",
+        *("--suite", "shapes@1", "--limit", "2"),
+        *("--detections", str(folder / "detections.jsonl")),
+        *("--out", "again.jsonl"),
+    )
+    assert code == 0, err
+    assert (tmp_path / "again.jsonl").read_bytes() == (folder / "images.jsonl").read_bytes()
+    code, out, _ = run("report")
+    assert code == 0
+    assert "6 results rendered" in out
+    assert "Flow Matching" in (tmp_path / "reports" / "table2.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+def test_kill_and_resume_gives_the_same_bits(tmp_path):
+    def command(name: str, *more: str) -> list[str]:
+        code = "from selfe.cli import main; main()"
+        words = ["train", "--method", "selfe", "--name", name, "--device", "cpu", *more]
+        return [sys.executable, "-c", code, *words, *tiny_options(12)]
+
+    subprocess.run(command("whole"), cwd=tmp_path, check=True, capture_output=True)
+    process = subprocess.Popen(
+        command("killed"), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    folder = tmp_path / "runs" / "killed" / "checkpoints"
+    while not list(folder.glob("step-*/state.json")) and process.poll() is None:
+        pass
+    process.kill()
+    process.wait()
+    subprocess.run(command("killed", "--resume"), cwd=tmp_path, check=True, capture_output=True)
+    for name in ("model", "ema", "optimizer"):
+        path = f"step-00000012/{name}.safetensors"
+        whole = tmp_path / "runs" / "whole" / "checkpoints" / path
+        assert whole.read_bytes() == (folder / path).read_bytes()
