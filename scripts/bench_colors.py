@@ -72,7 +72,7 @@ def cpu_seconds() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--images", type=int, default=8)
+    parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--out", type=Path, default=Path("reports/bench/colors.json"))
     arguments = parser.parse_args()
     torch.manual_seed(0)

@@ -33,7 +33,7 @@ from evals.detectors import mask2former_keys as keys
 from evals.detectors import mmdet as official
 from evals.rules import judge
 
-# Height, width; the first ones go through the real (1333, 800), the others through half of it.
+# Height, width; the former go through the real (1333, 800), the latter through half of it.
 REAL_SIZE = [(256, 256), (512, 512), (1024, 1024), (480, 640), (300, 1000), (768, 512)]
 HALF_SIZE = [
     (256, 320), (512, 384), (640, 480), (321, 457), (1024, 256), (256, 1024), (400, 400),
@@ -74,8 +74,9 @@ def main() -> None:
         gains = CLASS_GAINS
     else:
         state = random_state(config)
-        cases = [(f"{h}x{w}", h, w, None) for h, w in REAL_SIZE]
-        cases += [(f"{h}x{w} half", h, w, (667, 400)) for h, w in HALF_SIZE]
+        cases = [(f"{h}x{w} half", h, w, (667, 400)) for h, w in HALF_SIZE]
+        for place, (h, w) in enumerate(REAL_SIZE):
+            cases.insert(3 * place + 1, (f"{h}x{w}", h, w, None))
         cases = [(n, mask2former_selftest.image_by_name(n, h, w), e) for n, h, w, e in cases]
         gains = CLASS_GAINS
     sizes = mask2former_selftest.SMALL if arguments.small else mask2former.swin_s_config()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import pickle
 from pathlib import Path
@@ -16,6 +17,7 @@ from evals import fetch
 from evals.detectors import mask2former, mask2former_selftest
 from evals.detectors import mask2former_keys as keys
 from evals.detectors import mask2former_processing as processing
+from evals.detectors.mmdet import MMDetDetector
 from evals.suites.geneval import COCO_CLASSES
 
 GOLDEN = Path(__file__).parent / "assets" / "mask2former_golden.npz"
@@ -243,6 +245,32 @@ def test_wrong_hash_and_missing_file(tmp_path, monkeypatch):
             mask2former.Mask2FormerDetector.from_published(given)
 
 
+@pytest.mark.parametrize("to_layout", [keys.to_mmdet_2, keys.to_mmdet_3])
+def test_a_checkpoint_file_of_either_layout_loads_by_hash(golden, tmp_path, monkeypatch, to_layout):
+    state = to_layout(mmdet_state(golden, GAINS["sharpened"]))
+    file = tmp_path / "checkpoint.pth"
+    torch.save({"meta": {"epoch": 50}, "state_dict": state}, file)
+    begins = fetch.sha256_of(file)[:8]
+    published = fetch.PublishedFile(f"published-{begins}.pth", "", begins, "")
+    monkeypatch.setattr(mask2former, "DETECTOR_FILES", (published,))
+    monkeypatch.setattr(mask2former, "swin_s_config", lambda: mask2former_selftest.SMALL)
+    image = mask2former_selftest.image_by_name("128x128", 128, 128)
+    known = mask2former.Mask2FormerDetector.from_published(file, edges=EDGES)
+    assert known.identity == f"mask2former-swin-s:{begins}"
+    found = known.detect([image])[0]
+    stored = golden["sharpened/128x128/scores"]
+    assert np.allclose([d.score for d in found], stored[stored >= 0.05], atol=1e-4)
+    other = mask2former.Mask2FormerDetector.from_checkpoint(file, edges=EDGES)
+    assert other.identity == f"mask2former-swin-s:unpublished-{begins}"
+    assert np.allclose([d.score for d in other.detect([image])[0]], stored, atol=1e-4)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mmdet") is not None, reason="mmdet is installed")
+def test_without_mmdet_the_official_detector_says_how_to_install_it():
+    with pytest.raises(ValueError, match=r"scripts/install_mmdet\.sh"):
+        MMDetDetector.from_published()
+
+
 @pytest.mark.parametrize(
     "size,wanted",
     [((512, 512), (800, 800)), ((300, 1000), (400, 1333)), ((480, 640), (800, 1067))],
@@ -295,7 +323,7 @@ def test_hub_variant_loads_under_a_name_of_its_own(golden, tmp_path):
     network = mask2former.build_network(**mask2former_selftest.SMALL)
     keys.load_strictly(network, keys.to_transformers(mmdet_state(golden)))
     network.save_pretrained(tmp_path)
-    detector = mask2former.Mask2FormerDetector.from_hub(str(tmp_path), edges=EDGES)
+    detector = mask2former.Mask2FormerDetector.from_hub(str(tmp_path), edges=EDGES, min_score=0.0)
     assert detector.identity.startswith("mask2former-hf:")
     image = mask2former_selftest.image_by_name("96x128", 96, 128)
     stored = golden["plain/96x128/scores"]
