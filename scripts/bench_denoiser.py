@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from diffusers import FluxPipeline
-from paired_timing import Ratio, paired_ratio, print_table, write_report
+from paired_timing import Ratio, measurement_facts, paired_ratio, print_table, write_report
 from torch import Tensor
 
 from selfe.network.conditioning import TextCondition
@@ -165,6 +165,7 @@ def main() -> None:
     if arguments.pairs < 7:
         parser.error("--pairs must be at least 7")
     torch.set_num_threads(1)
+    facts = measurement_facts(SEED)
     rows = [
         compare_with_diffusers(
             "width 512, 512 tokens: ours / diffusers", WIDE, 1, 32, 256, 1.00, arguments.pairs
@@ -182,7 +183,7 @@ def main() -> None:
         *price_of_text(arguments.pairs),
     ]
     print_table(rows)
-    write_report(arguments.out, rows, SEED)
+    write_report(arguments.out, rows, facts)
     print(f"written to {arguments.out}")
 
 

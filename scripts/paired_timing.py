@@ -11,9 +11,10 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -93,15 +94,27 @@ def print_table(rows: Sequence[Ratio]) -> None:
         )
 
 
-def write_report(path: Path, rows: Sequence[Ratio], seed: int) -> None:
-    """Everything needed to repeat the measurement, and the rows."""
-    report = {
+def measurement_facts(seed: int) -> dict[str, Any]:
+    """Everything needed to repeat a measurement.
+
+    Taken before the first row: the commit must be that of the code which was loaded, and a long
+    measurement may see others.
+    """
+    return {
         "command": " ".join(["python", *sys.argv]),
         "seed": seed,
         "threads": 1,
         "clock": "time.process_time",
         **provenance(),
-        "load_average": os.getloadavg(),
+        "load_average_at_start": os.getloadavg(),
+    }
+
+
+def write_report(path: Path, rows: Sequence[Ratio], facts: Mapping[str, Any]) -> None:
+    """`facts` from `measurement_facts`, and the rows."""
+    report = {
+        **facts,
+        "load_average_at_end": os.getloadavg(),
         "rows": [{**asdict(row), "verdict": row.verdict} for row in rows],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
