@@ -68,10 +68,7 @@ def compare(a: str | Path, b: str | Path) -> Comparison:
     """
     results = (read_result(a), read_result(b))
     check_same_protocol(*results)
-    names = tuple(
-        f"{r.model.label}{' ' + r.model.variant if r.model.variant else ''}, {r.sampling.steps} steps"
-        for r in results
-    )
+    names = tuple(_name(result) for result in results)
     return compare_verdicts(
         read_verdicts(a),
         read_verdicts(b),
@@ -79,6 +76,11 @@ def compare(a: str | Path, b: str | Path) -> Comparison:
         suite=results[0].protocol.suite,
         partial=any(r.scores.partial for r in results),
     )
+
+
+def _name(result: Result) -> str:
+    words = [result.model.label, result.model.variant]
+    return f"{' '.join(w for w in words if w)}, {result.sampling.steps} steps"
 
 
 def check_same_protocol(a: Result, b: Result) -> None:

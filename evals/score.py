@@ -79,6 +79,7 @@ class _Judge:
     detector: Detector
     color_classifier: ColorClassifier
     max_objects: int
+    color_every_class: bool
 
 
 def score_folder(
@@ -93,6 +94,7 @@ def score_folder(
     groups: Mapping[str, Sequence[int]] | None = None,
     allow_partial: bool = False,
     limit: int | None = None,
+    color_every_class: bool = False,
     batch_size: int = 16,
     progress: Progress = lambda done, total: None,
     lock: bool = True,
@@ -109,6 +111,8 @@ def score_folder(
         allow_partial: score an incomplete or over-complete set, marked as partial.
         limit: only the first so many prompts; such a set is partial, without an overall score
             unless `allow_partial`.
+        color_every_class: classify colours of every class a record names, not only where a clause
+            asks for one; the diversity statistic needs it.
         lock: hold the lock on `out_dir`; False where the caller holds it.
         rank, world_size: batch k is detected by process k mod world_size.
         barrier: returns once every process has called it.
@@ -132,7 +136,7 @@ def score_folder(
     folder = scan_folder(images_dir, records, images_per_prompt, limit)
     if folder.problems and not allow_partial:
         raise ValueError(_incomplete(images_dir, folder.problems))
-    judge = _Judge(detector, color_classifier, settings.max_objects)
+    judge = _Judge(detector, color_classifier, settings.max_objects, color_every_class)
 
     def run() -> ScoredFolder | None:
         work = _DetectionRun(out_dir, folder, records, judge, batch_size, rank, world_size)
@@ -225,6 +229,7 @@ class _DetectionRun:
             "records": hashlib.sha256(as_json_lines(records).encode()).hexdigest(),
             "batch_size": batch_size,
             "max_objects": judge.max_objects,
+            "color_every_class": judge.color_every_class,
         }
         self.header = {"header": identity}
         images = [[i.prompt_id, i.sample_id, i.digest] for i in folder.images]
@@ -254,7 +259,7 @@ class _DetectionRun:
         images = [read_image(i.path) for i in batch if i.path is not None]
         found = [_stored(d) for d in self.judge.detector.detect(images)]
         asked = [
-            _needing_color(detections, self.records[image.prompt_id], self.judge.max_objects)
+            _needing_color(detections, self.records[image.prompt_id], self.judge)
             for image, detections in zip(batch, found, strict=True)
         ]
         colors: list[dict[int, str]] = [{} for _ in batch]
@@ -334,14 +339,15 @@ def _stored(detections: Sequence[Detection]) -> list[Detection]:
 
 
 def _needing_color(
-    detections: Sequence[Detection], record: Mapping[str, Any], most: int
+    detections: Sequence[Detection], record: Mapping[str, Any], judge: _Judge
 ) -> list[int]:
     """Places of the detections whose colour a clause may ask for under some thresholds."""
     places = []
-    for label in sorted({c["class"] for c in record["include"] if "color" in c}):
+    clauses = [c for c in record["include"] if judge.color_every_class or "color" in c]
+    for label in sorted({c["class"] for c in clauses}):
         mine = [i for i, d in enumerate(detections) if d.label == label]
         mine.sort(key=lambda i: (detections[i].score, i), reverse=True)
-        places += mine[:most]
+        places += mine[: judge.max_objects]
     return sorted(places)
 
 

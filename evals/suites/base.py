@@ -21,7 +21,8 @@ class Suite:
         split: "" for the whole suite, else "validation" or "heldout".
         images_per_prompt: the number the protocol asks for.
         groups: further cuts, name -> prompt_ids.
-        world_preset: preset of the shapes world, "" elsewhere.
+        world_preset: preset of the shapes world, "" elsewhere. Where there is one, its nuisance
+            factors are known and diversity is measured.
     """
 
     name: str
