@@ -278,8 +278,16 @@ def facts(arguments: argparse.Namespace) -> dict[str, str]:
         "device": arguments.device,
         "python": platform.python_version(),
         "mmcv": mmcv.__version__,
+        "mmcv_operators": compiled_operators(),
         **versions,
     }
+
+
+def compiled_operators() -> str:
+    """Whether mmcv's compiled extension is there; on the CPU this network calls none of it."""
+    from mmcv import _ext
+
+    return "stand-in" if str(_ext.__file__).endswith(".py") else "compiled"
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
