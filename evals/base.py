@@ -133,7 +133,7 @@ class SamplingFacts(Frozen):
 
 class Scores(Frozen):
     overall: Interval | None
-    """Mean of the task means; None where the set is incomplete and partial scores were not allowed."""
+    """Mean of the task means; None for an incomplete set unless partial scores were allowed."""
     tasks: dict[str, Interval]
     groups: dict[str, Interval] = {}
     """Further cuts of the same images: "seen", "unseen"."""
@@ -152,7 +152,7 @@ class Result(Frozen):
     diversity: dict[str, Any] = {}
     truncated_prompts: dict[str, int] = {}
     cost: dict[str, float] = {}
-    """wall_s_per_image, peak_memory_bytes where measured. Never printed in byte-reproducible tables."""
+    """wall_s_per_image, peak_memory_bytes where measured. Never printed in tables."""
     environment: dict[str, Any] = {}
     """versions, commit, machine."""
     command: str = ""

@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from evals.rules import RuleSettings, judge
 
 from evals.base import Detection
 from evals.detectors.shapes import ShapesColorClassifier, ShapesDetector
+from evals.rules import RuleSettings, judge
 from selfe.data.shapes_world import PRESETS, TASKS, Scene, ShapesWorld, draw_record
 from selfe.encoders.shapes import ShapesVAE
 

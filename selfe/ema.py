@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from selfe.config import OptimConfig
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def ema_decay(update: int, config: OptimConfig) -> float:
@@ -34,7 +36,7 @@ class Ema:
     def module(self) -> nn.Module:
         return self._averaged.module
 
-    def _lerp(self, averaged: list, current: list, _: object) -> None:
+    def _lerp(self, averaged: Tensors, current: Tensors, _: Tensor | int) -> None:
         torch._foreach_lerp_(averaged, [p.detach() for p in current], 1 - self._decay)
 
     @torch.no_grad()

@@ -143,7 +143,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: if the file holds anything but tensors, plain values and known bookkeeping.
     """
-    placeholders = [(_NotLoaded, name) for name in _BOOKKEEPING]
+    placeholders: list[Any] = [(_NotLoaded, name) for name in _BOOKKEEPING]
     try:
         with torch.serialization.safe_globals(placeholders):
             content = torch.load(path, map_location="cpu", weights_only=True)

@@ -78,7 +78,7 @@ def _color_attr(rng: np.random.Generator) -> dict[str, Any]:
     return grammar.color_attr(_not_a_person(a), COLORS[color_a], _not_a_person(b), COLORS[color_b])
 
 
-def _not_a_person(draw: np.int64) -> str:
+def _not_a_person(draw: int | np.signedinteger) -> str:
     """People are not asked to be purple: draws run over the 79 classes after "person"."""
     return COCO_CLASSES[(COCO_CLASSES.index("person") + 1 + int(draw)) % 80]
 

@@ -70,6 +70,7 @@ def geneval(
     device: Device = "auto",
 ) -> None:
     """Draw a suite's images and score them. Goes on where it was; shares work under torchrun."""
+    from evals.base import Result
     from evals.benchmark import BenchmarkSettings, score_images, score_model
     from selfe.cli.targets import PHOTO_SUITE, find_targets
 
@@ -89,10 +90,11 @@ def geneval(
         rank=int(os.environ.get("RANK", "0")),
         world_size=int(os.environ.get("WORLD_SIZE", "1")),
     )
+    results: list[tuple[Path, Result]] = []
     with progress_bar() as bar:
         tick = Ticker(bar)
         if images is not None:
-            results = [score_images(images, suite or PHOTO_SUITE, runs_dir, common, tick)]
+            results.append(score_images(images, suite or PHOTO_SUITE, runs_dir, common, tick))
         else:
             targets = find_targets(
                 model or [],
@@ -102,16 +104,15 @@ def geneval(
                 assignments=settings or [],
                 model_args=model_arg or [],
             )
-            results = []
             for target in targets:
                 generator = target.load()
                 for count in counts:
-                    result = score_model(
+                    scored = score_model(
                         generator, count, suite or target.suite, target.results, common, tick
                     )
-                    if result is not None:
-                        results.append(result)
-    for folder, result in (pair for pair in results if pair):
+                    if scored is not None:  # processes other than 0 only draw
+                        results.append(scored)
+    for folder, result in results:
         overall = result.scores.overall
         score = (
             f"{overall.mean:.4f} [{overall.low:.4f}, {overall.high:.4f}]"
@@ -155,7 +156,7 @@ def rescore(
         "counting_threshold": counting_threshold,
         "max_overlap": max_overlap,
     }
-    rules = RuleSettings(**{name: value for name, value in given.items() if value is not None})
+    rules = RuleSettings.model_validate({k: v for k, v in given.items() if v is not None})
     records = limited(open_suite(suite, split, prompts), limit).records
     verdicts = apply_rules(records, detections, out, rules)
     right = sum(verdict.correct for verdict in verdicts)
