@@ -11,7 +11,15 @@ STEPS = (2, 4, 8, 50)
 
 # Options of `geneval` that belong to the protocol, so that a missing row is measured like its
 # neighbours.
-_PROTOCOL_OPTIONS = ("--suite", "--split", "--limit", "--detector", "--prompts", "--images")
+_PROTOCOL_OPTIONS = (
+    "--suite",
+    "--split",
+    "--limit",
+    "--detector",
+    "--prompts",
+    "--images-per-prompt",
+    "--seed",
+)
 _DEFAULT_RECIPE = "shapes"
 _DEFAULT_RUNS = "runs"
 
@@ -27,6 +35,11 @@ def protocol_options(command: str) -> tuple[str, ...]:
             if not equals and place + 1 < len(words):
                 kept.append(words[place + 1])
     return tuple(kept)
+
+
+def overrides_settings(command: str) -> bool:
+    """Whether a `geneval` command sampled otherwise than the model's own settings say."""
+    return any(word.split("=")[0] in ("--set", "--model-arg") for word in shlex.split(command))
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ _OTHER_STYLES = (
     ("#999999", "*", "-."),
     ("#F0E442", "h", "-"),
 )
-_RC = {
+_RC: Any = {
     "svg.hashsalt": "selfe-bench",
     "svg.fonttype": "path",
     "font.family": "DejaVu Sans",
@@ -228,7 +228,8 @@ def scores_against_steps(folders: Sequence[ResultFolder], title: str) -> Figure 
 
 def secondary_time_scores(folders: Sequence[ResultFolder], title: str) -> Figure | None:
     """Fig. S.3 in figures: score against steps for each policy of the secondary time s_k."""
-    found = sorted((f for f in folders if policy_of(f) is not None), key=policy_of)
+    found = [f for f in folders if policy_of(f) is not None]
+    found.sort(key=lambda f: policy_of(f) or 0.0)
     lines = make_series(found, lambda f: f.result.sampling.steps, policy_label)
     if len(lines) < 2:
         return None

@@ -165,7 +165,8 @@ def _rank(group: _Group) -> tuple[bool, int, int, str]:
 def _all_table1(folders: Sequence[ResultFolder], runs: str) -> list[Table]:
     """One Table 1 per protocol: those with published models first; where there is none, the
     paper's rows, not run."""
-    with_models, others = [], []
+    with_models: list[tuple[tuple[bool, int], Table]] = []
+    others: list[tuple[tuple[bool, int], Table]] = []
     for members in by_protocol(folders).values():
         table = build_table1(members, _context(members, "shapes", runs))
         geneval = members[0].result.protocol.suite.startswith("geneval")
@@ -238,7 +239,7 @@ def _write_cut(
 ) -> str:
     """Write a further table, a section per protocol. Returns its Markdown file, "" if empty."""
     build = seen_unseen_frame if name == "seen_unseen" else diversity_frame
-    sections = []
+    sections: list[str] = []
     for members in by_protocol(folders).values():
         frame = build(members)
         if frame.empty:

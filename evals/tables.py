@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from evals.base import TASKS, Interval, ProtocolFacts
+from evals.base import TASKS, ProtocolFacts
 from evals.collection import (
     ResultFolder,
     eta_of,
@@ -24,8 +24,9 @@ from evals.collection import (
     require_one_protocol,
     setting_text,
 )
-from evals.commands import STEPS, CommandContext, not_run
-from evals.pairing import overall_difference, resolved
+from evals.commands import STEPS, CommandContext, not_run, overrides_settings
+from evals.pairing import overall_difference
+from evals.stats import Difference
 
 PAPER = "paper (BAGEL protocol, prompt set not stated)"
 TABLE2_COLUMNS = (
@@ -143,11 +144,12 @@ def follows_paper_protocol(protocol: ProtocolFacts | None) -> bool:
 
 
 def _preference(folder: ResultFolder) -> tuple[Any, ...]:
-    """Which of several results of one model at one number of steps a table shows: by its settings
-    and place, never by its score."""
+    """Which of several results of one model at one number of steps a table shows: the model's own
+    settings before others, never by score."""
     settings = folder.result.sampling.settings
+    overridden = overrides_settings(folder.result.command)
     usual = not settings.get("s_fraction") and settings.get("update") != "minfm"
-    return (folder.result.scores.partial, not usual, folder.name)
+    return (folder.result.scores.partial, overridden, not usual, folder.name)
 
 
 Cell = tuple[str, str, int | None, int]
@@ -390,7 +392,7 @@ def _paper_overall(kind: RowKind, steps: int) -> float | None:
     return float(frame.loc[match, f"steps_{steps}"].iloc[0])
 
 
-def difference(a: ResultFolder, b: ResultFolder) -> Interval | None:
+def difference(a: ResultFolder, b: ResultFolder) -> Difference | None:
     """Overall score of a minus b, paired over prompts; None where either has no full score."""
     scores = (a.result.scores, b.result.scores)
     if any(score.partial or score.overall is None for score in scores):
@@ -407,10 +409,10 @@ def _against_selfe(folder: ResultFolder, selfe: ResultFolder | None) -> dict[str
     if delta is None:
         return {"resolved": "partial: not compared"}
     return {
-        "delta_selfe": delta.mean,
-        "delta_low": delta.low,
-        "delta_high": delta.high,
-        "resolved": RESOLVED if resolved(delta) else NOT_RESOLVED,
+        "delta_selfe": delta.interval.mean,
+        "delta_low": delta.interval.low,
+        "delta_high": delta.interval.high,
+        "resolved": RESOLVED if delta.resolved else NOT_RESOLVED,
     }
 
 
@@ -429,7 +431,7 @@ def ordering(chosen: dict[Cell, ResultFolder], iterations: int | None, steps: in
     for better, worse in zip(scored, scored[1:], strict=False):
         delta = difference(better[1], worse[1])
         assert delta is not None
-        mark = RESOLVED if resolved(delta) else NOT_RESOLVED
+        mark = RESOLVED if delta.resolved else NOT_RESOLVED
         sign = ">" if better[0] > worse[0] else "="
         text += f" {sign} {_name_score(worse)} ({mark})"
     return text + "."

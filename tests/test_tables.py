@@ -181,6 +181,15 @@ def test_other_settings_are_counted_never_chosen_by_score(tmp_path: Path) -> Non
     assert any(note.startswith("2 results with other sampling settings") for note in table.notes)
 
 
+def test_a_models_own_settings_come_before_overrides(tmp_path: Path) -> None:
+    own = {"s_fraction": 0.5}
+    command = "selfe-bench geneval --steps 2 --set sampling.s_fraction=0"
+    write_result(tmp_path / "a", "selfe", command=command)
+    write_result(tmp_path / "z", "selfe", settings=own)
+    frame = build_table2(collect([tmp_path])).frame
+    assert frame.loc[frame["folder"] != "", "folder"].tolist() == [(tmp_path / "z").as_posix()]
+
+
 def test_under_trained_models_are_labelled(tmp_path: Path) -> None:
     reason = "below 0.9 of VAE round trips at 50 steps"
     write_result(tmp_path / "a", "selfe")
