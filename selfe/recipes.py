@@ -51,8 +51,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "shapes-quick": merge(
         _SHAPES,
         {
-            "times": {"tau_horizon": 540},
-            "train": {"iterations": 900, "milestone_every": 450, "sample_every": 450},
+            "data": {"size": 16_384},
+            "times": {"tau_horizon": 480},
+            "train": {"iterations": 800, "milestone_every": 400, "sample_every": 400},
         },
     ),
     "shapes-64": merge(

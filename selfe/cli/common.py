@@ -103,9 +103,9 @@ class Ticker:
         if name not in self._tasks:
             self._tasks[name] = self.bar.add_task(name, total=total, note="")
         self.bar.update(self._tasks[name], completed=done, total=total, note=note)
-        tenth = 10 * done // max(total, 1)
-        if not console.is_terminal and self._printed.get(name) != tenth:
-            self._printed[name] = tenth
+        part = 20 * done // max(total, 1)
+        if not console.is_terminal and self._printed.get(name) != part:
+            self._printed[name] = part
             console.print(f"{name}: {done}/{total} {note}".rstrip(), markup=False, soft_wrap=True)
 
     def job(self, name: str) -> Callable[[int, int], None]:
