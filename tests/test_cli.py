@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from tiny import TINY_MODEL
@@ -194,3 +196,30 @@ def test_kill_and_resume_gives_the_same_bits(tmp_path):
         path = f"step-00000012/{name}.safetensors"
         whole = tmp_path / "runs" / "whole" / "checkpoints" / path
         assert whole.read_bytes() == (folder / path).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_the_iteration_and_saves(tmp_path, number):
+    code = "from selfe.cli import main; main()"
+    words = ["train", "--method", "fm", "--name", "stopped", "--device", "cpu"]
+    settings = [*tiny_options(100_000), "--set", "train.checkpoint_every=50000"]
+    settings += ["--set", "train.milestone_every=null"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *words, *settings],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    metrics = tmp_path / "runs" / "stopped" / "metrics.jsonl"
+    while (not metrics.exists() or metrics.stat().st_size < 200) and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "continue with --resume" in err
+    last = [json.loads(line) for line in metrics.read_text().splitlines()][-1]["step"]
+    (checkpoint,) = (tmp_path / "runs" / "stopped" / "checkpoints").glob("step-*")
+    assert checkpoint.name == f"step-{last:08d}"
