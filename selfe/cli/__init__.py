@@ -14,6 +14,7 @@ import typer
 from selfe.cli.common import console
 from selfe.cli.geneval import compare, geneval, rescore
 from selfe.cli.models import ls, sample
+from selfe.cli.plan import plan
 from selfe.cli.report import report
 from selfe.cli.tools import doctor, fetch, prompts
 from selfe.cli.train import train
@@ -30,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, geneval, report, sample, compare, rescore, prompts, ls, doctor, fetch):
+for command in (train, geneval, report, sample, compare, rescore, prompts, ls, doctor, fetch, plan):
     app.command()(command)
 
 
