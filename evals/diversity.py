@@ -123,7 +123,7 @@ class DiversityReference:
         everything = _count(o for group in self.by_prompt for image in group for o in image)
         model = _count(o for image in images for o in image)
         measured = _by_factor(model, everything)
-        data = self._data_level(prompts)
+        data = self._data_level(prompts, model)
         tasks: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
         for (task, kind), tv in measured.items():
             objects = sum(c.total() for cell, c in model.items() if cell[:2] == (task, kind))
@@ -142,8 +142,14 @@ class DiversityReference:
             "reference_images_per_prompt": self.images_per_prompt,
         }
 
-    def _data_level(self, prompts: Sequence[int]) -> dict[tuple[str, str], float]:
-        """Mean total variation of samples of the data, as many images per prompt, to the rest."""
+    def _data_level(
+        self, prompts: Sequence[int], model: Mapping[Cell, Counter[str]]
+    ) -> dict[tuple[str, str], float]:
+        """Mean total variation of samples of the data to the rest of it.
+
+        A sample has as many images per prompt as the model, and no more objects in any cell: a
+        model that draws few objects is compared with few.
+        """
         wanted = Counter(prompts)
         if max(wanted.values()) >= self.images_per_prompt:
             raise ValueError(
@@ -160,9 +166,24 @@ class DiversityReference:
                 taken = wanted[prompt_id]
                 sample += [o for k in order[:taken] for o in group[k]]
                 rest += [o for k in order[taken:] for o in group[k]]
-            for factor, tv in _by_factor(_count(sample), _count(rest)).items():
+            thinned = _thin(sample, model, rng)
+            for factor, tv in _by_factor(_count(thinned), _count(rest)).items():
                 sums[factor].append(tv)
         return {factor: float(np.mean(values)) for factor, values in sums.items()}
+
+
+def _thin(
+    seen: Sequence[Observation], model: Mapping[Cell, Counter[str]], rng: np.random.Generator
+) -> list[Observation]:
+    """At most as many observations of every cell as the model has, drawn at random."""
+    left = {cell: counts.total() for cell, counts in model.items()}
+    kept = []
+    for k in rng.permutation(len(seen)):
+        cell = seen[k][0]
+        if left.get(cell, 0) > 0:
+            left[cell] -= 1
+            kept.append(seen[k])
+    return kept
 
 
 def _count(seen: Iterable[Observation]) -> dict[Cell, Counter[str]]:
