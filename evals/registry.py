@@ -36,7 +36,7 @@ COLOR_CLASSIFIERS = Registry(
     "colour classifier",
     {
         "shapes": "evals.detectors.shapes:ShapesColorClassifier",
-        "clip": "evals.colors:ClipColorClassifier",
+        "clip": "evals.colors:ClipColorClassifier.from_published",
     },
 )
 """name -> function of (device=...) that returns a `ColorClassifier`."""
