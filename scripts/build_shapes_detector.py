@@ -3,11 +3,11 @@
     python scripts/build_shapes_detector.py --preset grid
     python scripts/build_shapes_detector.py --preset free --batch 48 --steps 1000
 
-Two to four minutes each on one core with bf16 instructions. The network sees whole shapes at free positions, blurred and
-noisy ones among them, and, as a class of their own, what a generator may leave half done: two
-shapes morphed into each other, torn shapes, blobs, faint or very blurred shapes. It never sees
-images of a generator or of the autoencoder. Writes evals/assets/shapes_detector_PRESET.safetensors
-and its entry in evals/assets/shapes_weights.json.
+About three minutes each on one core with bf16 instructions. The network sees whole shapes at free
+positions, blurred and noisy ones among them, and, as a class of their own, what a generator may
+leave half done: two shapes morphed into each other, torn shapes, blobs, faint or very blurred
+shapes. It never sees images of a generator or of the autoencoder. Writes
+evals/assets/shapes_detector_PRESET.safetensors and its entry in evals/assets/shapes_weights.json.
 """
 
 from __future__ import annotations
