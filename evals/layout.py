@@ -20,7 +20,9 @@ from evals.markup import (
     to_markdown,
     with_interval,
 )
-from evals.tables import NOT_RESOLVED, PAPER, TABLE1_TASKS, Table, follows_paper_protocol
+from evals.model_table import TABLE1_TASKS
+from evals.table_rows import PAPER, Table, follows_paper_protocol
+from evals.tables import NOT_RESOLVED
 
 _TASK_NAMES = {
     "single_object": "Single object",
@@ -66,7 +68,7 @@ def heading(table: Table) -> str:
 
 
 def _paper_sentence(table: Table) -> str:
-    text = f"Columns marked * are the {PAPER}"
+    text = f"Columns marked * are figures of the {PAPER}"
     if follows_paper_protocol(table.protocol):
         return text + "; differences to it are given, for the protocols are as near as stated."
     return text + ": another protocol, shown beside and not compared."

@@ -9,10 +9,7 @@ import pandas as pd
 
 from evals.collection import ResultFolder, require_one_protocol
 from evals.commands import STEPS, CommandContext, not_run
-from evals.tables import (
-    TABLE1_COLUMNS,
-    TABLE1_ROWS,
-    TABLE1_TASKS,
+from evals.table_rows import (
     Cell,
     Table,
     choose,
@@ -24,6 +21,33 @@ from evals.tables import (
     typed,
 )
 
+TABLE1_TASKS = ("single_object", "two_object", "color_attr", "colors", "counting", "position")
+TABLE1_COLUMNS = (
+    "steps",
+    "method",
+    "nfe",
+    "guidance",
+    "overall",
+    "ci_low",
+    "ci_high",
+    *TABLE1_TASKS,
+    "status",
+    "paper_overall",
+    *[f"paper_{task}" for task in TABLE1_TASKS],
+    "paper_errata",
+    "delta_paper",
+)
+# Rows of Table 1 in the paper's order: label, name of the model on the command line.
+TABLE1_ROWS = (
+    ("SDXL", "sdxl"),
+    ("FLUX.1-Dev", "flux-dev"),
+    ("LCM", "lcm"),
+    ("SANA-1.5", "sana-1.5"),
+    ("TiM", "tim"),
+    ("SDXL-Turbo", "sdxl-turbo"),
+    ("SD3.5-Turbo", "sd3.5-turbo"),
+    ("Self-E (2B)", "selfe"),
+)
 _EXTRA = ("settings", "eta", "iterations", "failed", "partial", "under_trained", "folder")
 _PUBLISHED = {name: label for label, name in TABLE1_ROWS if name != "selfe"}
 _OURS = "Self-E (2B)"

@@ -6,7 +6,6 @@ directories, or on the machine that renders.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,28 +13,17 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from evals import figures, layout, pictures
-from evals.collection import (
-    ResultFolder,
-    by_protocol,
-    collect,
-    guidance_text,
-    protocol_slug,
-    setting_text,
-)
+from evals import figures, layout
+from evals.collection import ResultFolder, by_protocol, collect, protocol_slug
 from evals.commands import CommandContext, protocol_options
 from evals.cuts import diversity_frame, seen_unseen_frame
 from evals.files import write_atomically
-from evals.markup import is_missing, number, plain, to_csv, to_markdown, with_interval
-from evals.model_table import build_table1, is_published
-from evals.tables import (
-    TABLE1_COLUMNS,
-    TABLE2_COLUMNS,
-    Table,
-    build_table2,
-    choose,
-    horizons,
-)
+from evals.markup import number, plain, to_csv, to_markdown, with_interval
+from evals.model_table import TABLE1_COLUMNS, build_table1, is_published
+from evals.report_figures import ResultGroup, draw_group
+from evals.report_index import index_page
+from evals.table_rows import Table, choose
+from evals.tables import TABLE2_COLUMNS, build_table2
 
 _TRAINED = ("selfe", "fm", "imm")
 
@@ -74,27 +62,6 @@ class ReportSummary:
         return [name]
 
 
-@dataclass(frozen=True)
-class _Group:
-    """Results that share protocol and recipe."""
-
-    folders: list[ResultFolder]
-    recipe: str
-
-    @property
-    def slug(self) -> str:
-        parts = [protocol_slug(self.folders[0].result.protocol), self.recipe]
-        return "-".join(part for part in parts if part)
-
-    @property
-    def title(self) -> str:
-        protocol = self.folders[0].result.protocol
-        parts = [protocol.suite, protocol.split, f"recipe {self.recipe}" if self.recipe else ""]
-        size = f"{protocol.num_prompts} prompts x {protocol.images_per_prompt} images"
-        text = ", ".join(part for part in [*parts, size] if part)
-        return f"{text}; bands and bars: 95% intervals clustered by prompt"
-
-
 def render(
     results_roots: Sequence[Path | str],
     out_dir: Path | str,
@@ -130,12 +97,12 @@ def render(
         _write_cut(summary, "diversity", "Diversity", folders, _diversity),
     ]
     drawn = []
-    for place, (group, table) in enumerate(table2):
-        drawn += _draw_group(summary, group, table, "" if place == 0 else f".{group.slug}")
+    for place, (group, _) in enumerate(table2):
+        drawn += draw_group(summary.draw, group, "" if place == 0 else f".{group.slug}")
     summary.statements = first2[0].statements
     summary.not_run = list(dict.fromkeys(c for c in first2[0].frame["command"] if c))
     summary.notes = list(dict.fromkeys(n for t in (*first2, *table1) for n in t.notes))
-    summary.write("index.md", _index(folders, first2, [c for c in cuts if c], drawn))
+    summary.write("index.md", index_page(folders, first2, [c for c in cuts if c], drawn))
     return summary
 
 
@@ -144,18 +111,18 @@ def _context(folders: Sequence[ResultFolder], recipe: str, runs: str) -> Command
     return CommandContext(recipe or "shapes", runs, options)
 
 
-def _groups(folders: Sequence[ResultFolder]) -> list[_Group]:
+def _groups(folders: Sequence[ResultFolder]) -> list[ResultGroup]:
     """Trained models by protocol and recipe; the one that fills most of Table 2 first, results on
     validation prompts last."""
     groups = []
     for members in by_protocol(folders).values():
         trained = [f for f in members if f.result.model.method in _TRAINED and not is_published(f)]
         for recipe in sorted({f.recipe for f in trained}):
-            groups.append(_Group([f for f in trained if f.recipe == recipe], recipe))
+            groups.append(ResultGroup([f for f in trained if f.recipe == recipe], recipe))
     return sorted(groups, key=_rank)
 
 
-def _rank(group: _Group) -> tuple[bool, int, int, str]:
+def _rank(group: ResultGroup) -> tuple[bool, int, int, str]:
     protocol = group.folders[0].result.protocol
     cells = len(choose(group.folders, []))
     images = protocol.num_prompts * protocol.images_per_prompt
@@ -254,182 +221,3 @@ def _write_cut(
         return ""
     page = f"# {title}\n\n{_CUT_WORDS[name]}\n\n" + "\n".join(sections)
     return summary.write(f"{name}.md", page)
-
-
-def _draw_group(summary: ReportSummary, group: _Group, table: Table, suffix: str) -> list[str]:
-    chosen = choose(group.folders, [])
-    usual = list(chosen.values())
-    _, long = horizons(chosen)
-    final = [f for f in usual if f.result.model.iterations == long and not f.result.model.variant]
-    drawn = summary.draw(f"fig5{suffix}", figures.training_progress(usual, group.title))
-    title = f"{group.title}; {long} iterations"
-    drawn += summary.draw(f"scores_by_steps{suffix}", figures.scores_against_steps(final, title))
-    rows: dict[str, dict[int, ResultFolder]] = {}
-    for method in ("fm", "imm", "selfe"):
-        for folder in final:
-            if folder.result.model.method == method:
-                label = folder.result.model.label
-                rows.setdefault(label, {})[folder.result.sampling.steps] = folder
-    shared = sorted(set.intersection(*[set(r) for r in rows.values()])) if rows else []
-    if shared and len(rows) > 1:
-        figure = pictures.result_grid(
-            list(rows.items()), shared, f"Same prompts and seeds, {long} iterations"
-        )
-        drawn += summary.draw(f"fig4{suffix}", figure)
-    return drawn + _draw_policies(summary, group, long, suffix)
-
-
-def _draw_policies(
-    summary: ReportSummary, group: _Group, long: int | None, suffix: str
-) -> list[str]:
-    """Figs S.3 and S.4, from results of Self-E that differ in `s_fraction`."""
-    selfe = [
-        f
-        for f in group.folders
-        if f.result.model.method == "selfe"
-        and not f.result.model.variant
-        and f.result.model.iterations == long
-    ]
-    title = f"{group.title}; Self-E, {long} iterations"
-    several = _policy_study([f for f in selfe if f.result.sampling.steps > 1])
-    drawn = summary.draw(f"figS3{suffix}", figures.secondary_time_scores(several, title))
-    rows: dict[float, dict[int, ResultFolder]] = {}
-    for folder in several:
-        fraction = figures.policy_of(folder)
-        assert fraction is not None
-        rows.setdefault(fraction, {})[folder.result.sampling.steps] = folder
-    if len(rows) > 1:
-        steps = sorted(set.intersection(*[set(results) for results in rows.values()]))
-        named = [
-            (figures.policy_label(next(iter(rows[f].values()))), rows[f]) for f in sorted(rows)
-        ]
-        figure = pictures.result_grid(named, steps, "Policies of s, Self-E") if steps else None
-        drawn += summary.draw(f"figS3_images{suffix}", figure)
-    one_step = _policy_study(figures.one_step_unguided(selfe))
-    drawn += summary.draw(f"figS4{suffix}", figures.one_step_scores(one_step, title))
-    if len(one_step) > 1:
-        one_step.sort(key=lambda f: figures.policy_of(f) or 0.0)
-        figure = pictures.result_grid(
-            [("Self-E", dict(enumerate(one_step)))],
-            range(len(one_step)),
-            "One step without guidance",
-            columns=[f"f = {figures.policy_of(f):g}" for f in one_step],
-        )
-        drawn += summary.draw(f"figS4_images{suffix}", figure)
-    return drawn
-
-
-def _policy_study(folders: Sequence[ResultFolder]) -> list[ResultFolder]:
-    """Results that differ in steps and `s_fraction` alone.
-
-    At each number of steps those are kept whose other settings were tried with most policies, one
-    per policy.
-    """
-    studies: dict[int, dict[str, dict[float, ResultFolder]]] = {}
-    for folder in folders:
-        fraction = figures.policy_of(folder)
-        if fraction is None or folder.result.scores.partial:
-            continue
-        settings = dict(folder.result.sampling.settings)
-        settings.pop("s_fraction")
-        others = studies.setdefault(folder.result.sampling.steps, {})
-        others.setdefault(json.dumps(settings, sort_keys=True), {}).setdefault(fraction, folder)
-    kept: list[ResultFolder] = []
-    for others in studies.values():
-        best = max(sorted(others), key=lambda settings: len(others[settings]))
-        kept += others[best].values()
-    return kept
-
-
-_FIGURE_WORDS = {
-    "fig5": "Overall score against training iterations (Fig. 5)",
-    "scores_by_steps": "Overall score against sampling steps",
-    "fig4": "Same prompts and seeds: rows methods, columns steps (Fig. 4)",
-    "figS3": "Policies of the secondary time s: scores (Fig. S.3)",
-    "figS3_images": "Policies of the secondary time s: images (Fig. S.3)",
-    "figS4": "One step without guidance over f: scores (Fig. S.4)",
-    "figS4_images": "One step without guidance over f: images (Fig. S.4)",
-}
-
-
-def _index(
-    folders: Sequence[ResultFolder],
-    table2: Sequence[Table],
-    cuts: Sequence[str],
-    drawn: Sequence[str],
-) -> str:
-    parts = ["# Report\n", f"Rendered from {len(folders)} results; every figure below is theirs.\n"]
-    if table2[0].statements:
-        parts.append(f"## What was found: {layout.heading(table2[0])}\n")
-        parts.append("\n".join(f"- {text}" for text in table2[0].statements) + "\n")
-        parts.append(
-            '"Resolved": the 95% interval of the difference, paired over prompts, leaves out 0.\n'
-        )
-    warnings = [n for t in table2 for n in t.notes if n.startswith(("PARTIAL", "UNDER-TRAINED"))]
-    if warnings:
-        parts.append("\n".join(f"- {note}" for note in dict.fromkeys(warnings)) + "\n")
-    parts.append("## Tables\n")
-    for kind, words in ((1, "every model, one protocol a table"), (2, "the ablation study")):
-        links = ", ".join(f"[{s}](table{kind}.{s})" for s in ("md", "csv", "tex"))
-        parts.append(f"- Table {kind}, {words}: {links}")
-    parts += [f"- [{name}]({name})" for name in cuts]
-    if drawn:
-        parts.append("\n## Figures\n")
-    for name in drawn:
-        words = _FIGURE_WORDS[name.split(".")[0]]
-        where = f" ({name.split('.', 1)[1]})" if "." in name else ""
-        parts.append(f"{words}{where}: [SVG](figures/{name}.svg)\n")
-        parts.append(f"![{words}](figures/{name}.png)\n")
-    parts.append("\n## Results\n")
-    if not folders:
-        parts.append(
-            "None yet. `selfe-bench geneval --steps 2,4,8,50` scores every finished run.\n"
-        )
-    for members in by_protocol(folders).values():
-        protocol = members[0].result.protocol
-        parts.append(f"### {protocol.suite}, {protocol.split or 'whole suite'}\n")
-        parts.append(layout.protocol_text(protocol) + "\n")
-        parts.append(to_markdown(_RESULT_HEADER, [_result_row(f) for f in members]))
-    return "\n".join(parts)
-
-
-_RESULT_HEADER = [
-    "Model",
-    "Variant",
-    "Iterations",
-    "Steps",
-    "NFE",
-    "Guidance",
-    "Sampler",
-    "Overall",
-    "Images",
-    "Seed",
-    "Training seed",
-    "Commit",
-    "Command",
-    "Folder",
-]
-
-
-def _result_row(folder: ResultFolder) -> list[str]:
-    result = folder.result
-    scores = result.scores
-    overall = scores.overall
-    score = with_interval(overall.mean, overall.low, overall.high) if overall else "no score"
-    iterations = result.model.iterations
-    return [
-        result.model.label,
-        result.model.variant,
-        "" if is_missing(iterations) else str(iterations),
-        str(result.sampling.steps),
-        str(result.sampling.nfe),
-        guidance_text(result),
-        setting_text(result),
-        score + (" (partial)" if scores.partial else ""),
-        str(scores.num_images),
-        str(result.sampling.seed),
-        plain(result.model.training.get("seed", "")),
-        str(result.environment.get("commit", "")),
-        f"`{result.command}`" if result.command else "",
-        f"`{folder.name}`",
-    ]

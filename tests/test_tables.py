@@ -15,7 +15,8 @@ from evals.commands import CommandContext, protocol_options
 from evals.layout import table1_markdown, table2_latex, table2_markdown
 from evals.markup import latex_escape, to_csv
 from evals.model_table import build_table1
-from evals.tables import TABLE2_COLUMNS, build_table2, horizons, paper_table
+from evals.table_rows import paper_table
+from evals.tables import TABLE2_COLUMNS, build_table2, horizons
 
 OFFICIAL = "mask2former-swin-s:743b7d99"
 

@@ -1,0 +1,121 @@
+"""Which figures a group of results gives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from evals import figures, pictures
+from evals.collection import ResultFolder, protocol_slug
+from evals.table_rows import choose
+from evals.tables import horizons
+
+Draw = Callable[[str, Figure | None], list[str]]
+"""Saves a figure under a name; the names of what was saved: none where there is no figure."""
+
+
+@dataclass(frozen=True)
+class ResultGroup:
+    """Results that share protocol and recipe."""
+
+    folders: list[ResultFolder]
+    recipe: str
+
+    @property
+    def slug(self) -> str:
+        parts = [protocol_slug(self.folders[0].result.protocol), self.recipe]
+        return "-".join(part for part in parts if part)
+
+    @property
+    def title(self) -> str:
+        protocol = self.folders[0].result.protocol
+        parts = [protocol.suite, protocol.split, f"recipe {self.recipe}" if self.recipe else ""]
+        size = f"{protocol.num_prompts} prompts x {protocol.images_per_prompt} images"
+        text = ", ".join(part for part in [*parts, size] if part)
+        return f"{text}; bands and bars: 95% intervals clustered by prompt"
+
+
+def draw_group(draw: Draw, group: ResultGroup, suffix: str) -> list[str]:
+    chosen = choose(group.folders, [])
+    usual = list(chosen.values())
+    _, long = horizons(chosen)
+    final = [f for f in usual if f.result.model.iterations == long and not f.result.model.variant]
+    drawn = draw(f"fig5{suffix}", figures.training_progress(usual, group.title))
+    title = f"{group.title}; {long} iterations"
+    drawn += draw(f"scores_by_steps{suffix}", figures.scores_against_steps(final, title))
+    rows: dict[str, dict[int, ResultFolder]] = {}
+    for method in ("fm", "imm", "selfe"):
+        for folder in final:
+            if folder.result.model.method == method:
+                label = folder.result.model.label
+                rows.setdefault(label, {})[folder.result.sampling.steps] = folder
+    shared = sorted(set.intersection(*[set(r) for r in rows.values()])) if rows else []
+    if shared and len(rows) > 1:
+        figure = pictures.result_grid(
+            list(rows.items()), shared, f"Same prompts and seeds, {long} iterations"
+        )
+        drawn += draw(f"fig4{suffix}", figure)
+    return drawn + _draw_policies(draw, group, long, suffix)
+
+
+def _draw_policies(draw: Draw, group: ResultGroup, long: int | None, suffix: str) -> list[str]:
+    """Figs S.3 and S.4, from results of Self-E that differ in `s_fraction`."""
+    selfe = [
+        f
+        for f in group.folders
+        if f.result.model.method == "selfe"
+        and not f.result.model.variant
+        and f.result.model.iterations == long
+    ]
+    title = f"{group.title}; Self-E, {long} iterations"
+    several = _policy_study([f for f in selfe if f.result.sampling.steps > 1])
+    drawn = draw(f"figS3{suffix}", figures.secondary_time_scores(several, title))
+    rows: dict[float, dict[int, ResultFolder]] = {}
+    for folder in several:
+        fraction = figures.policy_of(folder)
+        assert fraction is not None
+        rows.setdefault(fraction, {})[folder.result.sampling.steps] = folder
+    if len(rows) > 1:
+        steps = sorted(set.intersection(*[set(results) for results in rows.values()]))
+        named = [
+            (figures.policy_label(next(iter(rows[f].values()))), rows[f]) for f in sorted(rows)
+        ]
+        figure = pictures.result_grid(named, steps, "Policies of s, Self-E") if steps else None
+        drawn += draw(f"figS3_images{suffix}", figure)
+    one_step = _policy_study(figures.one_step_unguided(selfe))
+    drawn += draw(f"figS4{suffix}", figures.one_step_scores(one_step, title))
+    if len(one_step) > 1:
+        one_step.sort(key=lambda f: figures.policy_of(f) or 0.0)
+        figure = pictures.result_grid(
+            [("Self-E", dict(enumerate(one_step)))],
+            range(len(one_step)),
+            "One step without guidance",
+            columns=[f"f = {figures.policy_of(f):g}" for f in one_step],
+        )
+        drawn += draw(f"figS4_images{suffix}", figure)
+    return drawn
+
+
+def _policy_study(folders: Sequence[ResultFolder]) -> list[ResultFolder]:
+    """Results that differ in steps and `s_fraction` alone.
+
+    At each number of steps those are kept whose other settings were tried with most policies, one
+    per policy.
+    """
+    studies: dict[int, dict[str, dict[float, ResultFolder]]] = {}
+    for folder in folders:
+        fraction = figures.policy_of(folder)
+        if fraction is None or folder.result.scores.partial:
+            continue
+        settings = dict(folder.result.sampling.settings)
+        settings.pop("s_fraction")
+        others = studies.setdefault(folder.result.sampling.steps, {})
+        others.setdefault(json.dumps(settings, sort_keys=True), {}).setdefault(fraction, folder)
+    kept: list[ResultFolder] = []
+    for others in studies.values():
+        best = max(sorted(others), key=lambda settings: len(others[settings]))
+        kept += others[best].values()
+    return kept

@@ -1,0 +1,103 @@
+"""index.md: what was found, links to everything, and where every figure comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from evals import layout
+from evals.collection import ResultFolder, by_protocol, guidance_text, setting_text
+from evals.markup import is_missing, plain, to_markdown, with_interval
+from evals.table_rows import Table
+
+_FIGURE_WORDS = {
+    "fig5": "Overall score against training iterations (Fig. 5)",
+    "scores_by_steps": "Overall score against sampling steps",
+    "fig4": "Same prompts and seeds: rows methods, columns steps (Fig. 4)",
+    "figS3": "Policies of the secondary time s: scores (Fig. S.3)",
+    "figS3_images": "Policies of the secondary time s: images (Fig. S.3)",
+    "figS4": "One step without guidance over f: scores (Fig. S.4)",
+    "figS4_images": "One step without guidance over f: images (Fig. S.4)",
+}
+
+
+def index_page(
+    folders: Sequence[ResultFolder],
+    table2: Sequence[Table],
+    cuts: Sequence[str],
+    drawn: Sequence[str],
+) -> str:
+    parts = ["# Report\n", f"Rendered from {len(folders)} results; every figure below is theirs.\n"]
+    if table2[0].statements:
+        parts.append(f"## What was found: {layout.heading(table2[0])}\n")
+        parts.append("\n".join(f"- {text}" for text in table2[0].statements) + "\n")
+        parts.append(
+            '"Resolved": the 95% interval of the difference, paired over prompts, leaves out 0.\n'
+        )
+    warnings = [n for t in table2 for n in t.notes if n.startswith(("PARTIAL", "UNDER-TRAINED"))]
+    if warnings:
+        parts.append("\n".join(f"- {note}" for note in dict.fromkeys(warnings)) + "\n")
+    parts.append("## Tables\n")
+    for kind, words in ((1, "every model, one protocol a table"), (2, "the ablation study")):
+        links = ", ".join(f"[{s}](table{kind}.{s})" for s in ("md", "csv", "tex"))
+        parts.append(f"- Table {kind}, {words}: {links}")
+    parts += [f"- [{name}]({name})" for name in cuts]
+    if drawn:
+        parts.append("\n## Figures\n")
+    for name in drawn:
+        words = _FIGURE_WORDS[name.split(".")[0]]
+        where = f" ({name.split('.', 1)[1]})" if "." in name else ""
+        parts.append(f"{words}{where}: [SVG](figures/{name}.svg)\n")
+        parts.append(f"![{words}](figures/{name}.png)\n")
+    parts.append("\n## Results\n")
+    if not folders:
+        parts.append(
+            "None yet. `selfe-bench geneval --steps 2,4,8,50` scores every finished run.\n"
+        )
+    for members in by_protocol(folders).values():
+        protocol = members[0].result.protocol
+        parts.append(f"### {protocol.suite}, {protocol.split or 'whole suite'}\n")
+        parts.append(layout.protocol_text(protocol) + "\n")
+        parts.append(to_markdown(_RESULT_HEADER, [_result_row(f) for f in members]))
+    return "\n".join(parts)
+
+
+_RESULT_HEADER = [
+    "Model",
+    "Variant",
+    "Iterations",
+    "Steps",
+    "NFE",
+    "Guidance",
+    "Sampler",
+    "Overall",
+    "Images",
+    "Seed",
+    "Training seed",
+    "Commit",
+    "Command",
+    "Folder",
+]
+
+
+def _result_row(folder: ResultFolder) -> list[str]:
+    result = folder.result
+    scores = result.scores
+    overall = scores.overall
+    score = with_interval(overall.mean, overall.low, overall.high) if overall else "no score"
+    iterations = result.model.iterations
+    return [
+        result.model.label,
+        result.model.variant,
+        "" if is_missing(iterations) else str(iterations),
+        str(result.sampling.steps),
+        str(result.sampling.nfe),
+        guidance_text(result),
+        setting_text(result),
+        score + (" (partial)" if scores.partial else ""),
+        str(scores.num_images),
+        str(result.sampling.seed),
+        plain(result.model.training.get("seed", "")),
+        str(result.environment.get("commit", "")),
+        f"`{result.command}`" if result.command else "",
+        f"`{folder.name}`",
+    ]

@@ -1,0 +1,196 @@
+"""What all tables share: one row per result, which result a row shows, notes, paper figures."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+
+import pandas as pd
+
+from evals.base import TASKS, ProtocolFacts
+from evals.collection import ResultFolder, eta_of, guidance_text, setting_text
+from evals.commands import overrides_settings
+from evals.pairing import overall_difference
+from evals.stats import Difference
+
+PAPER = "paper (BAGEL protocol, prompt set not stated)"
+# Published weights of GenEval's detector: the eight characters are the start of their sha256.
+_OFFICIAL_WEIGHTS = ("743b7d99", "c9d0c4f2")
+_PAPER_SUITES = ("geneval@1", "geneval-long@1")
+_GENEVAL_IMAGES = (553, 4)
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of one protocol.
+
+    Attributes:
+        frame: a row per method, iterations and steps; more columns than the CSV has.
+        protocol: shared by all rows; None where nothing was measured.
+        recipe: training recipe of the rows of Table 2.
+        notes: what a reader must know: partial sets, under-trained models, results left out.
+        statements: the ordering in words, one per number of steps.
+    """
+
+    frame: pd.DataFrame
+    protocol: ProtocolFacts | None
+    recipe: str = ""
+    notes: list[str] = field(default_factory=list)
+    statements: list[str] = field(default_factory=list)
+
+    @property
+    def partial(self) -> bool:
+        return bool(self.frame["partial"].any())
+
+
+@functools.cache
+def paper_table(number: int) -> pd.DataFrame:
+    """The paper's printed figures."""
+    source = resources.files("evals") / "assets" / f"paper_table{number}.csv"
+    with source.open() as stream:
+        return pd.read_csv(stream, keep_default_na=True)
+
+
+def follows_paper_protocol(protocol: ProtocolFacts | None) -> bool:
+    """GenEval in full under weights of its official detector: what the paper may stand against."""
+    if protocol is None:
+        return False
+    size = (protocol.num_prompts, protocol.images_per_prompt)
+    official = any(weights in protocol.detector for weights in _OFFICIAL_WEIGHTS)
+    whole = protocol.suite in _PAPER_SUITES and not protocol.split and size == _GENEVAL_IMAGES
+    return whole and official and "unpublished" not in protocol.detector
+
+
+def _preference(folder: ResultFolder) -> tuple[Any, ...]:
+    """Which of several results of one model at one number of steps a table shows: the model's own
+    settings before others, never by score."""
+    settings = folder.result.sampling.settings
+    overridden = overrides_settings(folder.result.command)
+    usual = not settings.get("s_fraction") and settings.get("update") != "minfm"
+    return (folder.result.scores.partial, overridden, not usual, folder.name)
+
+
+Cell = tuple[str, str, int | None, int]
+"""(method, variant, iterations, steps); Table 1 has the model's row in place of the method."""
+
+
+def cell_of(folder: ResultFolder) -> Cell:
+    model = folder.result.model
+    return (model.method, model.variant, model.iterations, folder.result.sampling.steps)
+
+
+def choose(
+    folders: Iterable[ResultFolder],
+    notes: list[str],
+    key_of: Callable[[ResultFolder], Cell] = cell_of,
+) -> dict[Cell, ResultFolder]:
+    """One result per cell; the others are noted."""
+    cells: dict[Cell, list[ResultFolder]] = {}
+    for folder in folders:
+        cells.setdefault(key_of(folder), []).append(folder)
+    chosen = {}
+    elsewhere = 0
+    for key, found in cells.items():
+        first, *others = sorted(found, key=_preference)
+        chosen[key] = first
+        for other in others:
+            if other.result.sampling.settings != first.result.sampling.settings:
+                elsewhere += 1
+                continue
+            notes.append(
+                f"{other.result.model.label} at {key[3]} steps was measured more than once: shown "
+                f"is `{first.name}`, not `{other.name}`."
+            )
+    if elsewhere:
+        notes.append(
+            f"{elsewhere} results with other sampling settings are listed in index.md, not here."
+        )
+    return chosen
+
+
+def measured_row(folder: ResultFolder, label: str) -> dict[str, Any]:
+    """The columns that every table takes from one result."""
+    result = folder.result
+    scores = result.scores
+    overall = scores.overall
+    marked = f"{label} (partial)" if scores.partial else label
+    return {
+        "method": marked,
+        "iterations": result.model.iterations,
+        "steps": result.sampling.steps,
+        "nfe": result.sampling.nfe,
+        "guidance": guidance_text(result),
+        "eta": eta_of(result),
+        "settings": setting_text(result),
+        "overall": overall.mean if overall else None,
+        "ci_low": overall.low if overall else None,
+        "ci_high": overall.high if overall else None,
+        **{task: scores.tasks[task].mean for task in TASKS if task in scores.tasks},
+        "failed": scores.num_failed,
+        "partial": scores.partial,
+        "under_trained": folder.under_trained,
+        "folder": folder.name,
+        "command": "",
+    }
+
+
+def missing_row(label: str, iterations: int | None, steps: int, command: str) -> dict[str, Any]:
+    return {
+        "method": label,
+        "iterations": iterations,
+        "steps": steps,
+        "guidance": "",
+        "settings": "",
+        "partial": False,
+        "under_trained": "",
+        "folder": "",
+        "command": command,
+    }
+
+
+def reading_notes(folders: Iterable[ResultFolder]) -> list[str]:
+    """Partial sets, failed images and under-trained models among the rows shown."""
+    notes = []
+    for folder in folders:
+        result = folder.result
+        label, steps = result.model.label, result.sampling.steps
+        if result.model.variant:
+            label += f" ({result.model.variant})"
+        if result.scores.partial:
+            protocol = result.protocol
+            expected = protocol.num_prompts * protocol.images_per_prompt
+            notes.append(
+                f"PARTIAL: {label} at {steps} steps: {result.scores.num_images} of {expected} "
+                "images; compared with nothing."
+            )
+        if result.scores.num_failed:
+            notes.append(
+                f"{label} at {steps} steps: {result.scores.num_failed} images were not finite and "
+                "count as wrong."
+            )
+        if folder.under_trained:
+            notes.append(f"UNDER-TRAINED: {label}: {folder.under_trained}")
+    return list(dict.fromkeys(notes))
+
+
+def typed(frame: pd.DataFrame) -> pd.DataFrame:
+    whole = [name for name in ("iterations", "steps", "nfe", "failed") if name in frame]
+    numbers = [n for n in (*TASKS, "overall", "ci_low", "ci_high", "eta") if n in frame]
+    numbers += [n for n in frame.columns if n.startswith("delta_") or n.startswith("paper_")]
+    numbers = [n for n in numbers if n != "paper_errata"]
+    frame = frame.astype({name: "Int64" for name in whole} | {name: "float64" for name in numbers})
+    frame["partial"] = frame["partial"].fillna(False).astype(bool)
+    texts = [n for n in frame.columns if frame[n].dtype == object or str(frame[n].dtype) == "str"]
+    frame[texts] = frame[texts].astype(object).fillna("")
+    return frame
+
+
+def difference(a: ResultFolder, b: ResultFolder) -> Difference | None:
+    """Overall score of a minus b, paired over prompts; None where either has no full score."""
+    scores = (a.result.scores, b.result.scores)
+    if any(score.partial or score.overall is None for score in scores):
+        return None
+    return overall_difference(a.verdicts, b.verdicts)
