@@ -21,9 +21,16 @@ CODECS = Registry(
     {
         "shapes-grid": "selfe.builder:shapes_grid_codec",
         "shapes-free": "selfe.builder:shapes_free_codec",
+        "flux": "selfe.encoders.flux:load_flux_vae",
     },
 )
-TEXT_ENCODERS = Registry("text encoder", {"shapes": "selfe.encoders.shapes:ShapesTextEncoder"})
+TEXT_ENCODERS = Registry(
+    "text encoder",
+    {
+        "shapes": "selfe.encoders.shapes:ShapesTextEncoder",
+        "flux": "selfe.encoders.flux:load_flux_text",
+    },
+)
 SOURCES = Registry("data source", {"shapes": "selfe.builder:shapes_source"})
 
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from baselines.pretrained.card import ModelCard
-from baselines.pretrained.hub import Source
 from selfe.generator import GeneratedImage, GeneratorFacts
+from selfe.hub import Source
 
 TORCH_DTYPES = {
     "float32": torch.float32,

@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 from baselines.pretrained.card import COMMON_ARGUMENTS, ModelCard, check_common, parse_json
-from baselines.pretrained.hub import Source, is_component
 from baselines.pretrained.pipelines import DiffusersModel
+from selfe.hub import Source, is_component
 
 PREFIX = "diffusers:"
 OURS = (

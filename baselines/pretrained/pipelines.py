@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from baselines.pretrained.base import TORCH_DTYPES, PretrainedModel, choose_dtype, finite_rows
 from baselines.pretrained.card import ModelCard
-from baselines.pretrained.hub import Source, locate_pipeline, open_folder, pipeline_gaps
+from selfe.hub import Source, locate_pipeline, open_folder, pipeline_gaps
 
 
 class DiffusersModel(PretrainedModel):

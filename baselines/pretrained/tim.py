@@ -27,10 +27,10 @@ from baselines.pretrained.base import (
     finite_rows,
 )
 from baselines.pretrained.card import ModelCard
-from baselines.pretrained.hub import Source, locate_files, open_folder, weight_gaps
 from baselines.pretrained.tim_network import TiMTransformer, load_published
 from baselines.pretrained.tim_sampler import count_evaluations, sample_tim
 from baselines.pretrained.tim_text import MAX_TOKENS, GemmaFeatures
+from selfe.hub import Source, locate_files, open_folder, weight_gaps
 
 WEIGHTS = "t2i_model.bin"
 GEMMA = "google/gemma-3-1b-it"
