@@ -12,6 +12,7 @@ import sys
 import typer
 
 from selfe.cli.common import console
+from selfe.cli.export import export
 from selfe.cli.geneval import compare, geneval, rescore
 from selfe.cli.models import ls, sample
 from selfe.cli.plan import plan
@@ -31,7 +32,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, geneval, report, sample, compare, rescore, prompts, ls, doctor, fetch, plan):
+COMMANDS = (train, geneval, report, sample, compare, rescore, prompts, ls, doctor, fetch)
+for command in (*COMMANDS, plan, export):
     app.command()(command)
 
 

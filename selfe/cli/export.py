@@ -1,0 +1,32 @@
+"""selfe-bench export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selfe.cli.common import RUNS, RunsDir
+
+
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="RUN or RUN@STEP.")],
+    out: Annotated[Path, typer.Option(help="New folder for the pipeline.")],
+    runs_dir: RunsDir = RUNS,
+) -> None:
+    """Write a run as a diffusers pipeline that loads without this project."""
+    from selfe.cli.targets import _parse_run, find_runs
+    from selfe.export import export_run
+
+    found = _parse_run(run, runs_dir)
+    if found is None:
+        runs = ", ".join(path.name for path in find_runs(runs_dir)) or "none"
+        raise ValueError(f"no run {run!r}; runs in {runs_dir}: {runs}")
+    folder, step = found
+    written = export_run(folder, out, step=step)
+    typer.echo(f"wrote {written}")
+    typer.echo(
+        f"load it: diffusers.DiffusionPipeline.from_pretrained({str(written)!r}, "
+        "trust_remote_code=True)"
+    )
