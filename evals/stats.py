@@ -4,9 +4,8 @@ The images of one prompt are not independent. For a task, the variance of the sh
 images is taken between prompts; its ratio to that of independent images (the design effect) turns
 the number of images into an effective one, on which Wilson's score interval is built, with
 Student's quantile in place of the normal one. Near 0 and 1 little can be seen of the design
-effect, and the images of a prompt are counted more and more as one. Means of tasks and differences
-are combined from such intervals by squaring and adding the distances to their ends (MOVER), which
-keeps them asymmetric near 0 and 1 and never of zero width.
+effect, and the images of a prompt are counted more and more as one. The overall score
+gets the stratified form of that interval. No interval of a share has zero width.
 """
 
 from __future__ import annotations
@@ -102,20 +101,27 @@ def task_interval(counts: PromptCounts) -> Interval:
     return score_interval(counts.share, effective_images(counts), quantile)
 
 
-def mean_interval(parts: Sequence[Interval]) -> Interval:
-    """The mean of independent estimates, their ends combined by squaring and adding."""
-    mean = sum(p.mean for p in parts) / len(parts)
-    low = math.sqrt(sum((p.mean - p.low) ** 2 for p in parts)) / len(parts)
-    high = math.sqrt(sum((p.high - p.mean) ** 2 for p in parts)) / len(parts)
-    return Interval(mean=mean, low=mean - low, high=mean + high)
-
-
 def overall_interval(tasks: Mapping[str, PromptCounts]) -> Interval:
-    """Mean of the task means. Degrees of freedom are those of all tasks together."""
+    """Mean of the task means, with the stratified Wilson interval of Yan and Su (2010).
+
+    Its ends are the means of the tasks' own ends, taken at one smaller quantile: the errors of
+    independent tasks partly cancel, and what is left of their skewness shrinks with them. Degrees
+    of freedom are those of all tasks together.
+    """
     quantile = student_quantile(sum(len(c.images) - 1 for c in tasks.values()))
-    return mean_interval(
-        [score_interval(c.share, effective_images(c), quantile) for c in tasks.values()]
+    parts = [(c.share, effective_images(c)) for c in tasks.values()]
+    widths = [_width(score_interval(*part, quantile)) for part in parts]
+    smaller = quantile * math.sqrt(sum(w * w for w in widths)) / sum(widths)
+    ends = [score_interval(*part, smaller) for part in parts]
+    return Interval(
+        mean=sum(e.mean for e in ends) / len(ends),
+        low=sum(e.low for e in ends) / len(ends),
+        high=sum(e.high for e in ends) / len(ends),
     )
+
+
+def _width(interval: Interval) -> float:
+    return interval.high - interval.low
 
 
 @dataclass(frozen=True)
@@ -189,13 +195,24 @@ def paired_difference(
 
 
 def _difference_interval(pair: PairedCounts, quantile: float) -> Interval:
-    """Square-and-add for two dependent shares, with their correlation over prompts."""
+    """Paired interval of one task's difference.
+
+    Where many prompts moved, the one of the paired t-test, clustered by prompt; where few did,
+    their variance says little, and the square-and-add interval of two dependent shares takes over.
+    """
     a = score_interval(pair.a.share, effective_images(pair.a), quantile)
     b = score_interval(pair.b.share, effective_images(pair.b), quantile)
     r = pair.correlation
     mean = a.mean - b.mean
     below = _dependent_sum(a.mean - a.low, b.high - b.mean, r)
     above = _dependent_sum(a.high - a.mean, b.mean - b.low, r)
+    prompts = len(pair.a.images)
+    errors = pair.a.residuals - pair.b.residuals
+    scale = prompts / (prompts - 1) if prompts > 1 else 1.0
+    half = quantile * math.sqrt(scale * float(np.square(errors).sum()))
+    weight = math.exp(-int((pair.contributions != 0).sum()) / 3)
+    below = math.sqrt(weight * below**2 + (1 - weight) * half**2)
+    above = math.sqrt(weight * above**2 + (1 - weight) * half**2)
     return Interval(mean=mean, low=mean - below, high=mean + above)
 
 

@@ -127,6 +127,7 @@ def settings() -> Iterator[tuple[str, int, float | None, float, str]]:
             yield "overall", 92, rate, correlation, kind
         for rate in RATES:
             yield "difference", 100, rate, correlation, kind
+            yield "difference", 6, rate, correlation, kind
 
 
 def main() -> None:
