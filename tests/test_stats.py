@@ -1,0 +1,189 @@
+"""Intervals and paired tests: closed forms, edges, and coverage by simulation."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from scipy import stats as distributions
+
+from evals.stats import (
+    PairedCounts,
+    PromptCounts,
+    count_by_prompt,
+    effective_images,
+    overall_interval,
+    paired_difference,
+    score_interval,
+    sign_flip_p_value,
+    task_interval,
+)
+
+
+def _counts(correct: list[int], images: int = 4) -> PromptCounts:
+    return PromptCounts(np.array(correct), np.full(len(correct), images))
+
+
+@pytest.fixture(scope="module")
+def simulation() -> ModuleType:
+    path = Path(__file__).resolve().parent.parent / "scripts" / "check_intervals.py"
+    spec = importlib.util.spec_from_file_location("check_intervals", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_score_interval_solves_wilsons_equation() -> None:
+    interval = score_interval(0.3, 50, 1.96)
+    for end in (interval.low, interval.high):
+        assert abs(0.3 - end) == pytest.approx(1.96 * math.sqrt(end * (1 - end) / 50))
+
+
+def test_one_image_per_prompt_is_plain_wilson_with_students_quantile() -> None:
+    counts = _counts([1] * 30 + [0] * 70, images=1)
+    assert effective_images(counts) == 100
+    expected = score_interval(0.3, 100, float(distributions.t.ppf(0.975, 99)))
+    assert task_interval(counts) == expected
+
+
+def test_equal_images_of_a_prompt_count_as_one() -> None:
+    assert effective_images(_counts([4] * 40 + [0] * 60)) == pytest.approx(100, rel=0.02)
+    # Repeating each prompt's single image four times must not make the interval narrower.
+    single = task_interval(_counts([1] * 40 + [0] * 60, images=1))
+    repeated = task_interval(_counts([4] * 40 + [0] * 60))
+    assert repeated.low == pytest.approx(single.low, abs=1e-3)
+    assert repeated.high == pytest.approx(single.high, abs=1e-3)
+
+
+def test_images_more_even_than_chance_are_not_counted_twice() -> None:
+    assert effective_images(_counts([2] * 100)) == 400
+
+
+@pytest.mark.parametrize("hits", [0, 4])
+@pytest.mark.parametrize("prompts", [1, 2, 6, 100])
+def test_no_interval_of_zero_width_at_0_and_1(hits: int, prompts: int) -> None:
+    counts = _counts([hits] * prompts)
+    for interval in (task_interval(counts), overall_interval({"a": counts, "b": counts})):
+        assert interval.mean == hits / 4
+        assert 0 <= interval.low <= interval.mean <= interval.high <= 1
+        assert interval.high - interval.low > 0.01
+
+
+def test_hits_and_misses_are_mirror_images() -> None:
+    rng = np.random.default_rng(0)
+    correct = rng.integers(0, 5, size=20).tolist()
+    a, b = task_interval(_counts(correct)), task_interval(_counts([4 - k for k in correct]))
+    assert (1 - a.mean, 1 - a.high, 1 - a.low) == pytest.approx((b.mean, b.low, b.high))
+
+
+def test_overall_of_equal_empty_tasks_is_wilson_of_their_union() -> None:
+    """With z / sqrt(6) per task the stratified form is, at 0, the interval of all prompts."""
+    tasks = {str(i): _counts([0] * 50) for i in range(6)}
+    z = float(distributions.t.ppf(0.975, 6 * 49))
+    assert overall_interval(tasks).high == pytest.approx(score_interval(0.0, 300, z).high)
+
+
+def test_overall_is_the_mean_of_task_means_and_of_one_task_its_interval() -> None:
+    tasks = {"a": _counts([4, 3, 4]), "b": _counts([0, 1] * 10)}
+    assert overall_interval(tasks).mean == pytest.approx((11 / 12 + 1 / 8) / 2)
+    alone = overall_interval({"a": tasks["a"]})
+    assert (alone.low, alone.high) == pytest.approx(
+        (task_interval(tasks["a"]).low, task_interval(tasks["a"]).high)
+    )
+
+
+def test_counting_by_prompt() -> None:
+    counts = count_by_prompt([7, 3, 7, 3, 3], [True, False, False, True, True])
+    assert counts.correct.tolist() == [2, 1] and counts.images.tolist() == [3, 2]
+    with pytest.raises(ValueError, match="at least one prompt"):
+        count_by_prompt([], [])
+
+
+def _pair(a: list[int], b: list[int]) -> PairedCounts:
+    return PairedCounts(_counts(a), _counts(b))
+
+
+def test_difference_of_many_moved_prompts_is_the_paired_t_interval() -> None:
+    rng = np.random.default_rng(1)
+    a, b = rng.integers(0, 5, size=(2, 200))
+    difference = paired_difference({"x": _pair(a.tolist(), b.tolist())}, test=False)
+    expected = distributions.ttest_1samp((a - b) / 4, 0).confidence_interval()
+    assert difference.interval.low == pytest.approx(expected.low, rel=1e-6)
+    assert difference.interval.high == pytest.approx(expected.high, rel=1e-6)
+
+
+def test_swapping_a_and_b_mirrors_the_difference() -> None:
+    rng = np.random.default_rng(2)
+    a, b = rng.integers(0, 5, size=(2, 30)).tolist()
+    ab, ba = (paired_difference({"x": _pair(*pair)}) for pair in ((a, b), (b, a)))
+    assert ab.interval.mean == -ba.interval.mean and ab.p_value == pytest.approx(ba.p_value)
+    assert (ab.interval.low, ab.interval.high) == pytest.approx(
+        (-ba.interval.high, -ba.interval.low)
+    )
+
+
+def test_pairing_resolves_what_two_separate_intervals_do_not() -> None:
+    hard = [0, 4] * 50
+    easier = [1 if k == 0 else 4 for k in hard]
+    difference = paired_difference({"x": _pair(easier, hard)})
+    assert difference.resolved and difference.p_value < 1e-3
+    a, b = task_interval(_counts(easier)), task_interval(_counts(hard))
+    assert a.low < b.high
+
+
+def test_equal_results_are_not_resolved_and_two_perfect_ones_leave_room() -> None:
+    rng = np.random.default_rng(3)
+    same = rng.integers(0, 5, size=50).tolist()
+    difference = paired_difference({"x": _pair(same, same)})
+    assert difference.interval.mean == 0 and not difference.resolved and difference.p_value == 1
+    perfect = paired_difference({"x": _pair([4] * 50, [4] * 50)})
+    assert perfect.interval.low < -0.02 and perfect.interval.high > 0.02
+
+
+def test_sign_flip_test_is_exact_for_few_prompts() -> None:
+    assert sign_flip_p_value(np.array([0.25, 0.5, 0.25, 0.0])) == 2 / 8
+    assert sign_flip_p_value(np.array([0.25, -0.25])) == 1.0
+    many = np.full(40, 0.25)
+    assert sign_flip_p_value(many) == sign_flip_p_value(many) == 1 / 10_000
+
+
+def test_sign_flip_test_agrees_with_the_t_test() -> None:
+    moved = np.random.default_rng(4).normal(0.2, 1.0, size=150)
+    expected = distributions.ttest_1samp(moved, 0).pvalue
+    assert sign_flip_p_value(moved) == pytest.approx(expected, abs=0.01)
+
+
+def test_detectable_difference_has_the_power_it_says() -> None:
+    rng = np.random.default_rng(5)
+    prompts, trials, found = 150, 400, 0
+    base = np.clip(rng.normal(0.5, 0.2, size=prompts), 0.15, 0.85)
+    promised = []
+    for _ in range(trials):
+        a = rng.binomial(4, base + 0.0643)
+        b = rng.binomial(4, base)
+        difference = paired_difference({"x": _pair(a.tolist(), b.tolist())}, test=False)
+        promised.append(difference.detectable)
+        found += difference.resolved and difference.interval.mean > 0
+    expected = distributions.norm.cdf(2.8016 * 0.0643 / np.mean(promised) - 1.96)
+    assert found / trials == pytest.approx(expected, abs=0.06)
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("rate", [0.02, 0.5, 0.9])
+def test_coverage_of_task_intervals(
+    simulation: ModuleType, correlation: float, rate: float
+) -> None:
+    row = simulation.coverage("task", 100, rate, correlation, "beta", 400)
+    # 0.93 to 0.97, give or take three standard errors of 400 draws.
+    assert 0.93 - 0.037 < row["coverage"] < 0.97 + 0.026
+
+
+@pytest.mark.parametrize("correlation", [0.0, 1.0])
+def test_coverage_of_the_overall_interval(simulation: ModuleType, correlation: float) -> None:
+    row = simulation.coverage("overall", 90, None, correlation, "beta", 300)
+    assert 0.90 < row["coverage"] < 0.99
