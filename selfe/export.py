@@ -117,13 +117,10 @@ def _names_of(node: ast.stmt) -> list[str]:
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         return [node.name]
     targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-    names = [leaf.id for t in targets if t is not None for leaf in ast.walk(t) if _is_name(leaf)]
+    leaves = [leaf for target in targets if target is not None for leaf in ast.walk(target)]
+    names = [leaf.id for leaf in leaves if isinstance(leaf, ast.Name)]
     assert names, f"unexpected statement at line {node.lineno}"
     return names
-
-
-def _is_name(node: ast.AST) -> bool:
-    return isinstance(node, ast.Name)
 
 
 def export_run(run_dir: Path, out: Path, *, step: int | None = None) -> Path:
@@ -228,7 +225,7 @@ def _save_text(text: Any, folder: Path) -> dict[str, Any]:
         "text_encoder_2": getattr(text, "t5", None),
         "tokenizer_2": getattr(text, "t5_tokenizer", None),
     }
-    index = {}
+    index: dict[str, Any] = {}
     for name, component in components.items():
         if component is None:
             index[name] = [None, None]
