@@ -10,15 +10,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from evals.base import TASKS, ModelFacts, Result, SamplingFacts
+from evals.base import TASKS, ColorClassifier, Detector, ModelFacts, Result, SamplingFacts
+from evals.detections import read_detections
+from evals.diversity import REFERENCE_IMAGES, DiversityReference
 from evals.files import folder_lock
 from evals.generate import DrawingCost, draw_images
 from evals.images import scan_folder
 from evals.registry import open_color_classifier, open_detector, open_suite
 from evals.results import RESULT, model_facts, protocol_facts, read_result, write_result
 from evals.rules import DEFAULT_RULES
-from evals.score import score_folder
+from evals.score import DETECTIONS, score_folder
 from evals.suites.base import Suite
+from selfe.data.shapes_world import ShapesWorld
 from selfe.generator import TextToImage
 from selfe.provenance import provenance
 
@@ -239,6 +242,7 @@ def _score(
         allow_partial=settings.allow_partial,
         batch_size=settings.batch_size,
         progress=lambda done, total: progress(f"{title}: scoring", done, total),
+        color_every_class=bool(suite.world_preset),  # diversity looks at all of them
         lock=False,  # the result folder is held already
     )
     assert scored is not None  # only processes other than 0 get None
@@ -249,6 +253,7 @@ def _score(
         model=model,
         sampling=sampling,
         scores=scored.scores,
+        diversity=_diversity(suite, detector, classifier, out),
         truncated_prompts=truncated or {},
         cost=_cost(out, cost),
         environment=provenance(),
@@ -258,6 +263,25 @@ def _score(
         return out, read_result(out)
     write_result(out, result)
     return out, result
+
+
+_references: dict[tuple[str, str], DiversityReference] = {}
+
+
+def _diversity(
+    suite: Suite, detector: Detector, classifier: ColorClassifier, out: Path
+) -> dict[str, Any]:
+    """What GenEval cannot see, where the world knows its nuisance factors; {} elsewhere."""
+    if not suite.world_preset:
+        return {}
+    key = (suite.prompts_sha256, detector.identity)
+    if key not in _references:  # the data's side is the same for every model and number of steps
+        world = ShapesWorld(suite.world_preset)
+        images = max(REFERENCE_IMAGES, 2 * suite.images_per_prompt)
+        _references[key] = DiversityReference(
+            world, suite.records, detector, classifier, images_per_prompt=images
+        )
+    return _references[key].measure(read_detections(out / DETECTIONS))
 
 
 def _cost(folder: Path, cost: DrawingCost | None) -> dict[str, float]:

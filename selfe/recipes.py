@@ -101,11 +101,32 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     }
 }
 
-# Guidance, eta and update per method on shapes recipes.
+# Found on validation prompts by scripts/search_sampling.py (reports/shapes/search.md), the best of
+# the same guidance for every method and number of steps. Self-E and Flow Matching at iteration
+# 3,000 of their runs; IMM at its 1,000th.
 SHAPES_SAMPLING: dict[str, dict[str, Any]] = {
-    "selfe": {"guidance": "none", "guidance_scale": 1.0, "eta": 1.0},
-    "fm": {"guidance": "linear", "guidance_scale": 3.0, "eta": 0.0},
-    "imm": {"sampler": "pushforward", "guidance": "linear", "guidance_scale": 2.0},
+    "selfe": {
+        "guidance": "none",
+        "guidance_scale": 1.0,
+        "eta": 0.0,
+        "by_steps": {
+            4: {"guidance": "ep-v", "guidance_scale": 3.0},
+            8: {"guidance": "linear", "guidance_scale": 2.0},
+            50: {"guidance": "linear", "guidance_scale": 2.0, "eta": 1.0},
+        },
+    },
+    "fm": {
+        "guidance": "linear",
+        "guidance_scale": 2.0,
+        "eta": 0.0,
+        "by_steps": {4: {"guidance_scale": 3.0}},
+    },
+    "imm": {
+        "sampler": "restart",
+        "guidance": "linear",
+        "guidance_scale": 3.0,
+        "by_steps": {8: {"guidance_scale": 5.0}},
+    },
 }
 
 
