@@ -96,8 +96,9 @@ def round_trip(vae: ShapesVAE, images: np.ndarray) -> np.ndarray:
     return pixels.permute(0, 2, 3, 1).numpy()
 
 
-def check(preset: str, count: int, seed: int) -> dict[str, Any]:
-    """Shares of images judged right, by task and kind; `count` right renders in all."""
+def check(preset: str, count: int, seed: int, wrong_trips: int | None = None) -> dict[str, Any]:
+    """Shares of images judged right, by task and kind; `count` right renders in all, and round
+    trips of `wrong_trips` near-misses (None: of all)."""
     world, ruler, vae = ShapesWorld(preset), Ruler(preset), ShapesVAE(preset)
     rng = np.random.default_rng(seed)
     records = [draw_record(TASKS[i % 6], world.shapes, rng) for i in range(count)]
@@ -111,7 +112,10 @@ def check(preset: str, count: int, seed: int) -> dict[str, Any]:
         "renders": (images, [(r, r["tag"]) for r in records]),
         "round_trips": (round_trip(vae, images), [(r, r["tag"]) for r in records]),
         "near_misses": (wrong_images, [(r, name) for r, name, _ in wrong]),
-        "near_miss_round_trips": (round_trip(vae, wrong_images), [(r, n) for r, n, _ in wrong]),
+        "near_miss_round_trips": (
+            round_trip(vae, wrong_images[:wrong_trips]),
+            [(r, n) for r, n, _ in wrong[:wrong_trips]],
+        ),
     }
     result: dict[str, Any] = {"detector_images_per_s": round(speed)}
     for kind, (pictures, labelled) in kinds.items():
@@ -135,11 +139,12 @@ def main() -> None:
     parser.add_argument("--preset", choices=(*PRESETS, "all"), default="all")
     parser.add_argument("--images", type=int, default=2400)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--wrong-trips", type=int, help="round trips of near-misses (all)")
     parser.add_argument("--out", type=Path, default=Path("reports/bench/ruler.json"))
     args = parser.parse_args()
     stored = json.loads(args.out.read_text()) if args.out.is_file() else {}
     for preset in PRESETS if args.preset == "all" else [args.preset]:
-        result = check(preset, args.images, args.seed)
+        result = check(preset, args.images, args.seed, args.wrong_trips)
         result["command"] = "python " + " ".join(sys.argv)
         result["machine"] = (
             f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
