@@ -64,7 +64,8 @@ def describe(made: Plan) -> str:
         where = f" {stage.start:,} to {stage.stop:,}" if len(made.stages) > 1 else ""
         rows.append((f"step{where}", f"{stage.flops_per_step / 1e15:,.4g} PFLOP"))
         rows += [
-            (f"    {p.name}", f"{p.cost} forward on {p.share:g} of the batch") for p in stage.passes
+            (f"    {p.name}", f"{p.share * p.cost:g} forward passes of the batch")
+            for p in stage.passes
         ]
     rows += [
         ("step / flow-matching step", f"{made.relative_to_fm:.3f}"),
