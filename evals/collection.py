@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,10 @@ from pydantic import ValidationError
 
 from evals.base import TASKS, ImageVerdict, ProtocolFacts, Result
 from evals.files import read_json_lines
+from evals.suites.shapes import ROUND_TRIP_SCORE
 
+MANY_STEPS = 50
+PLATEAU = 0.9
 _SCORE_TOLERANCE = 1e-6
 
 
@@ -27,21 +30,18 @@ class ResultFolder:
         name: the folder as reports print it: the root as given, then the way down.
         result: result.json.
         verdicts: images.jsonl, sorted; columns prompt_id, sample_id, tag, correct.
+        under_trained: why the model counts as under-trained; "" where it does not.
     """
 
     path: Path
     name: str
     result: Result
     verdicts: pd.DataFrame
+    under_trained: str = ""
 
     @property
     def recipe(self) -> str:
         return str(self.result.model.training.get("recipe", ""))
-
-    @property
-    def under_trained(self) -> str:
-        """Why the model counts as under-trained; "" where it does not."""
-        return str(self.result.model.training.get("under_trained") or "")
 
 
 def protocol_key(protocol: ProtocolFacts) -> str:
@@ -72,7 +72,33 @@ def collect(roots: Sequence[Path]) -> list[ResultFolder]:
             folder = path.parent
             if folder.resolve() not in found:
                 found[folder.resolve()] = read_result_folder(folder, folder.as_posix())
-    return sorted(found.values(), key=_order)
+    return sorted(_labelled(list(found.values())), key=_order)
+
+
+def _labelled(folders: list[ResultFolder]) -> list[ResultFolder]:
+    """Mark every result of a model that many steps do not bring near what its codec allows."""
+    reasons: dict[tuple[str, str], str] = {}
+    for folder in folders:
+        result = folder.result
+        ceiling = ROUND_TRIP_SCORE.get(result.protocol.suite)
+        overall = result.scores.overall
+        if ceiling is None or overall is None or result.sampling.steps < MANY_STEPS:
+            continue
+        if overall.mean < PLATEAU * ceiling:
+            reasons[result.model.digest, protocol_key(result.protocol)] = (
+                f"{overall.mean:.3f} at {result.sampling.steps} steps, below {PLATEAU} of the "
+                f"{ceiling:.3f} of renders after a round trip through the autoencoder"
+            )
+    return [
+        replace(folder, under_trained=reason)
+        if (
+            reason := reasons.get(
+                (folder.result.model.digest, protocol_key(folder.result.protocol)), ""
+            )
+        )
+        else folder
+        for folder in folders
+    ]
 
 
 def _order(folder: ResultFolder) -> tuple[Any, ...]:
@@ -99,7 +125,8 @@ def read_result_folder(folder: Path, name: str = "") -> ResultFolder:
         raise ValueError(f"{path} is no result: {where}: {first['msg']}; score it again") from None
     verdicts = read_verdicts(folder / "images.jsonl")
     _check(path, result, verdicts)
-    return ResultFolder(folder, name or folder.as_posix(), result, verdicts)
+    stated = str(result.model.training.get("under_trained") or "")
+    return ResultFolder(folder, name or folder.as_posix(), result, verdicts, stated)
 
 
 def read_verdicts(path: Path) -> pd.DataFrame:

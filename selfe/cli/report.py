@@ -48,12 +48,12 @@ def report(
         return
     from evals.report import render
 
-    roots = [path for path in (runs_dir,) if path.is_dir()]
-    for path in results or []:
+    # no run yet is no error: the report then says what to run
+    roots = [runs_dir] if runs_dir.is_dir() or runs_dir != RUNS else []
+    for path in [*roots, *(results or [])]:
         if not path.is_dir():
             raise ValueError(f"no folder {path}")
-        roots.append(path)
-    summary = render(roots, out, runs_dir=runs_dir.as_posix())
+    summary = render([*roots, *(results or [])], out, runs_dir=runs_dir.as_posix())
     for text in [*summary.statements, *summary.notes]:
         typer.echo(text)
     for command in summary.not_run:
