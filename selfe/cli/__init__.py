@@ -32,8 +32,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-COMMANDS = (train, geneval, report, sample, compare, rescore, prompts, ls, doctor, fetch)
-for command in (*COMMANDS, plan, export):
+for command in (train, geneval, report, sample, export, compare, rescore, prompts, ls, plan):
+    app.command()(command)
+for command in (doctor, fetch):
     app.command()(command)
 
 

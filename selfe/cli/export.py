@@ -16,10 +16,10 @@ def export(
     runs_dir: RunsDir = RUNS,
 ) -> None:
     """Write a run as a diffusers pipeline that loads without this project."""
-    from selfe.cli.targets import _parse_run, find_runs
+    from selfe.cli.targets import parse_run, find_runs
     from selfe.export import export_run
 
-    found = _parse_run(run, runs_dir)
+    found = parse_run(run, runs_dir)
     if found is None:
         runs = ", ".join(path.name for path in find_runs(runs_dir)) or "none"
         raise ValueError(f"no run {run!r}; runs in {runs_dir}: {runs}")

@@ -69,7 +69,7 @@ def run_targets(
     return targets
 
 
-def _parse_run(text: str, runs_dir: Path) -> tuple[Path, int | None] | None:
+def parse_run(text: str, runs_dir: Path) -> tuple[Path, int | None] | None:
     """RUN or RUN@STEP, a folder or a name below `runs_dir`; None where there is no such folder."""
     name, at, step = text.rpartition("@")
     forms = [(name, int(step)), (text, None)] if at and step.isdigit() else [(text, None)]
@@ -118,7 +118,7 @@ def find_targets(
             )
         return targets
     for text in models:
-        run = _parse_run(text, runs_dir)
+        run = parse_run(text, runs_dir)
         if run is not None:
             run_dir, step = run
             steps = milestone_steps(run_dir) if milestones and step is None else [step]
