@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,22 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 class RunLog:
-    """Appends records. Opened at a step, it first forgets what a killed run wrote beyond it."""
+    """Appends records. Opened at a step, it first forgets what a killed run wrote beyond it.
 
-    def __init__(self, path: Path, resume_step: int = 0) -> None:
+    Args:
+        path: the file.
+        resume_step: last step to keep.
+        mirror: told about every record written from now on.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        resume_step: int = 0,
+        mirror: Callable[[Mapping[str, Any]], None] = lambda record: None,
+    ) -> None:
         self.path = path
+        self._mirror = mirror
         kept = [r for r in read_lines(path) if r.get("step", 0) <= resume_step]
         path.write_text("".join(json.dumps(record) + "\n" for record in kept))
         self._file = path.open("a")
@@ -39,6 +51,7 @@ class RunLog:
     def write(self, record: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
+        self._mirror(record)
 
     def close(self) -> None:
         self._file.flush()

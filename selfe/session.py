@@ -24,6 +24,7 @@ from selfe.generator import GeneratorFacts, image_seed
 from selfe.optim import build_optimizer
 from selfe.provenance import provenance
 from selfe.runs import find_checkpoint, latent_shape_of, write_config
+from selfe.trackers import open_tracker
 from selfe.trainer import Callbacks, TrainState, train
 
 SAMPLE_STEPS = (1, 2, 4, 8)
@@ -134,6 +135,7 @@ def train_run(
     resume: bool = False,
     init_from: str | None = None,
     command: str = "",
+    tracker: str | None = None,
     callbacks: Callbacks | None = None,
     data_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> TrainState:
@@ -168,16 +170,22 @@ def train_run(
         if config.train.sample_every:
             callbacks = replace(callbacks, draw_samples=SampleSheets(config, run_dir, device))
         callbacks = replace(callbacks, should_stop=lambda: stop.number is not None)
-        state = train(
-            config,
-            model=model,
-            objective=objective,
-            source=source,
-            run_dir=run_dir,
-            resume=resume,
-            init=init,
-            callbacks=callbacks,
-        )
+        with contextlib.ExitStack() as stack:
+            if tracker:
+                mirror = stack.enter_context(
+                    contextlib.closing(open_tracker(tracker, run_dir, config))
+                )
+                callbacks = replace(callbacks, record=mirror.write)
+            state = train(
+                config,
+                model=model,
+                objective=objective,
+                source=source,
+                run_dir=run_dir,
+                resume=resume,
+                init=init,
+                callbacks=callbacks,
+            )
         if stop.number is not None and state.step < config.train.iterations:
             raise Stopped(stop.number)
     return state

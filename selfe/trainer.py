@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -66,6 +66,8 @@ class Callbacks:
     message: Callable[[str], None] = lambda text: None
     draw_samples: Callable[[nn.Module, int], None] | None = None
     should_stop: Callable[[], bool] = lambda: False
+    record: Callable[[Mapping[str, Any]], None] = lambda record: None
+    """Mirrors lines of metrics.jsonl, to a tracker for example."""
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
@@ -184,7 +186,7 @@ def train(
     state = start_or_resume(model, config, run_dir, resume, callbacks.message)
     if init is not None and state.step == 0:
         state = init
-    log = RunLog(run_dir / "metrics.jsonl", state.step)
+    log = RunLog(run_dir / "metrics.jsonl", state.step, callbacks.record)
     with contextlib.closing(log):
         for _ in iterate(state, config, objective, source, run_dir, log, callbacks, device):
             if callbacks.should_stop():

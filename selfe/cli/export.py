@@ -16,7 +16,7 @@ def export(
     runs_dir: RunsDir = RUNS,
 ) -> None:
     """Write a run as a diffusers pipeline that loads without this project."""
-    from selfe.cli.targets import parse_run, find_runs
+    from selfe.cli.targets import find_runs, parse_run
     from selfe.export import export_run
 
     found = parse_run(run, runs_dir)

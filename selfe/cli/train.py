@@ -38,6 +38,9 @@ def train(
         str | None,
         typer.Option(metavar="RUN@STEP", help="Fork another run's checkpoint, step included."),
     ] = None,
+    tracker: Annotated[
+        str | None, typer.Option(help="Mirror metrics to tensorboard or wandb (extras).")
+    ] = None,
     settings: Settings = None,
     runs_dir: RunsDir = RUNS,
     device: Device = "auto",
@@ -65,6 +68,7 @@ def train(
             resume=resume,
             init_from=init_from,
             command=command_line(),
+            tracker=tracker,
             callbacks=Callbacks(
                 progress=show, message=lambda text: console.print(text, markup=False)
             ),
