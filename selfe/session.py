@@ -146,14 +146,10 @@ def train_run(
         Stopped: after SIGINT or SIGTERM, once the checkpoint is written.
     """
     callbacks = callbacks or Callbacks()
+    check_folder(run_dir, resume)
     with locked(run_dir), stop_on_signals() as stop:
-        check_folder(run_dir, resume)
         if resume:
             init_from = json.loads((run_dir / "config.json").read_text()).get("init_from")
-        else:
-            write_config(
-                run_dir, config, command=command, init_from=init_from, provenance=provenance()
-            )
         objective = config.build_objective()
         model = build_model(config, device)
         init = None
@@ -167,6 +163,10 @@ def train_run(
             cache_dir=runs_dir / ".cache",
             progress=data_progress,
         )
+        if not resume:  # only now: a run that cannot start must not occupy its folder
+            write_config(
+                run_dir, config, command=command, init_from=init_from, provenance=provenance()
+            )
         if config.train.sample_every:
             callbacks = replace(callbacks, draw_samples=SampleSheets(config, run_dir, device))
         callbacks = replace(callbacks, should_stop=lambda: stop.number is not None)
