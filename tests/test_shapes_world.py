@@ -207,3 +207,12 @@ def test_colours_are_genevals():
         *("red", "orange", "yellow", "green", "blue"),
         *("purple", "pink", "brown", "black", "white"),
     )
+
+
+def test_crowded_records_find_a_place():
+    """Five objects occur in near-misses only; radii that cannot be placed are drawn again."""
+    from selfe.data.shapes_world import vocabulary as v
+
+    world, rng = ShapesWorld("free"), np.random.default_rng(2)
+    for _ in range(20):
+        assert len(world.scene_for(v.counting("ring", 5), rng).objects) == 5
