@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable
 
 import typer
 
@@ -32,9 +33,11 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, geneval, report, sample, export, compare, rescore, prompts, ls, plan):
-    app.command()(command)
-for command in (doctor, fetch):
+COMMANDS: tuple[Callable[..., None], ...] = (
+    *(train, geneval, report, sample, export),
+    *(compare, rescore, prompts, ls, plan, doctor, fetch),
+)
+for command in COMMANDS:
     app.command()(command)
 
 
