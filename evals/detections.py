@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,17 @@ Row = dict[str, Any]
 
 
 def read_detections(path: str | Path, num_prompts: int | None = None) -> list[Row]:
-    """All rows of a detections file, in its order; a torn last line is dropped.
+    """All rows of a detections file: `iterate_detections` as a list."""
+    return list(iterate_detections(path, num_prompts))
+
+
+def iterate_detections(path: str | Path, num_prompts: int | None = None) -> Iterator[Row]:
+    """The rows of a detections file, in its order, one at a time; a torn last line is dropped.
 
     Raises:
         ValueError: if a line is malformed, repeats an image or names a prompt the suite does not
             have; names file and line.
     """
-    rows: list[Row] = []
     seen: set[tuple[int, int]] = set()
     for number, row in read_json_lines(path):
         fault = row_fault(row)
@@ -41,8 +45,7 @@ def read_detections(path: str | Path, num_prompts: int | None = None) -> list[Ro
             seen.add(key)
         if fault is not None:
             raise ValueError(f"{path}, line {number}: {fault}")
-        rows.append(row)
-    return rows
+        yield row
 
 
 def row_fault(row: Any) -> str | None:
@@ -116,7 +119,7 @@ def judge_row(
 
 def judge_rows(
     records: Sequence[Mapping[str, Any]],
-    rows: Sequence[Row],
+    rows: Iterable[Row],
     settings: RuleSettings = DEFAULT_RULES,
 ) -> list[ImageVerdict]:
     """Verdicts in the order of the rows."""
@@ -154,9 +157,9 @@ def rescore(
         out: file of verdicts, written atomically.
 
     Raises:
-        ValueError: see `read_detections`.
+        ValueError: see `iterate_detections`.
     """
-    verdicts = judge_rows(records, read_detections(detections, len(records)), settings)
+    verdicts = judge_rows(records, iterate_detections(detections, len(records)), settings)
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     write_verdicts(out, verdicts)
     return verdicts

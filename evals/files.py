@@ -57,10 +57,10 @@ def read_json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
         raise ValueError(f"{path} does not exist")
     lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):
-        if not line.strip():
+        if not line or line.isspace():
             continue
         try:
-            value = json.loads(line)
+            value = json.loads(line.decode())
         except ValueError:
             if number == len(lines):
                 return
