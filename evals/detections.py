@@ -71,7 +71,9 @@ def _is_usual(item: Any) -> bool:
     """A quick yes for what a detector stores: files have hundreds of thousands of them."""
     if type(item) is not dict or type(item.get("label")) is not str:
         return False
-    box, score, color = item.get("box"), item.get("score"), item.get("color")
+    box: Any = item.get("box")
+    score: Any = item.get("score")
+    color = item.get("color")
     return (
         type(box) is list
         and [*map(type, box), type(score)] == _FIVE_FLOATS

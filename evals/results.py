@@ -1,12 +1,8 @@
-"""result.json: putting a result together, writing it, reading it back."""
+"""result.json and images.jsonl: the facts of a result, written and read back."""
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -18,8 +14,6 @@ from evals.base import (
     ModelFacts,
     ProtocolFacts,
     Result,
-    SamplingFacts,
-    Scores,
 )
 from evals.files import read_json_lines, write_atomically
 from evals.rules import RuleSettings
@@ -28,7 +22,6 @@ from evals.suites.base import Suite
 from selfe.generator import GeneratorFacts
 
 RESULT = "result.json"
-_PACKAGES = ("selfe-bench", "torch", "diffusers", "transformers", "open-clip-torch", "numpy")
 
 
 def protocol_facts(
@@ -63,45 +56,6 @@ def model_facts(facts: GeneratorFacts) -> ModelFacts:
         parameters=facts.parameters,
         training=dict(facts.training),
     )
-
-
-def build_result(
-    protocol: ProtocolFacts,
-    facts: GeneratorFacts,
-    scores: Scores,
-    *,
-    steps: int,
-    nfe: int,
-    seed: int,
-    diversity: Mapping[str, Any] | None = None,
-    truncated_prompts: Mapping[str, int] | None = None,
-    cost: Mapping[str, float] | None = None,
-    environment: Mapping[str, Any] | None = None,
-    command: str = "",
-) -> Result:
-    """A result from its parts; `environment` is completed by the versions in use."""
-    return Result(
-        protocol=protocol,
-        model=model_facts(facts),
-        sampling=SamplingFacts(steps=steps, nfe=nfe, seed=seed, settings=dict(facts.sampling)),
-        scores=scores,
-        diversity=dict(diversity or {}),
-        truncated_prompts=dict(truncated_prompts or {}),
-        cost=dict(cost or {}),
-        environment={**versions(), **(environment or {})},
-        command=command,
-    )
-
-
-def versions() -> dict[str, str]:
-    """Python and the packages that figures depend on; those not installed are left out."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def write_result(folder: str | Path, result: Result) -> Path:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from evals.suites import shapes as suite
+from evals.suites.base import records_sha256
 from selfe.data.shapes_world import COLORS, TASKS, ShapesWorld, relation_holds
 from selfe.data.shapes_world.renderer import DISTANCES, coverage, object_distances
 from selfe.data.shapes_world.vocabulary import plural, with_article
@@ -184,7 +185,7 @@ def test_suite_prompts(preset):
     world = ShapesWorld(preset)
     splits = {split: suite.records(split, preset) for split in suite.SPLITS}
     for split, records in splits.items():
-        assert suite.sha256(records) == DIGESTS[split, preset]
+        assert records_sha256(records) == DIGESTS[split, preset]
         prompts = [r["prompt"] for r in records]
         assert len(set(prompts)) == len(prompts)
         assert {r["tag"] for r in records} == set(TASKS)

@@ -14,9 +14,7 @@ prompts alone until there are 25. `ShapesWorld.is_unseen` tells them apart.
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +43,6 @@ def records(split: str, preset: str = "grid") -> list[dict[str, Any]]:
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r} of {NAME}; the splits are {', '.join(SPLITS)}")
     return json.loads(_drawn(preset)[SPLITS.index(split)])
-
-
-def sha256(prompts: Sequence[dict[str, Any]]) -> str:
-    """Digest of a list of records, key order included: one JSON object a line."""
-    lines = "".join(json.dumps(record) + "\n" for record in prompts)
-    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def grid_suite(split: str = "", prompts: str | Path | None = None) -> Suite:
