@@ -40,6 +40,12 @@ def candidates(method: str) -> list[dict[str, Any]]:
     return [{**move, **guide} for move in moves for guide in guidance]
 
 
+def validation_prompts(preset: str, per_task: int) -> list[dict[str, Any]]:
+    """The first prompts of every task of the validation split."""
+    split = records("validation", preset)
+    return [r for task in TASKS for r in [r for r in split if r["tag"] == task][:per_task]]
+
+
 def overall_score(generator, prompts, steps: int, samples: int, preset: str) -> float:
     """Mean of the six task means over images drawn in memory."""
     texts = [record["prompt"] for record in prompts for _ in range(samples)]
@@ -113,11 +119,7 @@ def main() -> None:
         folder, step = args.runs_dir / run, int(at) if at else None
         generator = load_run(folder, step=step)
         preset = "grid"
-        prompts = []
-        for task in TASKS:
-            prompts += [r for r in records("validation", preset) if r["tag"] == task][
-                : args.per_task
-            ]
+        prompts = validation_prompts(preset, args.per_task)
         results |= {"provenance": provenance(), "prompts": len(prompts), "samples": args.samples}
         for steps in [int(text) for text in args.steps.split(",")]:
             scores = results["runs"].setdefault(name, {}).setdefault(f"{steps} steps", {})
