@@ -81,10 +81,21 @@ class OptimConfig(Section):
     ema_warmup: bool = Field(True, description="decay min(d, (1 + n) / (10 + n)) at update n")
 
 
+class StageConfig(Section):
+    """What changes from an iteration on; what is not given stays as it was before."""
+
+    start: int = Field(ge=1, description="first iteration of the stage")
+    batch_size: int | None = Field(None, ge=1, description="global batch")
+    resolutions: dict[int, float] = Field(
+        {}, description="resolution family, side of its square in pixels -> share of the samples"
+    )
+
+
 class TrainConfig(Section):
     iterations: int = Field(300_000, ge=1)
     batch_size: int = Field(1024, ge=1, description="global batch")
     micro_batch_size: int | None = Field(None, ge=1, description="None for the whole batch")
+    stages: tuple[StageConfig, ...] = Field((), description="later stages, by rising start")
     caption_dropout: float = Field(0.1, ge=0, le=1)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False

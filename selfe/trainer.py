@@ -24,6 +24,7 @@ from selfe.objectives.base import LatentBatch, LossOutput, Nets, Objective
 from selfe.optim import build_optimizer, clip_gradients, learning_rate, set_learning_rate
 from selfe.runlog import RunLog
 from selfe.seeding import SampleRng, derive_seed
+from selfe.stages import first_position, stage_at
 
 
 class BatchSource(Protocol):
@@ -124,9 +125,9 @@ def accumulate(
     Returns:
         The mean loss on the device, the micro-batches' outputs, and the data-set indices.
     """
-    batch_size = config.train.batch_size
+    batch_size = stage_at(config, step).batch_size
     micro = config.train.micro_batch_size or batch_size
-    first = step * batch_size
+    first = first_position(config, step)
     position = torch.arange(first, first + batch_size)
     rng = SampleRng(derive_seed(config.seed, "training"), position, device)
     outputs, indices = [], []
@@ -243,7 +244,7 @@ def iterate(
                     f"t = {record['t']}, s = {record['s']}"
                 )
         state.step = step + 1
-        images += config.train.batch_size
+        images += len(indices)
 
         if state.step % config.train.log_every == 0 or state.step == config.train.iterations:
             elapsed = time.perf_counter() - clock
@@ -301,7 +302,7 @@ def save(state: TrainState, config: RunConfig, run_dir: Path) -> None:
         state={
             "config_digest": config.digest,
             "skipped": state.skipped,
-            "samples_seen": state.step * config.train.batch_size,
+            "samples_seen": first_position(config, state.step),
         },
         milestone=bool(every and state.step % every == 0) or state.step == config.train.iterations,
     )

@@ -1,0 +1,60 @@
+"""Stages of a run: which batch size and which mix of resolutions hold from which iteration on.
+
+Stages are data in the recipe (`train.stages`). Samples are addressed by their position in one endless
+stream, so a change of batch size moves no sample to another noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from selfe.config import RunConfig
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Iterations `start` <= iteration < `stop` under the same batch size and mix.
+
+    Attributes:
+        first_position: place of the stage's first sample in the run's stream.
+        resolutions: resolution family (side of its square in pixels) -> share of the samples; the
+            shares add up to 1.
+    """
+
+    start: int
+    stop: int
+    batch_size: int
+    first_position: int
+    resolutions: Mapping[int, float]
+
+
+def stages_of(config: RunConfig) -> tuple[Stage, ...]:
+    """All stages of a run, in order; a run without `train.stages` has one."""
+    train = config.train
+    starts = [0, *(stage.start for stage in train.stages)]
+    stops = [*starts[1:], train.iterations]
+    batch_size, mix = train.batch_size, {config.data.resolution: 1.0}
+    stages: list[Stage] = []
+    position = 0
+    for number, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+        if number:
+            given = train.stages[number - 1]
+            batch_size = given.batch_size or batch_size
+            mix = dict(given.resolutions) or mix
+        total = sum(mix.values())
+        shares = {side: share / total for side, share in mix.items()}
+        stages.append(Stage(start, stop, batch_size, position, shares))
+        position += (stop - start) * batch_size
+    return tuple(stages)
+
+
+def stage_at(config: RunConfig, step: int) -> Stage:
+    """The stage of an iteration; the last one from its start on."""
+    return [stage for stage in stages_of(config) if stage.start <= max(step, 0)][-1]
+
+
+def first_position(config: RunConfig, step: int) -> int:
+    """Samples drawn before iteration `step`: the position of its first sample."""
+    stage = stage_at(config, step)
+    return stage.first_position + (step - stage.start) * stage.batch_size
