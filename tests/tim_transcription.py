@@ -1,9 +1,10 @@
-"""TiM-T2I from its published facts alone (arXiv 2509.04394): slow, in numpy float64, one sample at a time.
+"""TiM-T2I from its published facts alone (arXiv 2509.04394), slow: numpy, float64, one sample.
 
-Written by a second reader who had not seen `baselines/pretrained/tim*.py`, so that the adapter can be
-compared with something that does not share its mistakes (`tests/test_tim_transcription.py`). Every
-fact is one small function of this module, looked up by name when it is called: a test that replaces
-the function has a network with that one mistake.
+Written by a second reader who had not seen `baselines/pretrained/tim*.py`, so that the adapter can
+be compared with something that does not share its mistakes (`tests/test_tim_transcription.py`).
+One fact was missing from that reading and added after the comparison: `text_norm`. Every fact is
+one small function of this module, looked up by name when it is called: a test that replaces the
+function has a network with that one mistake.
 
 Shapes: a latent is (C, H, W), tokens (L, D) with L = H W in row-major order, text features (T, E).
 Weights are a dictionary of arrays with the names of the published state dict.
@@ -22,12 +23,11 @@ Weights = Mapping[str, Array]
 SINUSOID_DIMS = 256
 MAX_PERIOD = 10_000.0
 ROPE_THETA = 10_000.0
-TEXT_TOKENS = 256
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the weights do not say themselves, and the epsilons, which the published facts leave out."""
+    """What the weights do not say themselves."""
 
     heads: int
     depth: int
@@ -46,7 +46,7 @@ def linear(weights: Weights, name: str, x: Array) -> Array:
 
 
 def silu(x: Array) -> Array:
-    return x / (1.0 + np.exp(-x))
+    return 0.5 * x * (1.0 + np.tanh(0.5 * x))  # x sigmoid(x), without overflow
 
 
 def swiglu(weights: Weights, name: str, x: Array) -> Array:
@@ -61,6 +61,11 @@ def standardise(x: Array, eps: float) -> Array:
 
 def block_norm(x: Array, eps: float) -> Array:
     """The LayerNorm in front of a branch: it has no weights of its own."""
+    return standardise(x, eps)
+
+
+def text_norm(x: Array, eps: float) -> Array:
+    """Every block normalises the text before its cross-attention, without weights either."""
     return standardise(x, eps)
 
 
@@ -101,7 +106,7 @@ def second_time(t: float, r: float) -> float:
 
 
 def coordinates(n: int, height: int, width: int) -> tuple[int, int]:
-    """Of the row-major token n: n mod h and n // h, which is a place of the image only where H = W."""
+    """Of the row-major token n: n mod h and n // h, a place of the image only where H = W."""
     del width
     return n % height, n // height
 
@@ -209,6 +214,7 @@ def block(
     x = x + gate * self_attention(weights, f"{name}.attn", inner, delta, size, sizes)
     shift, scale, gate = parts[3:6]
     inner = modulate(block_norm(x, sizes.block_eps), shift, scale)
+    text = text_norm(text, sizes.block_eps)
     x = x + gate * cross_attention(weights, f"{name}.cross_attn", inner, text, size, sizes)
     shift, scale, gate = parts[6:]
     inner = modulate(block_norm(x, sizes.block_eps), shift, scale)
@@ -224,7 +230,7 @@ def embed_caption(weights: Weights, features: Array, sizes: Sizes) -> Array:
 def network(
     weights: Weights, latent: Array, t: float, r: float, features: Array, sizes: Sizes
 ) -> Array:
-    """F(x_t, t, r, c) of one sample: latent (C, H, W), features (T, E); the result is like the latent."""
+    """F(x_t, t, r, c) of one sample: latent (C, H, W), features (T, E) -> (C, H, W)."""
     channels, height, width = latent.shape
     tokens = latent.reshape(channels, height * width).T
     embedding = weights["x_embedder.proj.weight"]
@@ -274,6 +280,10 @@ def is_guided(t: float) -> bool:
     return t < 1.0
 
 
+def guide(field: Array, field_null: Array, guidance: float) -> Array:
+    return field_null + guidance * (field - field_null)
+
+
 Network = Callable[[Array, float, float, Array], Array]
 
 
@@ -286,8 +296,7 @@ def sample(
     for t, r in zip(times, times[1:], strict=False):
         field = predict(x, t, r, text)
         if is_guided(t):
-            field_null = predict(x, t, r, null_text)
-            field = field_null + guidance * (field - field_null)
+            field = guide(field, predict(x, t, r, null_text), guidance)
         x = x - (t - r) * field
     return x
 
