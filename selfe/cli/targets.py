@@ -99,12 +99,15 @@ def find_targets(
         ValueError: for a name that is neither a run nor a model, listing both; for settings outside
             the sampling section, or that no named model takes; if there is nothing to score.
     """
+    from baselines.registry import known
+
     overrides = parse_assignments(assignments)
     if set(overrides) - {"sampling"}:
         raise ValueError("geneval takes --set sampling.KEY=VALUE only; the rest belongs to train")
     sampling = overrides.get("sampling", {})
     arguments = parse_model_args(model_args)
-    runs = {text: parse_run(text, runs_dir) for text in models}
+    # the name of a published model is never that of a folder which happens to lie here
+    runs = {text: None if known(text) else parse_run(text, runs_dir) for text in models}
     if arguments and all(runs.values()):
         raise ValueError("--model-arg is for published models; runs take --set sampling.KEY=VALUE")
     if sampling and models and not any(runs.values()):
@@ -152,9 +155,9 @@ def parse_model_args(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def _pretrained_target(name: str, runs_dir: Path, device: str, arguments: dict[str, str]) -> Target:
-    from baselines.registry import MODELS, load
+    from baselines.registry import MODELS, known, load
 
-    if name not in MODELS and not name.startswith("diffusers:"):
+    if not known(name):
         runs = ", ".join(path.name for path in find_runs(runs_dir)) or "none"
         raise ValueError(
             f"no run or model {name!r}; runs in {runs_dir}: {runs}; models: "
