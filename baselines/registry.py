@@ -12,6 +12,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
+from baselines.pretrained.base import Origin
 from baselines.pretrained.card import ModelCard
 from selfe.generator import TextToImage
 from selfe.registry import Registry
@@ -86,11 +87,6 @@ def load(
         local_path = str(arguments.pop("local_path"))
     module, attribute = facts.adapter.split(":")
     adapter = getattr(importlib.import_module(module), attribute)
-    model: TextToImage = adapter.load(
-        facts,
-        device=device,
-        cache_dir=cache_dir,
-        model_args=arguments,
-        local_path=local_path,
-    )
+    origin = Origin(local_path=local_path, cache_dir=cache_dir)
+    model: TextToImage = adapter.load(facts, arguments, device, origin)
     return model

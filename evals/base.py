@@ -119,6 +119,7 @@ class ModelFacts(Frozen):
     variant: str = ""
     iterations: int | None = None
     parameters: int | None = None
+    other_weights: str = ""
     training: dict[str, Any] = {}
 
 
@@ -152,7 +153,8 @@ class Result(Frozen):
     diversity: dict[str, Any] = {}
     truncated_prompts: dict[str, int] = {}
     cost: dict[str, float] = {}
-    """wall_s_per_image, peak_memory_bytes where measured. Never printed in tables."""
+    """wall_s_per_image, peak_memory_bytes (`evals.cost`), where images were drawn. Never printed in
+    tables: they belong to a machine."""
     environment: dict[str, Any] = {}
     """versions, commit, machine."""
     command: str = ""

@@ -14,7 +14,7 @@ from evals.base import TASKS, ColorClassifier, Detector, ModelFacts, Result, Sam
 from evals.detections import read_detections
 from evals.diversity import REFERENCE_IMAGES, DiversityReference
 from evals.files import folder_lock
-from evals.generate import DrawingCost, draw_images
+from evals.generate import draw_images
 from evals.images import scan_folder
 from evals.registry import open_color_classifier, open_detector, open_suite
 from evals.results import RESULT, model_facts, protocol_facts, read_result, write_result
@@ -139,7 +139,7 @@ def score_model(
     title = f"{name}, {num_steps} steps"
     lock = ".lock" if settings.rank == 0 else f".lock-{settings.rank}"
     with folder_lock(folder, lock):
-        cost = draw_images(
+        meter = draw_images(
             generator,
             suite.records,
             num_steps=num_steps,
@@ -165,7 +165,7 @@ def score_model(
             title,
             progress,
             truncated=truncated,
-            cost=cost,
+            cost=meter.cost(),
         )
 
 
@@ -227,7 +227,7 @@ def _score(
     progress: Progress,
     *,
     truncated: dict[str, int] | None = None,
-    cost: DrawingCost | None = None,
+    cost: dict[str, float] | None = None,
 ) -> tuple[Path, Result]:
     detector = open_detector(suite.detector, device=settings.device, **dict(suite.detector_options))
     classifier = open_color_classifier(suite.color_classifier, device=settings.device)
@@ -255,7 +255,7 @@ def _score(
         scores=scored.scores,
         diversity=_diversity(suite, detector, classifier, out),
         truncated_prompts=truncated or {},
-        cost=_cost(out, cost),
+        cost=cost or _earlier_cost(out),
         environment=provenance(),
         command=settings.command,
     )
@@ -284,10 +284,8 @@ def _diversity(
     return _references[key].measure(read_detections(out / DETECTIONS))
 
 
-def _cost(folder: Path, cost: DrawingCost | None) -> dict[str, float]:
-    """Seconds per image drawn now; where all were found, what was measured when they were drawn."""
-    if cost is not None and cost.images:
-        return {"wall_s_per_image": cost.seconds / cost.images}
+def _earlier_cost(folder: Path) -> dict[str, float]:
+    """Where all images were found: what was measured when they were drawn."""
     return read_result(folder).cost if (folder / RESULT).exists() else {}
 
 

@@ -76,13 +76,16 @@ def collect(roots: Sequence[Path]) -> list[ResultFolder]:
 
 
 def _labelled(folders: list[ResultFolder]) -> list[ResultFolder]:
-    """Mark every result of a model that many steps do not bring near what its codec allows."""
+    """Mark every result of a model trained here that many steps do not bring near what its codec
+    allows."""
     reasons: dict[tuple[str, str], str] = {}
     for folder in folders:
         result = folder.result
         ceiling = ROUND_TRIP_SCORE.get(result.protocol.suite)
         overall = result.scores.overall
         if ceiling is None or overall is None or result.sampling.steps < MANY_STEPS:
+            continue
+        if result.model.iterations is None:  # another codec than the ceiling's
             continue
         if overall.mean < PLATEAU * ceiling:
             reasons[result.model.digest, protocol_key(result.protocol)] = (

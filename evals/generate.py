@@ -7,12 +7,12 @@ batch whatever happened before: what a resumed run writes is byte-equal to an un
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evals.cost import DrawingMeter
 from evals.images import (
     image_is_intact,
     sample_path,
@@ -33,14 +33,6 @@ class Job:
     sample_id: int
 
 
-@dataclass(frozen=True)
-class DrawingCost:
-    """What drawing took, over the images drawn now (not those found)."""
-
-    images: int
-    seconds: float
-
-
 def plan_chunks(num_prompts: int, images_per_prompt: int, chunk_size: int) -> list[list[Job]]:
     """All images in order, cut into chunks that depend on nothing else."""
     jobs = [Job(p, i) for p in range(num_prompts) for i in range(images_per_prompt)]
@@ -58,7 +50,7 @@ def draw_images(
     progress: Progress = lambda done, total: None,
     rank: int = 0,
     world_size: int = 1,
-) -> DrawingCost:
+) -> DrawingMeter:
     """Draw what is missing under `folder`.
 
     Args:
@@ -67,22 +59,19 @@ def draw_images(
         rank, world_size: chunk k is drawn by process k mod world_size.
 
     Returns:
-        How many images were drawn, and how long it took.
+        What it cost, over the images drawn now (not those found).
     """
     chunks = plan_chunks(len(records), images_per_prompt, generator.chunk_size)
     total = sum(len(chunk) for chunk in chunks)
-    done = drawn = 0
-    seconds = 0.0
+    done = 0
+    meter = DrawingMeter(generator.device)
     for number, chunk in enumerate(chunks):
         if number % world_size == rank:
             if not all(image_is_intact(folder, job.prompt_id, job.sample_id) for job in chunk):
-                started = time.perf_counter()
-                _draw_chunk(generator, records, chunk, num_steps, seed, folder)
-                seconds += time.perf_counter() - started
-                drawn += len(chunk)
+                _draw_chunk(generator, records, chunk, num_steps, seed, folder, meter)
         done += len(chunk)
         progress(done, total)
-    return DrawingCost(drawn, seconds)
+    return meter
 
 
 def _draw_chunk(
@@ -92,12 +81,14 @@ def _draw_chunk(
     num_steps: int,
     seed: int,
     folder: Path,
+    meter: DrawingMeter,
 ) -> None:
     prompts = [records[job.prompt_id]["prompt"] for job in chunk]
     seeds = [
         image_seed(seed, prompt, job.sample_id) for job, prompt in zip(chunk, prompts, strict=True)
     ]
-    images = generator.generate(prompts, num_steps, seeds)
+    with meter.watch(len(chunk)):
+        images = generator.generate(prompts, num_steps, seeds)
     for job, image in zip(chunk, images, strict=True):
         write_metadata(folder, job.prompt_id, records[job.prompt_id])
         if image is None:

@@ -36,6 +36,10 @@ _TITLES = {
     1: "Table 1: models under one protocol",
     2: "Table 2: controlled ablation study",
 }
+_OTHER_WEIGHTS = (
+    "OTHER WEIGHTS: rows so marked were drawn with weights that are not the published ones. They "
+    "say nothing of the models they name, and no figure of the paper stands beside them."
+)
 Section = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 """(heading, header, rows)"""
 
@@ -64,7 +68,8 @@ def heading(table: Table) -> str:
         return "nothing measured yet"
     split = f", {table.protocol.split}" if table.protocol.split else ""
     recipe = f", recipe {table.recipe}" if table.recipe else ""
-    return f"{table.protocol.suite}{split}{recipe} ({protocol_slug(table.protocol)})"
+    weights = ", other weights" if table.other_weights else ""
+    return f"{table.protocol.suite}{split}{recipe}{weights} ({protocol_slug(table.protocol)})"
 
 
 def _paper_sentence(table: Table) -> str:
@@ -266,13 +271,22 @@ def _latex_closing(table: Table) -> list[str]:
 # ---------------------------------------------------------------- Table 1
 
 
-def _table1_header(compares: bool) -> list[str]:
+def _shows_paper(table: Table) -> bool:
+    return bool(table.frame["paper_overall"].notna().any())
+
+
+def _table1_header(table: Table) -> list[str]:
     tasks = [_TASK_NAMES[task] for task in TABLE1_TASKS]
     header = ["Steps", "Method", "NFE", "Guidance", "Sampler", "Overall", *tasks]
+    if not _shows_paper(table):
+        return header
+    compares = follows_paper_protocol(table.protocol)
     return [*header, "*Overall", *[f"*{name}" for name in tasks], *(["Difference"] * compares)]
 
 
-def _table1_rows(frame: pd.DataFrame, compares: bool, commands: bool) -> list[list[str]]:
+def _table1_rows(table: Table, frame: pd.DataFrame, commands: bool) -> list[list[str]]:
+    """Rows of `frame`, a part of the table's."""
+    compares = follows_paper_protocol(table.protocol)
     rows = []
     for _, row in frame.iterrows():
         if row["folder"]:
@@ -281,6 +295,9 @@ def _table1_rows(frame: pd.DataFrame, compares: bool, commands: bool) -> list[li
             overall = not_run(f"`{_command_of(row)}`") if commands else "not run"
         texts = [plain(row["steps"]), _method(row), plain(row["nfe"]), plain(row["guidance"])]
         texts += [plain(row["settings"]), overall, *[number(row[task]) for task in TABLE1_TASKS]]
+        if not _shows_paper(table):
+            rows.append(texts)
+            continue
         # an erratum begins with the column it is about
         misprint = str(row["paper_errata"]).split(" ")[0]
         for name in ("overall", *TABLE1_TASKS):
@@ -295,14 +312,15 @@ def _command_of(row: pd.Series) -> str:
 
 
 def table1_markdown(table: Table) -> str:
-    compares = follows_paper_protocol(table.protocol)
     parts = [f"## {heading(table)}\n", protocol_text(table.protocol) + "\n"]
+    if table.other_weights:
+        parts.append(f"**{_OTHER_WEIGHTS}**\n")
     if table.partial:
         parts.append("**PARTIAL RESULTS: rows so marked are not comparable.**\n")
     for steps, block in table.frame.groupby("steps", sort=True):
         parts.append(f"### {_count(int(steps))}\n")
-        parts.append(to_markdown(_table1_header(compares), _table1_rows(block, compares, True)))
-    if table.frame["paper_overall"].notna().any():
+        parts.append(to_markdown(_table1_header(table), _table1_rows(table, block, True)))
+    if _shows_paper(table):
         parts.append(_paper_sentence(table) + " †: printed with a misprint, see the notes.\n")
     if table.notes:
         parts.append("### Notes\n")
@@ -311,9 +329,8 @@ def table1_markdown(table: Table) -> str:
 
 
 def table1_latex(table: Table) -> str:
-    compares = follows_paper_protocol(table.protocol)
     blocks = [
-        ("", _table1_rows(block, compares, False))
+        ("", _table1_rows(table, block, False))
         for _, block in table.frame.groupby("steps", sort=True)
     ]
     caption = f"Models under one protocol, {heading(table)}: overall score [95% interval]."
@@ -321,12 +338,14 @@ def table1_latex(table: Table) -> str:
     for label, cells in table.frame[table.frame["folder"] == ""].groupby("label", sort=False):
         commands.append(f"{label}: {not_run(_command_of(cells.iloc[0]))}")
     texts = [protocol_text(table.protocol)]
-    if table.frame["paper_overall"].notna().any():
+    if table.other_weights:
+        texts.append(_OTHER_WEIGHTS)
+    if _shows_paper(table):
         texts.append(_paper_sentence(table))
     if table.partial:
         texts.append("PARTIAL RESULTS: rows so marked are not comparable.")
     texts += [*commands, *[note.replace("`", "") for note in table.notes]]
-    parts = [to_latex(_table1_header(compares), blocks, caption)]
+    parts = [to_latex(_table1_header(table), blocks, caption)]
     return "\n".join(parts + [latex_paragraph(text) for text in texts])
 
 

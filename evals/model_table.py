@@ -97,13 +97,16 @@ def build_table1(folders: Sequence[ResultFolder], context: CommandContext | None
     """Table 1 from the results of one protocol: steps x models.
 
     The paper's models appear whether or not they were run, unless nothing but models trained here
-    was scored under this protocol.
+    was scored under this protocol. Models drawn with other weights than those they are named after
+    take the places of the paper's models in a table of their own, without the paper's figures.
 
     Raises:
-        ValueError: if the results were not measured under one protocol.
+        ValueError: if the results were not measured under one protocol, or only some with other
+            weights.
     """
     context = context or CommandContext()
     require_one_protocol(folders)
+    other_weights = require_same_kind_of_weights(folders)
     protocol = folders[0].result.protocol if folders else None
     notes: list[str] = []
     chosen = {
@@ -124,12 +127,12 @@ def build_table1(folders: Sequence[ResultFolder], context: CommandContext | None
             folder = chosen.get((label, steps))
             if folder is None and (steps not in STEPS or label not in paper_labels):
                 continue
-            paper = _paper_row(label, steps)
+            paper = {} if other_weights else _paper_row(label, steps)
             if folder is None:
                 command = _command(label, context)
                 row = missing_row(label, None, steps, command) | {"status": not_run(command)}
             else:
-                row = measured_row(folder, label)
+                row = measured_row(folder, folder.result.model.label if other_weights else label)
                 row["status"] = "partial" if folder.result.scores.partial else "measured"
                 overall = folder.result.scores.overall
                 if comparable and overall and paper and not folder.result.scores.partial:
@@ -140,7 +143,23 @@ def build_table1(folders: Sequence[ResultFolder], context: CommandContext | None
         frame=typed(frame),
         protocol=protocol,
         notes=reading_notes(chosen.values()) + _errata(frame) + notes,
+        other_weights=other_weights,
     )
+
+
+def require_same_kind_of_weights(folders: Sequence[ResultFolder]) -> bool:
+    """Whether all results are of models drawn with other weights than those they are named after.
+
+    Raises:
+        ValueError: if only some are.
+    """
+    kinds = {bool(folder.result.model.other_weights): folder for folder in folders}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"one table cannot hold {kinds[True].result.model.label} ({kinds[True].name}) and "
+            f"models drawn with their own weights ({kinds[False].name}): render them apart"
+        )
+    return True in kinds
 
 
 def _command(label: str, context: CommandContext) -> str:

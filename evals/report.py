@@ -131,23 +131,32 @@ def _rank(group: ResultGroup) -> tuple[bool, int, int, str]:
 
 def _all_table1(folders: Sequence[ResultFolder], runs: str) -> list[Table]:
     """One Table 1 per protocol: those with published models first; where there is none, the
-    paper's rows, not run."""
+    paper's rows, not run. Models drawn with other weights stand in tables of their own, last."""
     with_models: list[tuple[tuple[bool, int], Table]] = []
     others: list[tuple[tuple[bool, int], Table]] = []
-    for members in by_protocol(folders).values():
-        table = build_table1(members, _context(members, "shapes", runs))
+    foreign: list[Table] = []
+    for every in by_protocol(folders).values():
+        context = _context(every, "shapes", runs)
+        with_others = [f for f in every if f.result.model.other_weights]
+        if with_others:
+            foreign.append(build_table1(with_others, context))
+        members = [f for f in every if not f.result.model.other_weights]
+        if not members:
+            continue
+        table = build_table1(members, context)
         geneval = members[0].result.protocol.suite.startswith("geneval")
         counts = (geneval, sum(is_published(f) for f in members))
         (with_models if any(counts) else others).append((counts, table))
     with_models.sort(key=lambda pair: (-pair[0][1], not pair[0][0]))
     if not with_models:
         with_models = [((True, 0), build_table1([], CommandContext(runs_dir=runs)))]
-    return [table for _, table in with_models + others]
+    return [table for _, table in with_models + others] + foreign
 
 
 def _table_slug(table: Table) -> str:
     assert table.protocol is not None
-    return "-".join(part for part in (protocol_slug(table.protocol), table.recipe) if part)
+    weights = "other-weights" if table.other_weights else ""
+    return "-".join(part for part in (protocol_slug(table.protocol), table.recipe, weights) if part)
 
 
 def _write_tables(

@@ -54,6 +54,7 @@ def model_facts(facts: GeneratorFacts) -> ModelFacts:
         variant=facts.variant,
         iterations=facts.iterations,
         parameters=facts.parameters,
+        other_weights=facts.other_weights,
         training=dict(facts.training),
     )
 

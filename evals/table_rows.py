@@ -33,6 +33,8 @@ class Table:
         recipe: training recipe of the rows of Table 2.
         notes: what a reader must know: partial sets, under-trained models, results left out.
         statements: the ordering in words, one per number of steps.
+        other_weights: whether what was measured are models drawn with other weights than those
+            they are named after.
     """
 
     frame: pd.DataFrame
@@ -40,6 +42,7 @@ class Table:
     recipe: str = ""
     notes: list[str] = field(default_factory=list)
     statements: list[str] = field(default_factory=list)
+    other_weights: bool = False
 
     @property
     def partial(self) -> bool:
@@ -152,7 +155,8 @@ def missing_row(label: str, iterations: int | None, steps: int, command: str) ->
 
 
 def reading_notes(folders: Iterable[ResultFolder]) -> list[str]:
-    """Partial sets, failed images and under-trained models among the rows shown."""
+    """Partial sets, other weights, prompts cut, failed images and under-trained models among the
+    rows shown."""
     notes = []
     for folder in folders:
         result = folder.result
@@ -166,6 +170,15 @@ def reading_notes(folders: Iterable[ResultFolder]) -> list[str]:
                 f"PARTIAL: {label} at {steps} steps: {result.scores.num_images} of {expected} "
                 "images; compared with nothing."
             )
+        if result.model.other_weights:
+            size = f", {result.model.parameters:,} parameters" if result.model.parameters else ""
+            notes.append(f"OTHER WEIGHTS: {label}: {result.model.other_weights}{size}.")
+        for encoder, count in result.truncated_prompts.items():
+            if count:
+                notes.append(
+                    f"{label}: {count} of {result.protocol.num_prompts} prompts are longer than "
+                    f"its text encoder {encoder} reads, and were cut."
+                )
         if result.scores.num_failed:
             notes.append(
                 f"{label} at {steps} steps: {result.scores.num_failed} images were not finite and "

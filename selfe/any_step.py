@@ -15,9 +15,10 @@ from selfe.guidance import Guidance
 from selfe.network.conditioning import TextCondition, join_conditions
 from selfe.sampler import SamplerSettings, any_step_sample, pushforward_sample
 from selfe.seeding import SampleRng
+from selfe.slots import fill_slots
 
-_LENGTH_STEP = 4
-"""Captions are padded to a multiple of this many tokens and drawn with others of their length."""
+Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""V(x, t, s), of one batch's captions, guided."""
 
 
 def latents_to_images(decoded: Tensor) -> list[GeneratedImage]:
@@ -43,11 +44,35 @@ def sampling_facts(settings: SamplingConfig) -> dict[str, object]:
     return facts
 
 
-class AnyStepGenerator:
-    """Draws images with a denoiser at any number of steps.
+def guided_velocity(
+    network: nn.Module, condition: TextCondition, null: TextCondition, guidance: Guidance
+) -> Velocity:
+    """The network's velocity in float32 for one batch of captions, guided where it is asked for.
 
-    Work is done in batches of a fixed number of slots, padded by repetition, and captions meet only
-    captions of their padded length: the shapes of all matrices depend on nothing but the caption.
+    Args:
+        condition, null: (B captions), on the network's device.
+    """
+    # one pass over both halves keeps an accelerator busy; a processor is better served by two,
+    # because the null prompt is shorter
+    on_accelerator = next(network.parameters()).device.type != "cpu"
+    joined = join_conditions([null, condition]) if on_accelerator else None
+
+    def velocity(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        if not guidance.needs_null:
+            return network(x, t, s, condition).float()
+        if joined is not None:
+            both = network(torch.cat([x, x]), torch.cat([t, t]), torch.cat([s, s]), joined)
+            v_null, v_cond = both.float().chunk(2)
+        else:
+            v_null = network(x, t, s, null).float()
+            v_cond = network(x, t, s, condition).float()
+        return guidance.combine(v_null, v_cond, x, t)
+
+    return velocity
+
+
+class AnyStepGenerator:
+    """Draws images with a denoiser at any number of steps, in batches of fixed size.
 
     Args:
         network: denoiser, on its device.
@@ -94,23 +119,13 @@ class AnyStepGenerator:
         if num_steps < 1:
             raise ValueError(f"the number of steps must be at least 1, got {num_steps}")
         images: list[GeneratedImage] = [None] * len(prompts)
-        for length, members in self._by_length(prompts).items():
-            slots = self.settings.batch_slots
-            for start in range(0, len(members), slots):
-                chosen = members[start : start + slots]
-                padded = chosen + [chosen[-1]] * (slots - len(chosen))
-                condition = self.text.encode([prompts[i] for i in padded]).trimmed(length)
-                drawn = self._draw(condition, [seeds[i] for i in padded], num_steps)
-                for i, image in zip(chosen, drawn, strict=False):
-                    images[i] = image
-        return images
-
-    def _by_length(self, prompts: Sequence[str]) -> dict[int, list[int]]:
         lengths = self.text.encode(list(prompts)).mask.sum(1).tolist()
-        groups: dict[int, list[int]] = {}
-        for i, length in enumerate(lengths):
-            groups.setdefault(-(-length // _LENGTH_STEP) * _LENGTH_STEP, []).append(i)
-        return groups
+        for batch in fill_slots(lengths, self.settings.batch_slots):
+            condition = self.text.encode([prompts[i] for i in batch.slots]).trimmed(batch.length)
+            drawn = self._draw(condition, [seeds[i] for i in batch.slots], num_steps)
+            for i, image in zip(batch.images, drawn, strict=False):
+                images[i] = image
+        return images
 
     @torch.no_grad()
     def _draw(
@@ -124,7 +139,10 @@ class AnyStepGenerator:
             return rng.normal(f"step {k}", self.latent_shape)
 
         settings = self.settings.at(num_steps)
-        velocity = self._velocity(condition.to(self.device), guidance_of(settings))
+        null = self._null.expand(len(condition))
+        velocity = guided_velocity(
+            self.network, condition.to(self.device), null, guidance_of(settings)
+        )
         if settings.sampler == "any-step":
             tokens = (self.latent_shape[1] // 2) * (self.latent_shape[2] // 2)
             sampler = SamplerSettings(
@@ -135,25 +153,3 @@ class AnyStepGenerator:
             restart = settings.sampler == "restart"
             latents = pushforward_sample(velocity, x, num_steps, restart=restart, noise=noise)
         return latents_to_images(self.codec.decode(latents))
-
-    def _velocity(
-        self, condition: TextCondition, guidance: Guidance
-    ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-        batch = len(condition)
-        null = self._null.expand(batch)
-        # one pass over both halves keeps an accelerator busy; a processor is better served by two,
-        # because the null prompt is shorter
-        joined = join_conditions([null, condition]) if self.device.type != "cpu" else None
-
-        def velocity(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-            if not guidance.needs_null:
-                return self.network(x, t, s, condition).float()
-            if joined is not None:
-                both = self.network(torch.cat([x, x]), torch.cat([t, t]), torch.cat([s, s]), joined)
-                v_null, v_cond = both.float().chunk(2)
-            else:
-                v_null = self.network(x, t, s, null).float()
-                v_cond = self.network(x, t, s, condition).float()
-            return guidance.combine(v_null, v_cond, x, t)
-
-        return velocity

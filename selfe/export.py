@@ -53,7 +53,8 @@ PIPELINE_MODULES: tuple[Module, ...] = (
         "selfe.encoders.flux",
         ("CLIP_TOKENS", "T5_TOKENS", "MOST_T5_TOKENS", "dtype_on", "FluxTextEncoder"),
     ),
-    ("selfe.any_step", ("latents_to_images",)),
+    ("selfe.slots", ()),
+    ("selfe.any_step", ("latents_to_images", "Velocity", "guided_velocity")),
     ("selfe.pipeline", ()),
 )
 DENOISER_FILE, SCHEDULER_FILE, PIPELINE_FILE = "selfe_denoiser", "selfe_scheduler", "selfe_pipeline"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from selfe.seeding import derive_seed
 
@@ -27,6 +28,8 @@ class GeneratorFacts:
         digest: identity of the weights (sha256 of our checkpoints, repository@revision elsewhere).
         resolution: (height, width) of the images.
         parameters: number of denoiser parameters.
+        other_weights: whose weights these are where they are not those that name and label promise,
+            as in "a local folder in place of stabilityai/sdxl-turbo"; "" elsewhere.
         sampling: guidance kind and scale, eta, update, s policy, scheduler, dtype (JSON values).
         training: seed, recipe, config digest, under-trained label: JSON values only.
     """
@@ -39,6 +42,7 @@ class GeneratorFacts:
     variant: str = ""
     iterations: int | None = None
     parameters: int | None = None
+    other_weights: str = ""
     sampling: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
 
@@ -49,6 +53,11 @@ class TextToImage(Protocol):
     facts: GeneratorFacts
     chunk_size: int
     """Images asked for at once; after an interruption a chunk is drawn again whole."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it draws."""
+        ...
 
     def nfe(self, num_steps: int) -> int:
         """Network evaluations per image: with guidance usually two a step."""

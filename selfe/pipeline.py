@@ -20,15 +20,13 @@ from diffusers import (
 from PIL import Image
 from torch import Tensor
 
-from selfe.any_step import latents_to_images
+from selfe.any_step import guided_velocity, latents_to_images
 from selfe.encoders.flux import FluxTextEncoder
 from selfe.encoders.shapes import ShapesTextEncoder
 from selfe.guidance import Guidance
-from selfe.network.conditioning import TextCondition, join_conditions
+from selfe.network.conditioning import TextCondition
 from selfe.seeding import SampleRng, derive_seed
-
-CAPTION_LENGTH_STEP = 4
-"""Captions are padded to a multiple of this many tokens and drawn with others of their length."""
+from selfe.slots import fill_slots
 
 
 class SelfEPipeline(DiffusionPipeline):
@@ -147,29 +145,16 @@ class SelfEPipeline(DiffusionPipeline):
     ) -> list[Any]:
         text = self._build_text_encoder()
         null = text.encode([""]).trimmed().to(self.denoiser.device)
-        groups: dict[int, list[int]] = {}
-        for i, length in enumerate(text.encode(prompts).mask.sum(1).tolist()):
-            padded_length = -(-length // CAPTION_LENGTH_STEP) * CAPTION_LENGTH_STEP
-            groups.setdefault(padded_length, []).append(i)
+        lengths = text.encode(prompts).mask.sum(1).tolist()
+        batches = fill_slots(lengths, self.config.batch_slots)
         images: list[np.ndarray | None] = [None] * len(prompts)
-        slots = self.config.batch_slots
-        batches = sum(-(-len(members) // slots) for members in groups.values())
-        with self.progress_bar(total=batches * num_steps) as bar:
-            for length, members in groups.items():
-                for start in range(0, len(members), slots):
-                    chosen = members[start : start + slots]
-                    padded = chosen + [chosen[-1]] * (slots - len(chosen))
-                    condition = text.encode([prompts[i] for i in padded]).trimmed(length)
-                    drawn = self._draw(
-                        condition,
-                        null,
-                        [seeds[i] for i in padded],
-                        num_steps,
-                        guidance,
-                        bar.update,
-                    )
-                    for i, image in zip(chosen, drawn, strict=False):
-                        images[i] = image
+        with self.progress_bar(total=len(batches) * num_steps) as bar:
+            for batch in batches:
+                condition = text.encode([prompts[i] for i in batch.slots]).trimmed(batch.length)
+                batch_seeds = [seeds[i] for i in batch.slots]
+                drawn = self._draw(condition, null, batch_seeds, num_steps, guidance, bar.update)
+                for i, image in zip(batch.images, drawn, strict=False):
+                    images[i] = image
         return images
 
     def _build_text_encoder(self) -> Any:
@@ -199,27 +184,15 @@ class SelfEPipeline(DiffusionPipeline):
         shape = (config.latent_channels, config.latent_height, config.latent_width)
         rng = SampleRng(0, torch.tensor(list(seeds), dtype=torch.int64), device)
         x = rng.normal("start", shape)
-        condition, null = condition.to(device), null.expand(len(condition))
-        joined = join_conditions([null, condition]) if device.type != "cpu" else None
+        null = null.expand(len(condition))
+        velocity = guided_velocity(self.denoiser, condition.to(device), null, guidance)
 
         self.scheduler.set_timesteps(
             num_steps, device, num_tokens=(shape[1] // 2) * (shape[2] // 2)
         )
         times = zip(self.scheduler.timesteps, self.scheduler.secondary_timesteps, strict=True)
         for k, (t, s) in enumerate(times):
-            t_B, s_B = t.expand(len(x)), s.expand(len(x))
-            if not guidance.needs_null:
-                v = self.denoiser(x, t_B, s_B, condition).float()
-            else:
-                if joined is not None:
-                    both = self.denoiser(
-                        torch.cat([x, x]), torch.cat([t_B, t_B]), torch.cat([s_B, s_B]), joined
-                    )
-                    v_null, v_cond = both.float().chunk(2)
-                else:
-                    v_null = self.denoiser(x, t_B, s_B, null).float()
-                    v_cond = self.denoiser(x, t_B, s_B, condition).float()
-                v = guidance.combine(v_null, v_cond, x, t_B)
+            v = velocity(x, t.expand(len(x)), s.expand(len(x)))
             x = self.scheduler.step(v, t, x, lambda k=k: rng.normal(f"step {k}", shape))
             tick()
         return latents_to_images(self._decode(x))

@@ -1,7 +1,7 @@
 """Stages of a run: which batch size and which mix of resolutions hold from which iteration on.
 
-Stages are data in the recipe (`train.stages`). Samples are addressed by their position in one endless
-stream, so a change of batch size moves no sample to another noise.
+Stages are data in the recipe (`train.stages`). Samples are addressed by their position in one
+endless stream, so a change of batch size moves no sample to another noise.
 """
 
 from __future__ import annotations

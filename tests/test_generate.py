@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 
 import numpy as np
 import pytest
+import torch
 
+from evals.cost import resident_peak
 from evals.generate import draw_images, plan_chunks
 from evals.images import failed_marker_path, sample_path
 
@@ -21,6 +24,7 @@ class Painter:
     the whole list of seeds, so that any change of a chunk's composition shows."""
 
     chunk_size = 3
+    device = torch.device("cpu")
 
     def __init__(self, broken=()):
         self.calls, self.broken = [], broken
@@ -78,9 +82,9 @@ def test_resuming_gives_the_same_bytes(tmp_path, damage):
         data = victim.read_bytes()
         victim.write_bytes(data[: len(data) // 2] if damage == "truncated" else b"")
     painter = Painter()
-    cost = draw(tmp_path / "parts", painter)
+    meter = draw(tmp_path / "parts", painter)
     assert content(tmp_path / "parts") == content(tmp_path / "whole")
-    assert len(painter.calls) == 1 and cost.images == 3
+    assert len(painter.calls) == 1 and meter.images == 3
 
 
 def test_processes_share_the_work_and_draw_the_same_images(tmp_path):
@@ -110,3 +114,23 @@ def test_seeds_differ_between_images_and_benchmark_runs(tmp_path):
     seeds_a = [s for _, seeds in a.calls for s in seeds]
     seeds_b = [s for _, seeds in b.calls for s in seeds]
     assert len(set(seeds_a + seeds_b)) == 20
+
+
+class Hoarder(Painter):
+    """Takes its time and its memory."""
+
+    seconds, megabytes = 0.05, 200
+
+    def generate(self, prompts, num_steps, seeds):
+        time.sleep(self.seconds)
+        held = np.ones(self.megabytes * 2**20, dtype=np.uint8)
+        assert held[-1] == 1
+        return super().generate(prompts, num_steps, seeds)
+
+
+def test_time_and_memory_of_drawing_are_measured(tmp_path):
+    before = resident_peak()
+    cost = draw(tmp_path, Hoarder()).cost()
+    assert cost["wall_s_per_image"] >= 4 * Hoarder.seconds / 10  # four chunks for ten images
+    assert cost["peak_memory_bytes"] >= max(before, Hoarder.megabytes * 2**20)
+    assert draw(tmp_path, Hoarder()).cost() == {}  # all were found

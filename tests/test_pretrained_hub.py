@@ -157,6 +157,7 @@ def test_a_warm_cache_needs_no_network(
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
         model = registry.load("lcm", cache_dir=str(tmp_path / "cache"), model_args=TINY_ARGS)
         assert model.facts.digest == f"SimianLuo/LCM_Dreamshaper_v7@{COMMIT}"
+        assert (model.facts.label, model.facts.other_weights) == ("LCM", "")
         assert model.facts.sampling["revision"] == COMMIT
         assert model.facts.sampling["repository"] == "SimianLuo/LCM_Dreamshaper_v7"
     assert model.generate(["a cat"], 2, [0])[0] is not None

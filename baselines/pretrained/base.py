@@ -1,4 +1,4 @@
-"""What all published models share: they are seeded, drawn, counted and measured alike.
+"""What all published models share: they are loaded, seeded, drawn and counted alike.
 
 Every image has its own `torch.Generator` on the CPU, seeded by the image's seed: its noise depends
 neither on the batch nor on the device. Network calls are counted, not assumed. Latents or pixels
@@ -8,9 +8,8 @@ picture.
 
 from __future__ import annotations
 
-import resource
-import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,10 +27,24 @@ TORCH_DTYPES = {
 }
 
 
-class PretrainedModel:
-    """What all published models share: seeds, counting, cost, facts. Implements `TextToImage`.
+@dataclass(frozen=True)
+class Origin:
+    """Where weights are looked for.
 
-    Subclasses draw one batch in `draw`, and say which module is the denoiser.
+    Attributes:
+        local_path: the user's own folder; nothing else is looked at.
+        cache_dir: else the hub's cache, None for the usual one, and last the hub.
+    """
+
+    local_path: str | None = None
+    cache_dir: str | None = None
+
+
+class PretrainedModel:
+    """What all published models share: seeds, counting, facts. Implements `TextToImage`.
+
+    Subclasses find their weights in `open`, draw one batch in `draw`, and say which module is the
+    denoiser.
 
     Args:
         card: static facts.
@@ -46,14 +59,42 @@ class PretrainedModel:
         self.card = card
         self.source = source
         self.settings = dict(settings)
-        self.device = device
+        self.device = torch.device(device)
         self.height = settings["height"] or card.resolution[0]
         self.width = settings["width"] or card.resolution[1]
         self.chunk_size: int = settings["batch_size"]
         self.network_rows = 0
-        self.total_images = 0
-        self.total_seconds = 0.0
-        self.peak_bytes = 0
+
+    @classmethod
+    def load(
+        cls, card: ModelCard, model_args: Mapping[str, Any], device: str, origin: Origin
+    ) -> PretrainedModel:
+        """The model, its arguments checked before any weight is looked for.
+
+        Args:
+            card: static facts.
+            model_args: `--model-arg` pairs, as text or already typed.
+            device: "cpu", "cuda", ...
+            origin: where its weights are.
+
+        Raises:
+            ValueError: on bad arguments, or files that are neither here nor to be had.
+        """
+        settings = card.parse_arguments(model_args)
+        cls.check_settings(card, settings, device)
+        settings["dtype"] = choose_dtype(settings["dtype"], card.dtype, device)
+        return cls.open(card, settings, device, origin)
+
+    @classmethod
+    def check_settings(cls, card: ModelCard, settings: Mapping[str, Any], device: str) -> None:
+        """Hook: raises ValueError where this family cannot do what was asked."""
+
+    @classmethod
+    def open(
+        cls, card: ModelCard, settings: dict[str, Any], device: str, origin: Origin
+    ) -> PretrainedModel:
+        """Finds the weights and loads them, for settings that are checked."""
+        raise NotImplementedError
 
     facts: GeneratorFacts
     """Set by subclasses once everything is loaded."""
@@ -89,11 +130,9 @@ class PretrainedModel:
             return []
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         self.network_rows = 0
-        self.start_clock()
         with torch.inference_mode():
             pixels, finite = self.draw(list(prompts), num_steps, generators)
         images = to_uint8(pixels, finite)
-        self.stop_clock(len(images))
         self.check_calls(num_steps, len(images))
         return images
 
@@ -124,43 +163,30 @@ class PretrainedModel:
 
         network.register_forward_hook(count)
 
-    def start_clock(self) -> None:
-        if self.device.startswith("cuda"):
-            torch.cuda.reset_peak_memory_stats(self.device)
-            torch.cuda.synchronize(self.device)
-        self._started = time.perf_counter()
+    def published_parts(self) -> list[tuple[str, Source]]:
+        """The repositories that this model is published as, and what was loaded in their place."""
+        return [(self.card.repository, self.source)]
 
-    def stop_clock(self, num_images: int) -> None:
-        if self.device.startswith("cuda"):
-            torch.cuda.synchronize(self.device)
-            peak = torch.cuda.max_memory_allocated(self.device)
-        else:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        self.total_seconds += time.perf_counter() - self._started
-        self.total_images += num_images
-        self.peak_bytes = max(self.peak_bytes, peak)
-
-    def cost(self) -> dict[str, float]:
-        """Wall time per image and peak memory of all drawing so far, for `Result.cost`.
-
-        Memory is what the accelerator allocated, or on the CPU the resident peak of the process.
-        """
-        if not self.total_images:
-            return {}
-        return {
-            "wall_s_per_image": self.total_seconds / self.total_images,
-            "peak_memory_bytes": float(self.peak_bytes),
-        }
+    def other_weights(self) -> str:
+        """For `GeneratorFacts.other_weights`."""
+        foreign = [
+            f"{source.repository or 'a local folder'} in place of {published}"
+            for published, source in self.published_parts()
+            if source.repository != published
+        ]
+        return "; ".join(dict.fromkeys(foreign))
 
     def make_facts(self, parameters: int, sampling: Mapping[str, Any]) -> GeneratorFacts:
         card = self.card
+        other_weights = self.other_weights()
         return GeneratorFacts(
             name=card.name,
-            label=card.label,
+            label=f"{card.label} (other weights)" if other_weights else card.label,
             method=card.method,
             digest=self.source.digest,
             resolution=(self.height, self.width),
             parameters=parameters,
+            other_weights=other_weights,
             sampling={
                 "guidance": card.guidance,
                 "guidance_scale": self.settings.get("guidance_scale", card.guidance_scale),

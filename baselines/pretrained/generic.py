@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from baselines.pretrained.base import Origin
 from baselines.pretrained.card import COMMON_ARGUMENTS, ModelCard, check_common, parse_json
 from baselines.pretrained.pipelines import DiffusersModel
 from selfe.hub import Source, is_component
@@ -74,20 +75,12 @@ class GenericModel(DiffusersModel):
     skip: ClassVar[tuple[str, ...]] = ("safety_checker",)
 
     @classmethod
-    def load(
-        cls,
-        card: ModelCard,
-        *,
-        device: str = "cpu",
-        cache_dir: str | None = None,
-        model_args: Mapping[str, Any] | None = None,
-        local_path: str | None = None,
+    def open(
+        cls, card: ModelCard, settings: dict[str, Any], device: str, origin: Origin
     ) -> DiffusersModel:
-        if local_path is None and Path(card.repository).is_dir():
-            local_path = card.repository
-        return super().load(
-            card, device=device, cache_dir=cache_dir, model_args=model_args, local_path=local_path
-        )
+        if origin.local_path is None and Path(card.repository).is_dir():
+            origin = Origin(local_path=card.repository)
+        return super().open(card, settings, device, origin)
 
     @classmethod
     def load_pipeline(
@@ -153,6 +146,10 @@ class GenericModel(DiffusersModel):
             if own < UNLIMITED:
                 limits[name] = own
         return limits
+
+    def published_parts(self) -> list[tuple[str, Source]]:
+        """Its label is the name of whatever was given: it promises no repository."""
+        return []
 
     def call_arguments(self, num_steps: int) -> dict[str, Any]:
         return self.own_arguments

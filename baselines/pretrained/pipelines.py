@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from baselines.pretrained.base import TORCH_DTYPES, PretrainedModel, choose_dtype, finite_rows
+from baselines.pretrained.base import TORCH_DTYPES, Origin, PretrainedModel, finite_rows
 from baselines.pretrained.card import ModelCard
 from selfe.hub import Source, locate_pipeline, open_folder, pipeline_gaps
 
@@ -32,44 +32,29 @@ class DiffusersModel(PretrainedModel):
     tokenizers: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
-    def load(
-        cls,
-        card: ModelCard,
-        *,
-        device: str = "cpu",
-        cache_dir: str | None = None,
-        model_args: Mapping[str, Any] | None = None,
-        local_path: str | None = None,
-    ) -> DiffusersModel:
-        """Loads the weights, from `local_path` if given, else from the hub's cache or the hub.
-
-        Raises:
-            ValueError: on bad arguments, or files that are neither here nor to be had.
-        """
-        settings = card.parse_arguments(model_args or {})
-        cls.check_settings(card, settings)
+    def check_settings(cls, card: ModelCard, settings: Mapping[str, Any], device: str) -> None:
         if settings["offload"] == "model" and device == "cpu":
             raise ValueError("offload=model moves parts off an accelerator: it needs --device cuda")
-        settings["dtype"] = choose_dtype(settings["dtype"], card.dtype, device)
-        settings["variant"] = choose_variant(settings, card, local_path)
-        if local_path is not None:
-            source = open_folder(local_path, pipeline_gaps(settings["variant"], cls.skip))
+
+    @classmethod
+    def open(
+        cls, card: ModelCard, settings: dict[str, Any], device: str, origin: Origin
+    ) -> DiffusersModel:
+        settings["variant"] = choose_variant(settings, card, origin.local_path)
+        if origin.local_path is not None:
+            source = open_folder(origin.local_path, pipeline_gaps(settings["variant"], cls.skip))
         else:
             source = locate_pipeline(
                 card.repository,
                 revision=settings["revision"],
                 variant=settings["variant"],
-                cache_dir=cache_dir,
+                cache_dir=origin.cache_dir,
                 licence=card.licence,
                 gate=card.gate,
                 skip=cls.skip,
             )
         pipeline = cls.load_pipeline(card, source, settings, **cls.pipeline_arguments())
         return cls(card, source, settings, device, pipeline)
-
-    @classmethod
-    def check_settings(cls, card: ModelCard, settings: Mapping[str, Any]) -> None:
-        """Hook: raises ValueError where this family cannot do what was asked."""
 
     @classmethod
     def load_pipeline(

@@ -54,7 +54,8 @@ class SanaModel(DiffusersModel):
     pipeline_class: ClassVar[str] = "SanaPipeline"
 
     @classmethod
-    def check_settings(cls, card: ModelCard, settings: Mapping[str, Any]) -> None:
+    def check_settings(cls, card: ModelCard, settings: Mapping[str, Any], device: str) -> None:
+        super().check_settings(card, settings, device)
         if settings["prompt_prefix"] not in PREFIXES:
             raise ValueError(
                 f"prompt_prefix must be {' or '.join(PREFIXES)}, not {settings['prompt_prefix']!r}"

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from baselines.pretrained.base import (
     TORCH_DTYPES,
+    Origin,
     PretrainedModel,
-    choose_dtype,
     finite_rows,
 )
 from baselines.pretrained.card import ModelCard
@@ -77,31 +77,26 @@ class TimParts:
 
 class TimModel(PretrainedModel):
     @classmethod
-    def load(
-        cls,
-        card: ModelCard,
-        *,
-        device: str = "cpu",
-        cache_dir: str | None = None,
-        model_args: Mapping[str, Any] | None = None,
-        local_path: str | None = None,
-    ) -> TimModel:
-        """See `DiffusersModel.load`."""
-        settings = card.parse_arguments(model_args or {})
+    def check_settings(cls, card: ModelCard, settings: Mapping[str, Any], device: str) -> None:
         if settings["text_length"] not in TEXT_LENGTHS:
             raise ValueError(
                 f"text_length must be {' or '.join(TEXT_LENGTHS)}, not {settings['text_length']!r}"
             )
         if settings["offload"] != "none":
             raise ValueError("tim is small enough to stay on the device: offload must be none")
-        settings["dtype"] = choose_dtype(settings["dtype"], card.dtype, device)
-        sources = find_sources(card, settings, cache_dir, local_path)
-        return cls(card, load_parts(sources, settings["dtype"]), settings, device)
+
+    @classmethod
+    def open(
+        cls, card: ModelCard, settings: dict[str, Any], device: str, origin: Origin
+    ) -> TimModel:
+        parts = load_parts(find_sources(card, settings, origin), settings["dtype"])
+        return cls(card, parts, settings, device)
 
     def __init__(
         self, card: ModelCard, parts: TimParts, settings: Mapping[str, Any], device: str
     ) -> None:
         super().__init__(card, parts.sources["network"], settings, device)
+        self.sources = parts.sources
         self.network = parts.network.to(device)
         self.vae = parts.vae.to(device)
         self.text = parts.text.to(device)
@@ -114,8 +109,12 @@ class TimModel(PretrainedModel):
             sum(parameter.numel() for parameter in self.network.parameters()),
             self.sampling_facts(parts),
         )
-        digests = [source.digest for source in parts.sources.values()]
+        digests = [source.digest for source in self.sources.values()]
         self.facts = replace(facts, digest="+".join(dict.fromkeys(digests)))
+
+    def published_parts(self) -> list[tuple[str, Source]]:
+        published = {"network": self.card.repository, "vae": DC_AE}
+        return [(published.get(name, GEMMA), source) for name, source in self.sources.items()]
 
     def sampling_facts(self, parts: TimParts) -> dict[str, Any]:
         text_dtype = next(self.text.decoder.parameters()).dtype
@@ -184,11 +183,9 @@ def group_by_length(lengths: Sequence[int], text_length: str) -> dict[int, list[
     return groups
 
 
-def find_sources(
-    card: ModelCard, settings: Mapping[str, Any], cache_dir: str | None, local_path: str | None
-) -> dict[str, Source]:
+def find_sources(card: ModelCard, settings: Mapping[str, Any], origin: Origin) -> dict[str, Source]:
     """Where network, VAE, text encoder and tokenizer lie."""
-    folder = Path(local_path) if local_path is not None else None
+    folder = Path(origin.local_path) if origin.local_path is not None else None
     sources: dict[str, Source] = {}
     if folder is not None:
         sources["network"] = open_folder(folder, network_gaps)
@@ -197,14 +194,14 @@ def find_sources(
             card.repository,
             [WEIGHTS],
             revision=settings["revision"],
-            cache_dir=cache_dir,
+            cache_dir=origin.cache_dir,
             licence=card.licence,
         )
     if folder is not None and (folder / "vae").is_dir():
         sources["vae"] = open_folder(folder / "vae", lambda part: weight_gaps(part, "vae"))
     else:
         sources["vae"] = locate_files(
-            DC_AE, DC_AE_FILES, revision=settings["vae_revision"], cache_dir=cache_dir
+            DC_AE, DC_AE_FILES, revision=settings["vae_revision"], cache_dir=origin.cache_dir
         )
     if folder is not None and (folder / "text_encoder").is_dir():
         sources["text_encoder"] = open_folder(
@@ -219,7 +216,7 @@ def find_sources(
             GEMMA,
             GEMMA_FILES,
             revision=settings["text_revision"],
-            cache_dir=cache_dir,
+            cache_dir=origin.cache_dir,
             licence="Gemma terms of use",
             gate=GEMMA_GATE,
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from selfe.checkpoint import Checkpoint, list_checkpoints
 from selfe.cli.common import console
-from selfe.config import RunConfig, merge, parse_assignments
+from selfe.config import RunConfig, parse_assignments
 from selfe.generator import TextToImage
 from selfe.runs import find_checkpoint, load_run, read_config
 
@@ -97,12 +97,21 @@ def find_targets(
 
     Raises:
         ValueError: for a name that is neither a run nor a model, listing both; for settings outside
-            the sampling section; if there is nothing to score.
+            the sampling section, or that no named model takes; if there is nothing to score.
     """
+    from baselines.registry import known
+
     overrides = parse_assignments(assignments)
     if set(overrides) - {"sampling"}:
         raise ValueError("geneval takes --set sampling.KEY=VALUE only; the rest belongs to train")
     sampling = overrides.get("sampling", {})
+    arguments = parse_model_args(model_args)
+    # the name of a published model is never that of a folder which happens to lie here
+    runs = {text: None if known(text) else parse_run(text, runs_dir) for text in models}
+    if arguments and all(runs.values()):
+        raise ValueError("--model-arg is for published models; runs take --set sampling.KEY=VALUE")
+    if sampling and models and not any(runs.values()):
+        raise ValueError("--set is for runs; published models take --model-arg KEY=VALUE")
     targets: list[Target] = []
     if not models:
         for run_dir in find_runs(runs_dir):
@@ -118,26 +127,42 @@ def find_targets(
             )
         return targets
     for text in models:
-        run = parse_run(text, runs_dir)
+        run = runs[text]
         if run is not None:
             run_dir, step = run
             steps = milestone_steps(run_dir) if milestones and step is None else [step]
             targets += run_targets(run_dir, steps, device, sampling)
         else:
-            targets.append(_pretrained_target(text, runs_dir, device, model_args))
+            targets.append(_pretrained_target(text, runs_dir, device, arguments))
     return targets
 
 
-def _pretrained_target(name: str, runs_dir: Path, device: str, model_args: Sequence[str]) -> Target:
-    from baselines.registry import MODELS, load
+def parse_model_args(pairs: Sequence[str]) -> dict[str, str]:
+    """["guidance_scale=4.5", ...] -> text by key; the model's card knows the types.
 
-    if name not in MODELS and not name.startswith("diffusers:"):
+    Raises:
+        ValueError: for text without "=" or a key given twice.
+    """
+    arguments: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise ValueError(f"--model-arg takes key=value, got {pair!r}")
+        if key.strip() in arguments:
+            raise ValueError(f"--model-arg {key.strip()} is given twice")
+        arguments[key.strip()] = value
+    return arguments
+
+
+def _pretrained_target(name: str, runs_dir: Path, device: str, arguments: dict[str, str]) -> Target:
+    from baselines.registry import MODELS, known, load
+
+    if not known(name):
         runs = ", ".join(path.name for path in find_runs(runs_dir)) or "none"
         raise ValueError(
             f"no run or model {name!r}; runs in {runs_dir}: {runs}; models: "
             f"{', '.join(MODELS.names())}, or diffusers:ID for any pipeline"
         )
-    arguments = merge({}, parse_assignments(model_args))
     folder = name.replace(":", "-").replace("/", "--")
     return Target(
         name=name,

@@ -1,0 +1,59 @@
+"""What drawing costs: wall time and peak memory, measured alike for every model."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class DrawingMeter:
+    """Adds up seconds and images of the drawing it watches, and keeps the highest memory seen.
+
+    Memory is what torch allocated on a CUDA device while drawing; elsewhere, where nothing can be
+    asked or reset, the resident peak of the process so far, weights and all.
+
+    Args:
+        device: where the model draws.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.images = 0
+        self.seconds = 0.0
+        self.peak_bytes = 0
+
+    @contextmanager
+    def watch(self, num_images: int) -> Iterator[None]:
+        """Measures the drawing of `num_images` inside; images are in memory when it ends."""
+        on_cuda = self.device.type == "cuda"
+        if on_cuda:
+            torch.cuda.synchronize(self.device)
+            torch.cuda.reset_peak_memory_stats(self.device)
+        started = time.perf_counter()
+        yield
+        if on_cuda:
+            torch.cuda.synchronize(self.device)
+        self.seconds += time.perf_counter() - started
+        self.images += num_images
+        peak = torch.cuda.max_memory_allocated(self.device) if on_cuda else resident_peak()
+        self.peak_bytes = max(self.peak_bytes, peak)
+
+    def cost(self) -> dict[str, float]:
+        """For `Result.cost`; {} where nothing was drawn."""
+        if not self.images:
+            return {}
+        return {
+            "wall_s_per_image": self.seconds / self.images,
+            "peak_memory_bytes": float(self.peak_bytes),
+        }
+
+
+def resident_peak() -> int:
+    """Bytes of memory this process has held at most."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

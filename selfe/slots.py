@@ -1,0 +1,43 @@
+"""Batches of fixed size, so that an image is drawn alike whatever it meets in its batch.
+
+Captions meet only captions of their padded length, and a batch that is not full is padded by
+repetition, so the shapes of all matrices depend on nothing but the caption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+CAPTION_LENGTH_STEP = 4
+"""Captions are padded to a multiple of this many tokens and drawn with others of their length."""
+
+
+@dataclass(frozen=True)
+class SlotBatch:
+    """One batch of the sampler.
+
+    Attributes:
+        length: tokens that its captions are padded to.
+        images: places of the images it draws.
+        slots: the same, the last repeated until all slots are taken.
+    """
+
+    length: int
+    images: list[int]
+    slots: list[int]
+
+
+def fill_slots(lengths: Sequence[int], num_slots: int) -> list[SlotBatch]:
+    """Sorts images by the token counts of their captions into batches of `num_slots`."""
+    groups: dict[int, list[int]] = {}
+    for image, length in enumerate(lengths):
+        padded = -(-length // CAPTION_LENGTH_STEP) * CAPTION_LENGTH_STEP
+        groups.setdefault(padded, []).append(image)
+    batches = []
+    for length, members in groups.items():
+        for start in range(0, len(members), num_slots):
+            images = members[start : start + num_slots]
+            slots = images + [images[-1]] * (num_slots - len(images))
+            batches.append(SlotBatch(length, images, slots))
+    return batches
