@@ -1,7 +1,7 @@
 """Recipes: what is trained, on what, for how long. The same for every method.
 
-Two things belong to one method: how it is sampled, because guidance, eta and update are searched per
-method on validation prompts and never carried over (see reports/shapes/search.md), and when an
+Two things belong to one method: how it is sampled, because guidance, eta and update are searched
+per method on validation prompts and never carried over (see reports/shapes/search.md), and when an
 objective switches a term of its own on.
 """
 

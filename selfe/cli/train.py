@@ -57,7 +57,7 @@ def train(
         tick = Ticker(bar)
 
         def show(progress: TrainProgress) -> None:
-            note = f"loss {progress.loss:.4f}  {progress.images_per_second:.0f} images/s"
+            note = f"loss {progress.loss:.4f}  {progress.speed}"
             tick(config.label, progress.step, progress.iterations, note)
 
         train_run(
