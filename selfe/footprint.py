@@ -90,23 +90,23 @@ def activation_bytes(config: RunConfig, passes: Sequence[Pass], tokens: int, ima
 
 
 def memory_of(
-    config: RunConfig, passes: Sequence[Pass], tokens: int, images: int, shards: int
+    config: RunConfig, passes: Sequence[Pass], tokens: int, images: int, shard: int
 ) -> Memory:
     """fp32 weights, gradients, two Adam moments and moving average, and what a step adds.
 
     Args:
         tokens: of an image and its caption.
         images: in a micro-batch.
-        shards: GPUs that share one copy of the state; 1 where every GPU has its own.
+        shard: GPUs that share one copy of the state; 1 where every GPU has its own.
     """
     parameters, block = _parameter_counts(config.model)
-    own = -(-parameters // shards)
+    own = -(-parameters // shard)
     return Memory(
         parameters=4 * own,
         gradients=4 * own,
         adam=8 * own,
         ema=4 * own,
-        gathered=2 * parameters if shards == 1 else (2 * 2 + 4) * block,
+        gathered=2 * parameters if shard == 1 else (2 * 2 + 4) * block,
         activations=activation_bytes(config, passes, tokens, images),
     )
 

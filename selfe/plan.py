@@ -80,7 +80,7 @@ class Plan:
     days: float
     images_per_gpu: int
     micro_batch_per_gpu: int
-    shards: int
+    shard: int
     fits: bool
     memory_per_gpu: Memory
     cache_images: int
@@ -144,7 +144,7 @@ def largest_fitting(images: int, fits: Callable[[int], bool]) -> int:
     return next((n for n in divisors if fits(n)), 1)
 
 
-def _check_counts(config: RunConfig, first: int, gpus: int, shards: int | None) -> None:
+def _check_counts(config: RunConfig, first: int, gpus: int, shard: int | None) -> None:
     if not 0 <= first < config.train.iterations:
         raise ValueError(
             f"the run has {config.train.iterations} iterations and cannot start at {first}"
@@ -155,9 +155,9 @@ def _check_counts(config: RunConfig, first: int, gpus: int, shards: int | None) 
                 f"a global batch of {stage.batch_size} (from iteration {stage.start} on) does not "
                 f"divide over {gpus} GPUs: choose a divisor, or another batch size"
             )
-    if shards is not None and (shards < 1 or gpus % shards):
+    if shard is not None and (shard < 1 or gpus % shard):
         raise ValueError(
-            f"{gpus} GPUs cannot hold the state in groups of {shards}: choose a divisor"
+            f"{gpus} GPUs cannot hold the state in groups of {shard}: choose a divisor"
         )
 
 
@@ -167,7 +167,7 @@ def make_plan(
     gpu: str = "h200",
     gpus: int = 8,
     mfu: float = 0.5,
-    shards: int | None = None,
+    shard: int | None = None,
     first_iteration: int = 0,
     text_tokens: int | None = None,
     mean_tokens: int | None = None,
@@ -180,7 +180,7 @@ def make_plan(
         gpu: name in `GPUS`.
         gpus: how many share the global batch.
         mfu: share of the GPU's dense bf16 peak that is reached.
-        shards: GPUs that share one copy of weights and optimiser; None for 1, or for all of them
+        shard: GPUs that share one copy of weights and optimiser; None for 1, or for all of them
             where not even a single image fits beside a whole copy.
         first_iteration: where a fork starts.
         text_tokens: columns of a padded batch of captions; None for the encoder's default limit.
@@ -206,7 +206,7 @@ def make_plan(
     ):
         if value < 1:
             raise ValueError(f"the number of {name} must be at least 1, got {value}")
-    _check_counts(config, first_iteration, gpus, shards)
+    _check_counts(config, first_iteration, gpus, shard)
 
     train, parameters = config.train, count_parameters(config.model)
     stages = cost_stages(config, text_tokens, first_iteration)
@@ -216,23 +216,23 @@ def make_plan(
     seconds = total / (GPUS[gpu].flops * mfu)
     fm_flops = step_flops(config, start.batch_size, start.resolutions, [TRAINING_PASS], text_tokens)
 
-    def memory(count: int, shards: int) -> Memory:
+    def memory(count: int, shard: int) -> Memory:
         """Of the stage and resolution that need most."""
         needs = [
-            memory_of(config, stage.passes, image_tokens(config, side) + text_tokens, count, shards)
+            memory_of(config, stage.passes, image_tokens(config, side) + text_tokens, count, shard)
             for stage in stages
             for side in stage.resolutions
         ]
         return max(needs, key=lambda each: each.total)
 
     limit = 0.9 * GPUS[gpu].memory
-    if shards is None:
-        shards = 1 if memory(1, 1).total <= limit else gpus
+    if shard is None:
+        shard = 1 if memory(1, 1).total <= limit else gpus
     # one size for the whole run: it divides every stage's share of a GPU
     common = math.gcd(*(stage.batch_size // gpus for stage in stages))
     asked = math.gcd(common, train.micro_batch_size or common)
-    micro = largest_fitting(asked, lambda count: memory(count, shards).total <= limit)
-    need = memory(micro, shards)
+    micro = largest_fitting(asked, lambda count: memory(count, shard).total <= limit)
+    need = memory(micro, shard)
     side = min(start.resolutions)
     per_image = cache_bytes_per_image(config, mean_tokens)
     sides = sorted({each for stage in stages for each in stage.resolutions})
@@ -259,7 +259,7 @@ def make_plan(
         days=seconds / SECONDS_PER_DAY / gpus,
         images_per_gpu=start.batch_size // gpus,
         micro_batch_per_gpu=micro,
-        shards=shards,
+        shard=shard,
         fits=need.total <= limit,
         memory_per_gpu=need,
         cache_images=images,
@@ -275,7 +275,7 @@ def make_plan(
             f"{text_tokens} text tokens in every batch, the null prompt trimmed to {NULL_TOKENS}",
             "a forward and backward pass costs 3 forward passes; what is recomputed is not counted "
             "and has to be met by a lower MFU",
-            _state_assumption(shards, gpus),
+            _state_assumption(shard, gpus),
             f"activations: 2 bytes x width x tokens x ({KEPT[train.recompute][0]} per "
             f"double-stream block + {KEPT[train.recompute][1]} per single-stream one) per image "
             f"trained on (train.recompute = {train.recompute}), uncompiled, at the largest "
@@ -293,13 +293,13 @@ def _listed(sides: Sequence[int]) -> str:
     return " and ".join(map(str, sides))
 
 
-def _state_assumption(shards: int, gpus: int) -> str:
+def _state_assumption(shard: int, gpus: int) -> str:
     state = "4 bytes for each weight, gradient and EMA weight, 8 for Adam"
-    if shards == 1:
+    if shard == 1:
         return (
             f"memory: {state}, 2 for the bf16 weights, all replicated: every GPU holds a whole copy"
         )
-    copies = f"sharded over {shards} GPUs" + (f" ({gpus // shards} copies)" * (shards < gpus))
+    copies = f"sharded over {shard} GPUs" + (f" ({gpus // shard} copies)" * (shard < gpus))
     return (
         f"memory: {state}, {copies}; gathered for a while: bf16 weights of two blocks, fp32 "
         "gradients of one"

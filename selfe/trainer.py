@@ -225,9 +225,8 @@ def iterate(
         loss, outputs, indices = accumulate(objective, source, nets, config, step, device)
         norm = clip_gradients(parameters, config.optim.clip_norm)
 
-        # The host waits here once: an infinite loss or norm never reaches the weights. Masking the
-        # update on the device instead (`found_inf` of fused Adam) is not to be had for sharded
-        # parameters, nor for the moving average.
+        # The one place where the host waits for the device: an infinite loss or norm never reaches
+        # the weights, and is reported before the batch that caused it is gone.
         loss_value, norm_value = torch.stack([loss.float(), norm.float()]).tolist()
         if math.isfinite(loss_value) and math.isfinite(norm_value):
             state.optimizer.step()

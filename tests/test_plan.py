@@ -231,9 +231,9 @@ def test_memory_by_hand():
 
 def test_sharded_memory_by_hand():
     whole = plan_of("fm", recipe="2b", gpus=64)
-    shared = plan_of("fm", recipe="2b", gpus=64, shards=8)
+    shared = plan_of("fm", recipe="2b", gpus=64, shard=8)
     count, d = 2_247_716_928, 2048
-    assert (whole.shards, whole.memory_per_gpu.gathered) == (1, 2 * count)
+    assert (whole.shard, whole.memory_per_gpu.gathered) == (1, 2 * count)
     memory = shared.memory_per_gpu
     assert memory.parameters == memory.gradients == memory.ema == 4 * count // 8
     assert memory.adam == count
@@ -242,7 +242,7 @@ def test_sharded_memory_by_hand():
     assert memory.gathered == 8 * (2 * stream + 12 * d * d + 12 * d)
     # what does not fit as whole copies is sharded over all GPUs, and said to be
     huge = plan_of("fm", "model.num_single_layers=64", recipe="2b", gpu="h100")
-    assert huge.shards == 8 and huge.fits
+    assert huge.shard == 8 and huge.fits
     assert any("sharded over 8 GPUs" in text for text in huge.assumptions)
     assert any("all replicated" in text for text in whole.assumptions)
 
@@ -375,7 +375,7 @@ def test_command_prints_every_assumption(command):
         (("--gpus", "0"), "gpus must be at least 1"),
         (("--mfu", "50"), "share between 0 and 1"),
         (("--images", "0"), "images must be at least 1"),
-        (("--gpus", "8", "--shards", "3"), "groups of 3"),
+        (("--gpus", "8", "--shard", "3"), "groups of 3"),
         (("--first-iteration", "300000"), "cannot start at 300000"),
         (("--recipe", "2b", "--gpus", "512"), "768 (from iteration 500000 on)"),
     ],

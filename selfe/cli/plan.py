@@ -22,7 +22,7 @@ def plan(
     gpu: Annotated[str, typer.Option(help="Accelerator: a100, h100 or h200.")] = "h200",
     gpus: Annotated[int, typer.Option(help="How many share the global batch.")] = 8,
     mfu: Annotated[float, typer.Option(help="Share of the GPU's peak that is reached.")] = 0.5,
-    shards: Annotated[
+    shard: Annotated[
         int | None,
         typer.Option(
             help="GPUs that share one copy of weights and optimiser.",
@@ -53,7 +53,7 @@ def plan(
         gpu=gpu,
         gpus=gpus,
         mfu=mfu,
-        shards=shards,
+        shard=shard,
         first_iteration=first_iteration,
         text_tokens=text_tokens,
         mean_tokens=mean_tokens,
@@ -98,7 +98,7 @@ def describe(made: Plan) -> str:
         ),
         (
             "state",
-            f"sharded over {made.shards} GPUs" if made.shards > 1 else "a whole copy on every GPU",
+            f"sharded over {made.shard} GPUs" if made.shard > 1 else "a whole copy on every GPU",
         ),
         (
             "memory per GPU",

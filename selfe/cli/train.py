@@ -39,7 +39,8 @@ def train(
         typer.Option(metavar="RUN@STEP", help="Fork another run's checkpoint, step included."),
     ] = None,
     tracker: Annotated[
-        str | None, typer.Option(help="Mirror metrics to tensorboard or wandb (extras).")
+        str | None,
+        typer.Option(help="Mirror metrics and samples to tensorboard or wandb (extras)."),
     ] = None,
     settings: Settings = None,
     runs_dir: RunsDir = RUNS,
