@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from selfe.registry import Registry
+from selfe.stages import check_stages
 
 OBJECTIVES = Registry(
     "method",
@@ -98,7 +99,12 @@ class TrainConfig(Section):
     stages: tuple[StageConfig, ...] = Field((), description="later stages, by rising start")
     caption_dropout: float = Field(0.1, ge=0, le=1)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    compile: bool = False
+    compile: bool = Field(False, description="compile the network block by block")
+    recompute: Literal["none", "blocks", "selective"] = Field(
+        "none",
+        description="what the backward pass computes again instead of keeping it: nothing, whole "
+        "blocks, or all of a block but its matrix products",
+    )
     log_every: int = Field(10, ge=1)
     checkpoint_every: int = Field(1000, ge=1)
     keep_last: int = Field(2, ge=1)
@@ -243,17 +249,7 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
     resolved = dataclasses.asdict(objective)
     resolved.pop("times", None)
     config = config.model_copy(update={"objective": resolved})
-    micro = config.train.micro_batch_size or config.train.batch_size
-    if config.train.batch_size % micro:
-        raise ValueError(
-            f"train.micro_batch_size = {micro} must divide train.batch_size = "
-            f"{config.train.batch_size}"
-        )
-    if micro % objective.group_size:
-        raise ValueError(
-            f"micro-batches of {micro} do not divide into groups of {objective.group_size} "
-            "(objective.group_size)"
-        )
+    check_stages(config, objective.group_size)
     return config
 
 
@@ -281,6 +277,8 @@ def _describe(annotation: Any) -> str:
         return "one of " + ", ".join(map(str, args))
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_describe(a) for a in args)
+    if origin is tuple and args[-1] is Ellipsis:
+        return f"a list, each {_describe(args[0])}"
     if origin is tuple:
         return f"a list of {len(args)} values, each {_describe(args[0])}"
     words = {
@@ -290,6 +288,8 @@ def _describe(annotation: Any) -> str:
         str: "text",
         type(None): "null",
     }
+    if origin is dict:
+        return f"a mapping of {_describe(args[0])} to {_describe(args[1])}"
     return words.get(annotation, "a section")
 
 
@@ -306,10 +306,14 @@ def _sentence(error: ValidationError, cls: Any, prefix: str = "") -> str:
     node: Any = cls
     path = [prefix] if prefix else []
     for depth, part in enumerate(location):
+        if part.isdigit() and typing.get_origin(node) in (tuple, dict):
+            node = typing.get_args(node)[-1 if typing.get_origin(node) is dict else 0]
+            path[-1] += f"[{part}]"
+            continue
         fields = _fields(node)
         if part not in fields:
             if depth and not fields:
-                break  # inside a tuple or a union: the key so far names it
+                break  # inside a union, or a key of a mapping: the key so far names it
             return _unknown_key(path, part, fields)
         path.append(part)
         node = fields[part]

@@ -232,8 +232,8 @@ def weight_gaps(part: Path, name: str, variant: str = "") -> list[str]:
         if (variant in path.name.split(".")) == bool(variant) and path.is_file()
     ]
     if indices:
-        shards = set(json.loads(indices[0].read_text(encoding="utf-8"))["weight_map"].values())
-        return [f"{name}/{shard}" for shard in sorted(shards) if not (part / shard).is_file()]
+        shard = set(json.loads(indices[0].read_text(encoding="utf-8"))["weight_map"].values())
+        return [f"{name}/{shard}" for shard in sorted(shard) if not (part / shard).is_file()]
     ending = f".{variant}.safetensors" if variant else ".safetensors"
     singles = [path for path in part.glob(f"*{ending}") if path.is_file()]
     if not variant:

@@ -1,126 +1,62 @@
 """What a run will cost: parameters, FLOPs, memory, GPU-days, disk; pure functions of its settings.
 
-FLOPs are those of `selfe.network.flops`; a forward and backward pass costs three forward passes.
-Every figure that is assumed rather than counted is listed in `assumptions`.
+FLOPs are those of `selfe.network.flops`, by which the trainer states its MFU (`selfe.mfu`). Every
+figure that is assumed rather than counted is listed in `assumptions`.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from selfe.config import ModelConfig, RunConfig
+from selfe.config import RunConfig
+from selfe.footprint import (
+    CODEC_GEOMETRY,
+    KEPT,
+    Memory,
+    cache_bytes_per_image,
+    checkpoint_bytes,
+    checkpoints_kept,
+    count_parameters,
+    image_tokens,
+    memory_of,
+    resolutions_of,
+)
+from selfe.mfu import GPUS
 from selfe.network.flops import flops_per_image
+from selfe.passes import TRAINING_PASS, Pass, passes_of
 from selfe.registry import Registry
+from selfe.stages import stage_at, stages_of
 
-FORWARD, FORWARD_BACKWARD = 1, 3
 SECONDS_PER_DAY = 86_400
 NULL_TOKENS = 1
 """Text tokens of the null prompt: it is trimmed to T5's end token, or the shapes' begin token."""
 
 
 @dataclass(frozen=True)
-class Gpu:
-    """An accelerator.
+class CostStage:
+    """Iterations of equal cost, `start` <= iteration < `stop`.
 
     Attributes:
-        flops: denominator of the MFU, dense bf16 FLOP/s.
-        memory: bytes.
+        resolutions: side of the square in pixels -> share of the samples.
     """
-
-    flops: float
-    memory: float
-
-
-GPUS = {
-    "a100": Gpu(312e12, 80e9),
-    "h100": Gpu(790e12, 80e9),
-    "h200": Gpu(790e12, 141e9),
-}
-
-KEPT_DOUBLE, KEPT_SINGLE = 31, 27
-"""Activations of a block kept for the backward pass, in numbers per token and feature."""
-
-CODEC_GEOMETRY = {"flux": (16, 8), "shapes-grid": (4, 4), "shapes-free": (4, 4)}
-"""Latent channels, and pixels per latent along a side."""
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One evaluation of the network in a training step.
-
-    Attributes:
-        name: what it computes.
-        share: of the batch that takes part.
-        cost: in forward passes: 1 without, 3 with a backward pass.
-        null: the caption is the null prompt.
-    """
-
-    name: str
-    share: float
-    cost: int
-    null: bool = False
-
-
-def flow_matching_passes(objective: Any, step: int) -> list[Pass]:
-    return [Pass("loss", 1, FORWARD_BACKWARD)]
-
-
-def imm_passes(objective: Any, step: int) -> list[Pass]:
-    """The reference particles are one more forward pass of the whole batch."""
-    return [Pass("loss", 1, FORWARD_BACKWARD), Pass("reference particles", 1, FORWARD)]
-
-
-def self_evaluation_passes(objective: Any, step: int) -> list[Pass]:
-    """Only the half with s < t is evaluated; the fake branch, once it is on, is trained as well."""
-    passes = [
-        Pass("loss", 1, FORWARD_BACKWARD),
-        Pass("evaluation, null prompt", 0.5, FORWARD, null=True),
-        Pass("evaluation, caption", 0.5, FORWARD),
-    ]
-    if objective.aux_from is not None and step >= objective.aux_from:
-        passes.append(Pass("fake branch", 0.5, FORWARD_BACKWARD))
-    return passes
-
-
-PASSES: dict[str, Callable[[Any, int], list[Pass]]] = {
-    "selfe": self_evaluation_passes,
-    "fm": flow_matching_passes,
-    "imm": imm_passes,
-}
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Iterations of equal cost, `start` <= iteration < `stop`."""
 
     start: int
     stop: int
+    batch_size: int
+    resolutions: Mapping[int, float]
     flops_per_step: int
     passes: tuple[Pass, ...]
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Bytes on one GPU at the peak of a step, weights and optimiser replicated."""
-
-    parameters: int
-    gradients: int
-    adam: int
-    ema: int
-    bf16_weights: int
-    activations: int
-
-    @property
-    def total(self) -> int:
-        return sum(asdict(self).values())
-
-
-@dataclass(frozen=True)
 class Plan:
-    """Cost of a run; bytes, FLOPs and GPU-days are plain numbers in those units."""
+    """Cost of a run; bytes, FLOPs and GPU-days are plain numbers in those units.
+
+    What depends on the stage (batch, image tokens, FLOPs per image and step) is that of the first.
+    """
 
     recipe: str
     method: str
@@ -128,6 +64,7 @@ class Plan:
     gpu: str
     gpus: int
     parameters: int
+    first_iteration: int
     iterations: int
     global_batch: int
     image_tokens: int
@@ -135,7 +72,7 @@ class Plan:
     flops_per_image_forward: int
     flops_per_step: int
     flops_total: int
-    stages: tuple[Stage, ...]
+    stages: tuple[CostStage, ...]
     relative_to_fm: float
     mfu: float
     images_per_second: float
@@ -143,6 +80,7 @@ class Plan:
     days: float
     images_per_gpu: int
     micro_batch_per_gpu: int
+    shard: int
     fits: bool
     memory_per_gpu: Memory
     cache_images: int
@@ -155,79 +93,49 @@ class Plan:
     def as_json(self) -> dict[str, Any]:
         record = asdict(self)
         record["memory_per_gpu"]["total"] = self.memory_per_gpu.total
+        for stage, planned in zip(record["stages"], self.stages, strict=True):
+            for entry, each in zip(stage["passes"], planned.passes, strict=True):
+                entry["name"] = each.name
         return record
 
 
-@functools.lru_cache
-def count_parameters(model: ModelConfig) -> int:
-    """Exact, from the network itself built without memory (the meta device)."""
-    import torch
-
-    from selfe.network.denoiser import DualTimeDenoiser
-
-    with torch.device("meta"):
-        network = DualTimeDenoiser(**model.model_dump())
-    return sum(p.numel() for p in network.parameters())
+def forward_flops(config: RunConfig, side: int, text_tokens: int) -> int:
+    """FLOPs of one forward pass for one square image."""
+    downsample = CODEC_GEOMETRY[config.data.codec][1]
+    return flops_per_image(config.model.model_dump(), side, side, text_tokens, downsample)
 
 
-def image_side(config: RunConfig) -> int:
-    """Pixels along a side of the training images."""
-    if config.data.source == "shapes":
-        from selfe.data.shapes_world import ShapesWorld
-
-        return ShapesWorld(config.data.preset).image_size
-    return config.data.resolution
-
-
-def step_flops(config: RunConfig, passes: Sequence[Pass], text_tokens: int) -> int:
+def step_flops(
+    config: RunConfig,
+    batch_size: int,
+    resolutions: Mapping[int, float],
+    passes: Sequence[Pass],
+    text_tokens: int,
+) -> int:
     """FLOPs of one optimiser step on the global batch; the update itself counts nothing."""
-    side, downsample = image_side(config), CODEC_GEOMETRY[config.data.codec][1]
     total = 0.0
-    for each in passes:
-        tokens = NULL_TOKENS if each.null else text_tokens
-        forward = flops_per_image(config.model.model_dump(), side, side, tokens, downsample)
-        total += each.share * each.cost * forward * config.train.batch_size
+    for side, share in resolutions.items():
+        for each in passes:
+            forward = forward_flops(
+                config, side, NULL_TOKENS if each.caption == "null" else text_tokens
+            )
+            total += share * each.share * each.cost * forward * batch_size
     return round(total)
 
 
-def stages_of(config: RunConfig, text_tokens: int) -> tuple[Stage, ...]:
-    """The run cut where its cost per step changes, that is, where the auxiliary term starts."""
+def cost_stages(config: RunConfig, text_tokens: int, first: int = 0) -> tuple[CostStage, ...]:
+    """The run from iteration `first` on, cut where batch, resolutions or passes change."""
     objective, end = config.build_objective(), config.train.iterations
-    switch = config.objective.get("aux_from")
-    cuts = [0, *([switch] if switch is not None and 0 < switch < end else []), end]
+    switch = config.objective.get("aux_from") or 0
+    starts = {first, *(stage.start for stage in stages_of(config)), switch}
+    cuts = [*sorted(start for start in starts if first <= start < end), end]
     stages = []
     for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
-        passes = PASSES[config.method](objective, start)
-        stages.append(Stage(start, stop, step_flops(config, passes, text_tokens), tuple(passes)))
+        stage, passes = stage_at(config, start), passes_of(objective, start)
+        mix = resolutions_of(config, stage)
+        flops = step_flops(config, stage.batch_size, mix, passes, text_tokens)
+        stages.append(CostStage(start, stop, stage.batch_size, dict(mix), flops, passes))
     return tuple(stages)
-
-
-def activation_bytes(config: RunConfig, passes: Sequence[Pass], tokens: int, images: int) -> int:
-    """bf16 activations kept for the backward pass of `images` images, nothing recomputed.
-
-    Measured by counting what autograd saves under bf16 autocast, uncompiled (compiled blocks keep
-    less): 31 numbers per token and feature of the width in a double-stream block, 27 in a
-    single-stream block.
-    """
-    model = config.model
-    width = model.attention_head_dim * model.num_attention_heads
-    kept = KEPT_DOUBLE * model.num_layers + KEPT_SINGLE * model.num_single_layers
-    trained = sum(p.share for p in passes if p.cost == FORWARD_BACKWARD)
-    return round(2 * width * tokens * kept * images * trained)
-
-
-def memory_of(
-    config: RunConfig, parameters: int, passes: Sequence[Pass], tokens: int, images: int
-) -> Memory:
-    """fp32 weights, gradients, two Adam moments and moving average, and what autocast adds."""
-    return Memory(
-        parameters=4 * parameters,
-        gradients=4 * parameters,
-        adam=8 * parameters,
-        ema=4 * parameters,
-        bf16_weights=2 * parameters,
-        activations=activation_bytes(config, passes, tokens, images),
-    )
 
 
 def largest_fitting(images: int, fits: Callable[[int], bool]) -> int:
@@ -236,28 +144,21 @@ def largest_fitting(images: int, fits: Callable[[int], bool]) -> int:
     return next((n for n in divisors if fits(n)), 1)
 
 
-def cache_bytes_per_image(config: RunConfig, mean_tokens: int) -> int:
-    """Latents, trimmed text tokens and pooled vector in 16 bits, and 512 bytes of caption, size
-    and checksum.
-    """
-    channels, downsample = CODEC_GEOMETRY[config.data.codec]
-    latents = channels * (image_side(config) // downsample) ** 2
-    text = mean_tokens * config.model.joint_attention_dim + config.model.pooled_projection_dim
-    return 2 * (latents + text) + 512
-
-
-def checkpoint_bytes(parameters: int) -> int:
-    """Weights, moving average and two Adam moments in fp32; headers add some kilobytes."""
-    return 16 * parameters
-
-
-def checkpoints_kept(config: RunConfig) -> int:
-    """Milestones, which are never pruned (the last iteration is one), and the newest others."""
-    train = config.train
-    last = 1
-    if train.milestone_every:
-        last = -(-train.iterations // train.milestone_every)
-    return last + train.keep_last
+def _check_counts(config: RunConfig, first: int, gpus: int, shard: int | None) -> None:
+    if not 0 <= first < config.train.iterations:
+        raise ValueError(
+            f"the run has {config.train.iterations} iterations and cannot start at {first}"
+        )
+    for stage in stages_of(config):
+        if stage.batch_size % gpus:
+            raise ValueError(
+                f"a global batch of {stage.batch_size} (from iteration {stage.start} on) does not "
+                f"divide over {gpus} GPUs: choose a divisor, or another batch size"
+            )
+    if shard is not None and (shard < 1 or gpus % shard):
+        raise ValueError(
+            f"{gpus} GPUs cannot hold the state in groups of {shard}: choose a divisor"
+        )
 
 
 def make_plan(
@@ -266,6 +167,8 @@ def make_plan(
     gpu: str = "h200",
     gpus: int = 8,
     mfu: float = 0.5,
+    shard: int | None = None,
+    first_iteration: int = 0,
     text_tokens: int | None = None,
     mean_tokens: int | None = None,
     images: int | None = None,
@@ -277,6 +180,9 @@ def make_plan(
         gpu: name in `GPUS`.
         gpus: how many share the global batch.
         mfu: share of the GPU's dense bf16 peak that is reached.
+        shard: GPUs that share one copy of weights and optimiser; None for 1, or for all of them
+            where not even a single image fits beside a whole copy.
+        first_iteration: where a fork starts.
         text_tokens: columns of a padded batch of captions; None for the encoder's default limit.
         mean_tokens: tokens of a stored caption after trimming; None for half of the limit.
         images: size of the data set; None for 10 million, or the shapes recipe's own.
@@ -300,32 +206,36 @@ def make_plan(
     ):
         if value < 1:
             raise ValueError(f"the number of {name} must be at least 1, got {value}")
-    train = config.train
-    if train.batch_size % gpus:
-        raise ValueError(
-            f"a global batch of {train.batch_size} does not divide over {gpus} GPUs: choose a "
-            "divisor, or another train.batch_size"
-        )
+    _check_counts(config, first_iteration, gpus, shard)
 
-    side, (_, downsample) = image_side(config), CODEC_GEOMETRY[config.data.codec]
-    forward = flops_per_image(config.model.model_dump(), side, side, text_tokens, downsample)
-    image_tokens = (side // (2 * downsample)) ** 2
-    stages = stages_of(config, text_tokens)
+    train, parameters = config.train, count_parameters(config.model)
+    stages = cost_stages(config, text_tokens, first_iteration)
+    start = stages[0]
     total = sum(stage.flops_per_step * (stage.stop - stage.start) for stage in stages)
+    drawn = sum(stage.batch_size * (stage.stop - stage.start) for stage in stages)
     seconds = total / (GPUS[gpu].flops * mfu)
-    parameters = count_parameters(config.model)
-    per_gpu = train.batch_size // gpus
-    dearest = max(stages, key=lambda stage: stage.flops_per_step)
+    fm_flops = step_flops(config, start.batch_size, start.resolutions, [TRAINING_PASS], text_tokens)
 
-    def memory(count: int) -> Memory:
-        tokens = image_tokens + text_tokens
-        return memory_of(config, parameters, dearest.passes, tokens, count)
+    def memory(count: int, shard: int) -> Memory:
+        """Of the stage and resolution that need most."""
+        needs = [
+            memory_of(config, stage.passes, image_tokens(config, side) + text_tokens, count, shard)
+            for stage in stages
+            for side in stage.resolutions
+        ]
+        return max(needs, key=lambda each: each.total)
 
     limit = 0.9 * GPUS[gpu].memory
-    asked = min(per_gpu, train.micro_batch_size or per_gpu)
-    micro = largest_fitting(asked, lambda count: memory(count).total <= limit)
+    if shard is None:
+        shard = 1 if memory(1, 1).total <= limit else gpus
+    # one size for the whole run: it divides every stage's share of a GPU
+    common = math.gcd(*(stage.batch_size // gpus for stage in stages))
+    asked = math.gcd(common, train.micro_batch_size or common)
+    micro = largest_fitting(asked, lambda count: memory(count, shard).total <= limit)
+    need = memory(micro, shard)
+    side = min(start.resolutions)
     per_image = cache_bytes_per_image(config, mean_tokens)
-    fm = FORWARD_BACKWARD * forward * train.batch_size
+    sides = sorted({each for stage in stages for each in stage.resolutions})
     return Plan(
         recipe=config.recipe,
         method=config.method,
@@ -333,43 +243,64 @@ def make_plan(
         gpu=gpu,
         gpus=gpus,
         parameters=parameters,
+        first_iteration=first_iteration,
         iterations=train.iterations,
-        global_batch=train.batch_size,
-        image_tokens=image_tokens,
+        global_batch=start.batch_size,
+        image_tokens=image_tokens(config, side),
         text_tokens=text_tokens,
-        flops_per_image_forward=forward,
-        flops_per_step=stages[0].flops_per_step,
+        flops_per_image_forward=forward_flops(config, side, text_tokens),
+        flops_per_step=start.flops_per_step,
         flops_total=total,
         stages=stages,
-        relative_to_fm=stages[0].flops_per_step / fm,
+        relative_to_fm=start.flops_per_step / fm_flops,
         mfu=mfu,
-        images_per_second=train.iterations * train.batch_size / (seconds / gpus),
+        images_per_second=drawn / (seconds / gpus),
         gpu_days=seconds / SECONDS_PER_DAY,
         days=seconds / SECONDS_PER_DAY / gpus,
-        images_per_gpu=per_gpu,
+        images_per_gpu=start.batch_size // gpus,
         micro_batch_per_gpu=micro,
-        fits=memory(micro).total <= limit,
-        memory_per_gpu=memory(micro),
+        shard=shard,
+        fits=need.total <= limit,
+        memory_per_gpu=need,
         cache_images=images,
         cache_bytes_per_image=per_image,
         cache_bytes=per_image * images,
         checkpoint_bytes=checkpoint_bytes(parameters),
-        run_bytes=checkpoints_kept(config) * checkpoint_bytes(parameters),
+        run_bytes=checkpoints_kept(config, first_iteration) * checkpoint_bytes(parameters),
         assumptions=(
             f"MFU {mfu:g} of {GPUS[gpu].flops / 1e12:g} TFLOP/s dense bf16 per {gpu.upper()}; "
             "latents and text are cached, so encoders cost nothing",
-            f"FLOPs of matrix multiplications; {image_tokens} image tokens ({side} x {side} "
-            f"pixels), captions padded to {text_tokens} text tokens in every batch, the null "
-            f"prompt trimmed to {NULL_TOKENS}",
-            "a forward and backward pass costs 3 forward passes; nothing is recomputed",
-            "every iteration at the recipe's resolution and global batch",
-            "memory: 4 bytes for each weight, gradient and EMA weight, 8 for Adam, 2 for "
-            "autocast's bf16 weights, all replicated on each GPU; activations 2 bytes x width x "
-            f"tokens x ({KEPT_DOUBLE} per double-stream block + {KEPT_SINGLE} per single-stream "
-            "one) per image trained on, uncompiled; it fits below 90% of the GPU's memory",
-            f"cache: {images:,} images, 16-bit latents, {mean_tokens} text tokens each after "
-            "trimming, pooled vector, 512 bytes of caption and checksum",
-            f"disk: {checkpoints_kept(config)} checkpoints kept (milestones and the newest "
-            f"{train.keep_last}), 16 bytes per parameter each",
+            f"FLOPs of matrix multiplications; square images of {_listed(sides)} pixels a side "
+            "(other aspect ratios of a family have about as many tokens), captions padded to "
+            f"{text_tokens} text tokens in every batch, the null prompt trimmed to {NULL_TOKENS}",
+            "a forward and backward pass costs 3 forward passes; what is recomputed is not counted "
+            "and has to be met by a lower MFU",
+            _state_assumption(shard, gpus),
+            f"activations: 2 bytes x width x tokens x ({KEPT[train.recompute][0]} per "
+            f"double-stream block + {KEPT[train.recompute][1]} per single-stream one) per image "
+            f"trained on (train.recompute = {train.recompute}), uncompiled, at the largest "
+            "resolution; it fits below 90% of the GPU's memory",
+            f"cache: {images:,} images, 16-bit latents of {_listed(sides)} pixels a side, "
+            f"{mean_tokens} text tokens each after trimming, pooled vector, 512 bytes of caption "
+            "and checksums; text twice for a method with fake captions",
+            f"disk: {checkpoints_kept(config, first_iteration)} checkpoints kept (milestones and "
+            f"the newest {train.keep_last}), 16 bytes per parameter each",
         ),
+    )
+
+
+def _listed(sides: Sequence[int]) -> str:
+    return " and ".join(map(str, sides))
+
+
+def _state_assumption(shard: int, gpus: int) -> str:
+    state = "4 bytes for each weight, gradient and EMA weight, 8 for Adam"
+    if shard == 1:
+        return (
+            f"memory: {state}, 2 for the bf16 weights, all replicated: every GPU holds a whole copy"
+        )
+    copies = f"sharded over {shard} GPUs" + (f" ({gpus // shard} copies)" * (shard < gpus))
+    return (
+        f"memory: {state}, {copies}; gathered for a while: bf16 weights of two blocks, fp32 "
+        "gradients of one"
     )

@@ -1,7 +1,8 @@
 """Recipes: what is trained, on what, for how long. The same for every method.
 
-The one thing a method chooses for itself is how it is sampled, because guidance, eta and update are
-searched per method on validation prompts and never carried over (see reports/shapes/search.md).
+Two things belong to one method: how it is sampled, because guidance, eta and update are searched
+per method on validation prompts and never carried over (see reports/shapes/search.md), and when an
+objective switches a term of its own on.
 """
 
 from __future__ import annotations
@@ -81,14 +82,20 @@ RECIPES: dict[str, dict[str, Any]] = {
     ),
     "0.5b": {
         "data": {"source": "latents", "codec": "flux", "text": "flux"},
-        "train": {**_PAPER_TRAIN, "iterations": 300_000},
+        "train": {**_PAPER_TRAIN, "iterations": 300_000, "milestone_every": 50_000},
+        "times": {"tau_horizon": 300_000},
         "optim": {"decay_horizon": 300_000},
         "sampling": {"batch_slots": 16},
     },
     "2b": {
         "model": {"attention_head_dim": 128, "axes_dims_rope": (16, 56, 56)},
         "data": {"source": "latents", "codec": "flux", "text": "flux"},
-        "train": {**_PAPER_TRAIN, "iterations": 710_000},
+        "train": {
+            **_PAPER_TRAIN,
+            "iterations": 710_000,
+            # from here on as many images of 512^2 as of 256^2
+            "stages": [{"start": 500_000, "batch_size": 768, "resolutions": {256: 1, 512: 1}}],
+        },
         "sampling": {"batch_slots": 16},
     },
 }
@@ -130,6 +137,17 @@ SHAPES_SAMPLING: dict[str, dict[str, Any]] = {
 }
 
 
+# What a recipe sets for one method alone.
+METHOD_PARTS: dict[str, dict[str, dict[str, Any]]] = {
+    **{
+        recipe: {method: {"sampling": part} for method, part in SHAPES_SAMPLING.items()}
+        for recipe in ("shapes", "shapes-quick", "shapes-64")
+    },
+    # the auxiliary term is a late stage of the main run (S.2)
+    "2b": {"selfe": {"objective": {"aux_from": 550_000}}},
+}
+
+
 def resolve(
     recipe: str,
     method: str,
@@ -154,8 +172,7 @@ def resolve(
     OBJECTIVES.load(method)
     values: dict[str, Any] = {"recipe": recipe, "method": method, "variant": variant, "seed": seed}
     values = merge(values, RECIPES[recipe])
-    if recipe.startswith("shapes"):
-        values = merge(values, {"sampling": SHAPES_SAMPLING.get(method, {})})
+    values = merge(values, METHOD_PARTS.get(recipe, {}).get(method, {}))
     if variant:
         known = VARIANTS.get(method, {})
         if variant not in known:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -167,15 +168,18 @@ def train_run(
             write_config(
                 run_dir, config, command=command, init_from=init_from, provenance=provenance()
             )
-        if config.train.sample_every:
-            callbacks = replace(callbacks, draw_samples=SampleSheets(config, run_dir, device))
-        callbacks = replace(callbacks, should_stop=lambda: stop.number is not None)
+        sheets = SampleSheets(config, run_dir, device) if config.train.sample_every else None
+        callbacks = replace(
+            callbacks, draw_samples=sheets, should_stop=lambda: stop.number is not None
+        )
         with contextlib.ExitStack() as stack:
             if tracker:
                 mirror = stack.enter_context(
                     contextlib.closing(open_tracker(tracker, run_dir, config))
                 )
                 callbacks = replace(callbacks, record=mirror.write)
+                if sheets:
+                    sheets.mirror = mirror.write_samples
             state = train(
                 config,
                 model=model,
@@ -192,7 +196,11 @@ def train_run(
 
 
 class SampleSheets:
-    """Draws the same prompts at 1, 2, 4 and 8 steps and writes samples/step-XXXXXXXX.png."""
+    """Draws the same prompts at 1, 2, 4 and 8 steps and writes samples/step-XXXXXXXX.png.
+
+    Attributes:
+        mirror: told the pixels of every sheet and its iteration.
+    """
 
     PROMPTS = {
         "shapes": (
@@ -211,6 +219,7 @@ class SampleSheets:
 
     def __init__(self, config: RunConfig, run_dir: Path, device: torch.device | str) -> None:
         self.config, self.folder = config, run_dir / "samples"
+        self.mirror: Callable[[np.ndarray, int], None] = lambda sheet, step: None
         self.codec = build_codec(config, device)
         self.text = build_text_encoder(config, "cpu")
 
@@ -233,4 +242,4 @@ class SampleSheets:
         seeds = [image_seed(config.seed, prompt, 0) for prompt in prompts]
         rows = [generator.generate(prompts, steps, seeds) for steps in SAMPLE_STEPS]
         self.folder.mkdir(exist_ok=True)
-        write_sheet(self.folder / f"step-{step:08d}.png", rows)
+        self.mirror(write_sheet(self.folder / f"step-{step:08d}.png", rows), step)

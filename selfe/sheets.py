@@ -39,7 +39,10 @@ def sheet(rows: Sequence[Sequence[GeneratedImage]], gap: int = 2) -> np.ndarray:
     return canvas
 
 
-def write_sheet(path: Path, rows: Sequence[Sequence[GeneratedImage]], gap: int = 2) -> None:
+def write_sheet(path: Path, rows: Sequence[Sequence[GeneratedImage]], gap: int = 2) -> np.ndarray:
+    """Write the sheet as a PNG and return its pixels."""
+    pixels = sheet(rows, gap)
     buffer = io.BytesIO()
-    Image.fromarray(sheet(rows, gap)).save(buffer, "PNG")
+    Image.fromarray(pixels).save(buffer, "PNG")
     write_atomically(path, buffer.getvalue())
+    return pixels

@@ -6,10 +6,13 @@ endless stream, so a change of batch size moves no sample to another noise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from selfe.config import RunConfig
+if TYPE_CHECKING:
+    from selfe.config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -58,3 +61,47 @@ def first_position(config: RunConfig, step: int) -> int:
     """Samples drawn before iteration `step`: the position of its first sample."""
     stage = stage_at(config, step)
     return stage.first_position + (step - stage.start) * stage.batch_size
+
+
+def check_stages(config: RunConfig, group_size: int) -> None:
+    """Stages in order, inside the run, with batches that divide as every iteration needs them.
+
+    Args:
+        group_size: samples that the objective cannot take apart.
+
+    Raises:
+        ValueError: in one sentence that names the stage and the key.
+    """
+    train = config.train
+    earlier = 0
+    for number, stage in enumerate(train.stages):
+        name = f"train.stages[{number}]"
+        if stage.start <= earlier:
+            raise ValueError(
+                f"{name}: start = {stage.start} must come after {earlier}, the start of the stage "
+                "before it"
+            )
+        if stage.start >= train.iterations:
+            raise ValueError(
+                f"{name}: start = {stage.start} must lie inside the run of train.iterations = "
+                f"{train.iterations}; a run without later stages has train.stages=[]"
+            )
+        for side, share in stage.resolutions.items():
+            if side < 1 or not 0 < share < math.inf:
+                raise ValueError(
+                    f"{name}: resolutions must map sides in pixels to positive shares, got "
+                    f"{side}: {share:g}"
+                )
+        earlier = stage.start
+    for number, each in enumerate(stages_of(config)):
+        where = f"train.stages[{number - 1}].batch_size" if number else "train.batch_size"
+        micro = train.micro_batch_size or each.batch_size
+        if each.batch_size % micro:
+            raise ValueError(
+                f"train.micro_batch_size = {micro} must divide {where} = {each.batch_size}"
+            )
+        if micro % group_size:
+            raise ValueError(
+                f"micro-batches of {micro} do not divide into groups of {group_size} "
+                f"(objective.group_size); mend train.micro_batch_size or {where}"
+            )

@@ -1,10 +1,15 @@
-"""Mirrors of metrics.jsonl in TensorBoard or Weights & Biases; the file stays the source."""
+"""Mirrors of metrics.jsonl and of sample sheets in TensorBoard or Weights & Biases.
+
+The run's own files stay the source of truth: a tracker is told what they hold, and asked nothing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
+
+import numpy as np
 
 from selfe.config import RunConfig
 from selfe.registry import Registry
@@ -21,6 +26,10 @@ TRACKERS = Registry(
 class Tracker(Protocol):
     def write(self, record: Mapping[str, Any]) -> None:
         """A line of metrics.jsonl; anything but numbers is left to the file."""
+        ...
+
+    def write_samples(self, sheet: np.ndarray, step: int) -> None:
+        """The sheet of images drawn after iteration `step`, uint8 (H, W, 3)."""
         ...
 
     def close(self) -> None: ...
@@ -63,6 +72,9 @@ class TensorBoardTracker:
         for key, value in scalars(record).items():
             self._writer.add_scalar(key, value, record["step"])
 
+    def write_samples(self, sheet: np.ndarray, step: int) -> None:
+        self._writer.add_image("samples", sheet, step, dataformats="HWC")
+
     def close(self) -> None:
         self._writer.close()
 
@@ -73,6 +85,7 @@ class WandbTracker:
     def __init__(self, run_dir: Path, config: RunConfig) -> None:
         import wandb
 
+        self._image = wandb.Image
         self._run = wandb.init(
             project="selfe-bench",
             id=f"{run_dir.name}-{config.digest[:8]}",
@@ -84,6 +97,9 @@ class WandbTracker:
 
     def write(self, record: Mapping[str, Any]) -> None:
         self._run.log(scalars(record), step=record["step"])
+
+    def write_samples(self, sheet: np.ndarray, step: int) -> None:
+        self._run.log({"samples": self._image(sheet)}, step=step)
 
     def close(self) -> None:
         self._run.finish()

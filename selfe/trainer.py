@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from selfe.acceleration import accelerate
 from selfe.checkpoint import CheckpointError, newest_valid, prune, restore, save_checkpoint
 from selfe.config import RunConfig
 from selfe.ema import Ema
+from selfe.mfu import Speed, Throughput
 from selfe.objectives.base import LatentBatch, LossOutput, Nets, Objective
 from selfe.optim import build_optimizer, clip_gradients, learning_rate, set_learning_rate
 from selfe.runlog import RunLog
@@ -46,7 +47,7 @@ class Progress:
     step: int
     iterations: int
     loss: float
-    images_per_second: float
+    speed: Speed
 
 
 @dataclass
@@ -209,13 +210,11 @@ def iterate(
     device: torch.device,
 ) -> Iterator[int]:
     """The iterations themselves; yields the step after each."""
-    live: Callable[..., Tensor] = state.model
-    average: Callable[..., Tensor] = state.ema.module
-    if config.train.compile:
-        live, average = torch.compile(state.model), torch.compile(state.ema.module)
-    nets = Nets(live, average)
+    for network in (state.model, state.ema.module):
+        accelerate(network, config.train)
+    throughput = Throughput(config.model, device)
+    nets = Nets(throughput.watch(state.model), throughput.watch(state.ema.module))
     parameters = [p for p in state.model.parameters() if p.requires_grad]
-    clock, images = time.perf_counter(), 0
     state.model.train()
     state.ema.module.eval()
     while state.step < config.train.iterations:
@@ -226,7 +225,8 @@ def iterate(
         loss, outputs, indices = accumulate(objective, source, nets, config, step, device)
         norm = clip_gradients(parameters, config.optim.clip_norm)
 
-        # One number for the host to wait for: an infinite loss or norm never reaches the weights.
+        # The one place where the host waits for the device: an infinite loss or norm never reaches
+        # the weights, and is reported before the batch that caused it is gone.
         loss_value, norm_value = torch.stack([loss.float(), norm.float()]).tolist()
         if math.isfinite(loss_value) and math.isfinite(norm_value):
             state.optimizer.step()
@@ -244,30 +244,29 @@ def iterate(
                     f"t = {record['t']}, s = {record['s']}"
                 )
         state.step = step + 1
-        images += len(indices)
+        throughput.images += len(indices)
 
         if state.step % config.train.log_every == 0 or state.step == config.train.iterations:
-            elapsed = time.perf_counter() - clock
+            metrics = _mean_metrics(outputs)
+            speed = throughput.read()
             log.write(
                 {
                     "step": state.step,
                     "loss": loss_value,
                     "gradient_norm": norm_value,
                     "learning_rate": rate,
-                    "images_per_second": images / elapsed,
-                    **_mean_metrics(outputs),
+                    **speed.as_record(),
+                    **metrics,
                 }
             )
-            callbacks.progress(
-                Progress(state.step, config.train.iterations, loss_value, images / elapsed)
-            )
-            clock, images = time.perf_counter(), 0
+            callbacks.progress(Progress(state.step, config.train.iterations, loss_value, speed))
+            throughput.restart()
         if _due(state.step, config.train.checkpoint_every, config):
             save(state, config, run_dir)
         every = config.train.sample_every
         if callbacks.draw_samples and every and _due(state.step, every, config):
             callbacks.draw_samples(state.ema.module, state.step)
-            clock, images = time.perf_counter(), 0
+            throughput.restart()
         yield state.step
 
 

@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+from PIL import Image
 from tiny import TINY_MODEL
 
 from selfe.cli import app, main
@@ -168,6 +170,16 @@ def test_train_score_report_end_to_end(run, tmp_path):
     )
     assert code == 0, err
     assert (tmp_path / "again.jsonl").read_bytes() == (folder / "images.jsonl").read_bytes()
+    prompts = ("--prompt", "a photo of a star", "--prompt", "a photo of two circles")
+    code, out, err = run("sample", "--model", "shapes-selfe", *prompts, "--steps", "1,2,4")
+    assert code == 0, err
+    grid = np.asarray(Image.open(tmp_path / "samples" / "grid.png"))
+    assert grid.shape == (3 * 32 + 2 * 2, 2 * 32 + 2, 3)  # steps down, prompts across, gaps of 2
+    for row, steps in enumerate((1, 2, 4)):
+        for column in range(2):
+            path = tmp_path / "samples" / f"{column:03d}-steps-{steps:03d}.png"
+            cell = grid[row * 34 : row * 34 + 32, column * 34 : column * 34 + 32]
+            assert np.array_equal(np.asarray(Image.open(path)), cell)
     code, out, _ = run("report")
     assert code == 0
     assert "6 results rendered" in out

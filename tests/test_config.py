@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from selfe.config import OBJECTIVES, validate
+from selfe.config import OBJECTIVES, RunConfig, validate
 from selfe.recipes import RECIPES, VARIANTS, resolve, run_name
+from selfe.stages import first_position, stage_at, stages_of
 
 
 @pytest.mark.parametrize("method", OBJECTIVES.names())
@@ -28,13 +29,64 @@ def test_paper_recipes_are_the_papers():
     assert half.times.tau_horizon == full.times.tau_horizon == 300_000
     assert half.sampling.guidance == "ep-v" and half.sampling.guidance_scale == 5.0
     assert half.sampling.eta == 1.0 and half.sampling.update == "ancestral"
+    assert half.optim.decay_horizon == 300_000
     assert full.train.iterations == 710_000
+    first, second = stages_of(full)
+    assert (first.start, first.stop, first.batch_size) == (0, 500_000, 1024)
+    assert (second.start, second.stop, second.batch_size) == (500_000, 710_000, 768)
+    assert first.resolutions == {256: 1} and second.resolutions == {256: 0.5, 512: 0.5}
+    assert full.build_objective().aux_from == 550_000
+    assert half.build_objective().aux_from is None
 
 
 def test_methods_share_everything_but_objective_and_sampling():
     dumps = [resolve("shapes", m).model_dump() for m in OBJECTIVES.names()]
     for section in ("model", "data", "times", "optim", "train"):
         assert all(d[section] == dumps[0][section] for d in dumps)
+
+
+def staged(*stages: str, **options) -> RunConfig:
+    return resolve("0.5b", "imm", assignments=[f"train.stages=[{','.join(stages)}]"], **options)
+
+
+def test_stages_change_batch_and_mix_and_move_no_sample():
+    config = staged('{"start": 10, "batch_size": 8}', '{"start": 20, "resolutions": {"512": 2}}')
+    assert [(s.start, s.stop, s.batch_size) for s in stages_of(config)] == [
+        (0, 10, 1024), (10, 20, 8), (20, 300_000, 8),
+    ]  # fmt: skip
+    assert [dict(s.resolutions) for s in stages_of(config)] == [{256: 1}, {256: 1}, {512: 1}]
+    positions = [first_position(config, step) for step in (0, 9, 10, 11, 20, 21)]
+    assert positions == [0, 9216, 10_240, 10_248, 10_320, 10_328]
+    assert stage_at(config, 19).start == 10 and stage_at(config, 300_000).start == 20
+
+
+@pytest.mark.parametrize(
+    ("stages", "words"),
+    [
+        (['{"start": 20}', '{"start": 20}'], ["train.stages[1]", "start = 20 must come after 20"]),
+        (['{"start": 300000}'], ["train.stages[0]", "inside the run", "300000"]),
+        (['{"start": 0}'], ["train.stages[0].start", "greater than or equal to 1"]),
+        (['{"start": 5, "batch_size": 6}'], ["groups of 4", "train.stages[0].batch_size"]),
+        (['{"start": 5, "resolutions": {"256": 0}}'], ["positive shares", "256: 0"]),
+        (['{"start": 5, "resolutions": {"0": 1}}'], ["positive shares", "0: 1"]),
+        (['{"start": 5, "resolutions": {"x": 1}}'], ["train.stages[0].resolutions"]),
+        (['{"start": 5, "batchsize": 8}'], ["did you mean 'train.stages[0].batch_size'"]),
+        (["5"], ["train.stages[0]", "a section"]),
+    ],
+)
+def test_stages_that_do_not_fit_are_one_sentence(stages, words):
+    with pytest.raises(ValueError) as caught:
+        staged(*stages)
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_micro_batch_divides_the_batch_of_every_stage():
+    stages = 'train.stages=[{"start": 5, "batch_size": 768}]'
+    resolve("0.5b", "fm", assignments=[stages, "train.micro_batch_size=256"])
+    with pytest.raises(ValueError, match=r"512 must divide train.stages\[0\].batch_size = 768"):
+        resolve("0.5b", "fm", assignments=[stages, "train.micro_batch_size=512"])
 
 
 def test_variants_set_the_ablations_of_table_2():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,21 +12,27 @@ from tiny import tiny_config, tiny_train
 
 from selfe.builder import CODECS
 from selfe.cli import main
-from selfe.network.conditioning import TextCondition
-from selfe.network.denoiser import DualTimeDenoiser
-from selfe.plan import (
+from selfe.config import OBJECTIVES
+from selfe.data.latents import InMemoryLatents
+from selfe.encoders.shapes import ShapesTextEncoder
+from selfe.footprint import (
     CODEC_GEOMETRY,
-    GPUS,
-    KEPT_DOUBLE,
-    KEPT_SINGLE,
+    KEPT,
     cache_bytes_per_image,
     checkpoint_bytes,
     count_parameters,
-    image_side,
-    largest_fitting,
-    make_plan,
+    resolutions_of,
 )
+from selfe.mfu import GPUS, Throughput, gpu_named
+from selfe.network.conditioning import TextCondition
+from selfe.network.denoiser import DualTimeDenoiser
+from selfe.objectives.base import LatentBatch
+from selfe.passes import passes_of
+from selfe.plan import largest_fitting, make_plan
 from selfe.recipes import RECIPES, resolve
+from selfe.runlog import read_lines
+from selfe.seeding import SampleRng
+from selfe.stages import stage_at
 
 
 @pytest.fixture
@@ -101,6 +108,107 @@ def test_the_auxiliary_term_is_paid_from_its_first_iteration_on():
     assert made.memory_per_gpu == plan_of("selfe", variant="aux").memory_per_gpu
 
 
+def test_the_two_stages_of_the_2b_run_by_hand():
+    """Width 2048, 24 blocks; 256 or 1024 image tokens, 256 text tokens or the null prompt's one."""
+    d = 2048
+
+    def forward(image: int, text: int) -> int:
+        n = image + text
+        blocks = 24 * (12 * n * d * d + 2 * n * n * d)
+        vectors = (8 * 12 + 16 * 3 + 2) * d * d + d * (2 * 256 + 768 + 3 * d)
+        return 2 * (blocks + vectors + 2 * image * 64 * d + text * 4096 * d)
+
+    def step(batch: int, image: int, aux: bool) -> int:
+        own, null = forward(image, 256), forward(image, 1)
+        return 3 * own * batch + (own + null) * batch // 2 + (3 * own * batch // 2 if aux else 0)
+
+    made = plan_of("selfe", recipe="2b")
+    bounds = [(stage.start, stage.stop, stage.batch_size) for stage in made.stages]
+    assert bounds == [
+        (0, 500_000, 1024), (500_000, 550_000, 768), (550_000, 710_000, 768),
+    ]  # fmt: skip
+    expected = [
+        step(1024, 256, False),
+        step(384, 256, False) + step(384, 1024, False),
+        step(384, 256, True) + step(384, 1024, True),
+    ]
+    assert [stage.flops_per_step for stage in made.stages] == expected
+    total = 500_000 * expected[0] + 50_000 * expected[1] + 160_000 * expected[2]
+    assert made.flops_total == total
+    assert made.gpu_days == pytest.approx(total / (790e12 * 0.5) / 86_400)
+    images = 500_000 * 1024 + 210_000 * 768
+    assert made.images_per_second * made.days * 86_400 == pytest.approx(images)
+    # the micro-batch divides 1024 / 8 and 768 / 8, and fits at 512 pixels with the auxiliary term
+    assert 32 % made.micro_batch_per_gpu == 0
+    per_image = 2 * d * (1024 + 256) * (8 * 31 + 16 * 27) * 1.5
+    assert made.memory_per_gpu.activations == per_image * made.micro_batch_per_gpu
+
+
+def test_a_fork_pays_from_its_first_iteration_on():
+    whole, fork = plan_of("fm"), plan_of("fm", first_iteration=250_000)
+    assert fork.flops_total * 6 == whole.flops_total
+    assert fork.gpu_days == pytest.approx(whole.gpu_days / 6)
+    assert fork.run_bytes == 3 * fork.checkpoint_bytes  # 300k, and the newest two
+    late = plan_of("selfe", "objective.aux_from=250000", first_iteration=250_000)
+    assert [stage.start for stage in late.stages] == [250_000]
+
+
+@pytest.mark.parametrize(
+    ("method", "variant"), [*((name, "") for name in OBJECTIVES.names()), ("selfe", "aux")]
+)
+def test_the_trainer_counts_the_flops_of_the_plan(method, variant, tmp_path):
+    """The numerator of the MFU, from what the networks were really given, is the plan's."""
+    config = tiny_config(
+        method, "train.micro_batch_size=4", "train.caption_dropout=0", variant=variant
+    )
+    latents = torch.randn(8, 4, 8, 8)  # 32 pixels, as the shapes world has
+    captions = ["a photo of a star", "a photo of two crosses"] * 4
+
+    class SameLength(InMemoryLatents):
+        """Fake captions are longer by a word; here they count as the plan assumes."""
+
+        def batch(self, rng: SampleRng) -> LatentBatch:
+            batch = super().batch(rng)
+            return replace(batch, fake=batch.condition)
+
+    source = SameLength(
+        latents, captions, ShapesTextEncoder(), caption_dropout=0, with_fake=False, seed=0
+    )
+    text_tokens = source.batch(SampleRng(0, torch.arange(8))).condition.tokens.shape[1]
+    tiny_train(config, tmp_path, source=source)
+    line = read_lines(tmp_path / "metrics.jsonl")[-1]
+    planned = make_plan(config, gpus=1, text_tokens=text_tokens)
+    counted = line["flops_per_second"] / line["images_per_second"] * config.train.batch_size
+    assert counted == pytest.approx(planned.flops_per_step, rel=1e-9)
+    assert "mfu" not in line  # no peak is known for a processor
+
+
+def test_mfu_is_the_share_of_the_devices_peak(monkeypatch):
+    monkeypatch.setattr("selfe.mfu.peak_flops", lambda device: 1e12)
+    throughput = Throughput(resolve("shapes", "fm").model, torch.device("cpu"))
+    throughput.images, throughput.flops = 3, 10**11
+    speed = throughput.read()
+    assert speed.mfu == pytest.approx(speed.flops_per_second / 1e12)
+    assert speed.flops_per_second / speed.images_per_second == pytest.approx(1e11 / 3)
+    assert "MFU" in str(speed)
+    names = {"NVIDIA H200": "h200", "NVIDIA A100-SXM4-80GB": "a100", "NVIDIA H100 PCIe": "h100"}
+    assert {name: gpu_named(name) for name in names} == names
+    assert gpu_named("NVIDIA GeForce RTX 4090") is None
+
+
+def test_passes_are_those_of_the_method():
+    def noted(method, variant=""):
+        passes = passes_of(resolve("0.5b", method, variant=variant).build_objective(), 0)
+        return [(p.weights, p.caption, p.share, p.cost) for p in passes]
+
+    loss = ("live", "own", 1.0, 3)
+    assert noted("fm") == [loss]
+    assert noted("imm") == [loss, ("live", "own", 1.0, 1)]
+    score = [("live", "null", 0.5, 1), ("ema", "own", 0.5, 1)]
+    assert noted("selfe") == [loss, *score]
+    assert noted("selfe", "aux") == [loss, *score, ("live", "fake", 0.5, 3)]
+
+
 def test_gpu_days_and_throughput_by_hand():
     made = plan_of("fm", gpu="h200", gpus=8, mfu=0.5)
     seconds_on_one = made.flops_per_step * 300_000 / (790e12 * 0.5)
@@ -119,6 +227,32 @@ def test_memory_by_hand():
     assert memory.adam == 2 * memory.parameters
     assert memory.activations == 2 * 1024 * 512 * (8 * 31 + 16 * 27) * 16
     assert memory.total == 22 * 564_967_488 + memory.activations
+
+
+def test_sharded_memory_by_hand():
+    whole = plan_of("fm", recipe="2b", gpus=64)
+    shared = plan_of("fm", recipe="2b", gpus=64, shard=8)
+    count, d = 2_247_716_928, 2048
+    assert (whole.shard, whole.memory_per_gpu.gathered) == (1, 2 * count)
+    memory = shared.memory_per_gpu
+    assert memory.parameters == memory.gradients == memory.ema == 4 * count // 8
+    assert memory.adam == count
+    # a double-stream block: two streams, the modulation, and gains of queries and keys
+    stream = (3 * d * d + 3 * d) + (d * d + d) + (4 * d * d + 4 * d) + (4 * d * d + d) + 2 * 128
+    assert memory.gathered == 8 * (2 * stream + 12 * d * d + 12 * d)
+    # what does not fit as whole copies is sharded over all GPUs, and said to be
+    huge = plan_of("fm", "model.num_single_layers=64", recipe="2b", gpu="h100")
+    assert huge.shard == 8 and huge.fits
+    assert any("sharded over 8 GPUs" in text for text in huge.assumptions)
+    assert any("all replicated" in text for text in whole.assumptions)
+
+
+@pytest.mark.parametrize(("recompute", "kept"), [("blocks", 24), ("selective", 8 * 11 + 16 * 10)])
+def test_recomputation_keeps_less(recompute, kept):
+    made = plan_of("fm", f"train.recompute={recompute}", gpus=64)
+    # one double-stream block at a time is held whole
+    assert made.memory_per_gpu.activations == 2 * 1024 * 512 * (kept + 31) * 16
+    assert made.flops_total == plan_of("fm").flops_total
 
 
 def saved_bytes(blocks: tuple[int, int], batch: int) -> int:
@@ -143,9 +277,10 @@ def saved_bytes(blocks: tuple[int, int], batch: int) -> int:
 def test_activations_are_of_the_size_that_autograd_keeps():
     """Within a third: autocast, a few tokens and small heads all shift the count a little."""
     unit = 2 * 64 * 128 * 2  # bytes x width x tokens x images
+    double, single = KEPT["none"]
     base = saved_bytes((1, 1), 2)
-    assert (saved_bytes((2, 1), 2) - base) / unit == pytest.approx(KEPT_DOUBLE, rel=1 / 3)
-    assert (saved_bytes((1, 2), 2) - base) / unit == pytest.approx(KEPT_SINGLE, rel=1 / 3)
+    assert (saved_bytes((2, 1), 2) - base) / unit == pytest.approx(double, rel=1 / 3)
+    assert (saved_bytes((1, 2), 2) - base) / unit == pytest.approx(single, rel=1 / 3)
 
 
 def test_a_batch_that_does_not_fit_is_accumulated():
@@ -155,7 +290,7 @@ def test_a_batch_that_does_not_fit_is_accumulated():
     assert small.memory_per_gpu.total < 0.9 * GPUS["h100"].memory
     assert largest_fitting(12, lambda n: n <= 5) == 4
     assert largest_fitting(12, lambda n: False) == 1
-    huge = plan_of("fm", "model.num_single_layers=64", recipe="2b", gpu="h100")
+    huge = plan_of("fm", "model.num_single_layers=64", recipe="2b", gpu="h100", gpus=1)
     assert not huge.fits
 
 
@@ -165,6 +300,12 @@ def test_cache_by_hand():
     assert cache_bytes_per_image(config, 100) == latents + text + pooled + 512
     made = plan_of("fm", mean_tokens=100, images=3)
     assert made.cache_bytes == 3 * cache_bytes_per_image(config, 100)
+    # the fake captions of the auxiliary term are encoded as well
+    aux = resolve("0.5b", "selfe", variant="aux")
+    assert cache_bytes_per_image(aux, 100) == latents + 2 * (text + pooled) + 512
+    # two families of one image share its text
+    both = resolve("2b", "fm")
+    assert cache_bytes_per_image(both, 100) == 5 * latents + text + pooled + 512
 
 
 def test_checkpoints_are_as_large_as_planned(tmp_path):
@@ -193,9 +334,8 @@ def test_every_recipe_can_be_planned(recipe):
     config = resolve(recipe, "selfe")
     made = make_plan(config, gpus=1)
     assert made.gpu_days > 0
-    assert made.image_tokens * 4 * CODEC_GEOMETRY[config.data.codec][1] ** 2 == (
-        image_side(config) ** 2
-    )
+    (side,) = resolutions_of(config, stage_at(config, 0))
+    assert made.image_tokens * 4 * CODEC_GEOMETRY[config.data.codec][1] ** 2 == side**2
     assert config.model.in_channels == 4 * CODEC_GEOMETRY[config.data.codec][0]
 
 
@@ -235,6 +375,9 @@ def test_command_prints_every_assumption(command):
         (("--gpus", "0"), "gpus must be at least 1"),
         (("--mfu", "50"), "share between 0 and 1"),
         (("--images", "0"), "images must be at least 1"),
+        (("--gpus", "8", "--shard", "3"), "groups of 3"),
+        (("--first-iteration", "300000"), "cannot start at 300000"),
+        (("--recipe", "2b", "--gpus", "512"), "768 (from iteration 500000 on)"),
     ],
 )
 def test_bad_input_is_one_sentence(command, words, sentence):

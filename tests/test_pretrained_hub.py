@@ -184,11 +184,11 @@ def test_a_half_filled_cache_names_the_file(lost: str, tmp_path: Path) -> None:
 def test_weight_shards_are_all_wanted(tmp_path: Path) -> None:
     part = tmp_path / "transformer"
     part.mkdir()
-    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
-    (part / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
-    (part / shards["a"]).touch()
-    assert hub.weight_gaps(part, "transformer") == [f"transformer/{shards['b']}"]
-    (part / shards["b"]).touch()
+    shard = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (part / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shard}))
+    (part / shard["a"]).touch()
+    assert hub.weight_gaps(part, "transformer") == [f"transformer/{shard['b']}"]
+    (part / shard["b"]).touch()
     assert hub.weight_gaps(part, "transformer") == []
     assert hub.weight_gaps(part, "transformer", "fp16") == ["transformer/*.fp16.safetensors"]
 
@@ -197,7 +197,7 @@ def test_half_precision_files_are_not_taken_for_the_plain_ones(tmp_path: Path) -
     (tmp_path / "model.fp16.safetensors").touch()
     assert hub.weight_gaps(tmp_path, "unet", "fp16") == []
     assert hub.weight_gaps(tmp_path, "unet") == ["unet/*.safetensors"]
-    # A sharded variant carries its name in the index and in the shards.
+    # A sharded variant carries its name in the index and in the shard.
     (tmp_path / "model.safetensors.index.fp16.json").write_text(
         json.dumps({"weight_map": {"a": "model.fp16-00001-of-00001.safetensors"}})
     )

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import sys
+from types import ModuleType
+
+import numpy as np
 import pytest
+from PIL import Image
 from tiny import tiny_config, tiny_train
 
 from selfe.runlog import read_lines
+from selfe.session import train_run
 from selfe.trackers import open_tracker, scalars
 from selfe.trainer import Callbacks
 
@@ -25,14 +32,68 @@ def test_tensorboard_holds_what_the_metrics_file_holds(tmp_path):
     assert written == lines and len(lines) == 3
 
 
+def drawn_run(run_dir, tracker):
+    """A session that draws its sample sheets after iteration 2."""
+    config = tiny_config("fm", "train.iterations=2", "train.sample_every=2", "data.size=16")
+    train_run(config, run_dir, runs_dir=run_dir.parent, device="cpu", tracker=tracker)
+    return np.asarray(Image.open(run_dir / "samples" / "step-00000002.png"))
+
+
+def test_tensorboard_holds_the_sample_sheets(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    sheet = drawn_run(tmp_path / "run", "tensorboard")
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    (event,) = events.Images("samples")
+    assert event.step == 2
+    assert np.array_equal(Image.open(io.BytesIO(event.encoded_image_string)), sheet)
+
+
+class FakeWandb(ModuleType):
+    """What the tracker uses of the package, taking notes."""
+
+    def __init__(self):
+        super().__init__("wandb")
+        self.logged, self.options, self.finished = [], {}, False
+
+    def init(self, **options):
+        self.options = options
+        return self
+
+    def Image(self, pixels):
+        return ("image", pixels)
+
+    def log(self, values, step):
+        self.logged.append((step, values))
+
+    def finish(self):
+        self.finished = True
+
+
+def test_wandb_gets_numbers_and_sample_sheets(tmp_path, monkeypatch):
+    wandb = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    sheet = drawn_run(tmp_path / "run", "wandb")
+    assert wandb.options["name"] == "run" and wandb.options["resume"] == "allow"
+    numbers = [(step, values) for step, values in wandb.logged if "samples" not in values]
+    lines = read_lines(tmp_path / "run" / "metrics.jsonl")
+    assert numbers == [(line["step"], scalars(line)) for line in lines]
+    ((step, values),) = [entry for entry in wandb.logged if "samples" in entry[1]]
+    assert step == 2 and values["samples"][0] == "image"
+    assert np.array_equal(values["samples"][1], sheet)
+    # steps never fall, or the service would drop them
+    assert [step for step, _ in wandb.logged] == sorted(step for step, _ in wandb.logged)
+    assert wandb.finished
+
+
 def test_only_numbers_are_mirrored():
     record = {"step": 3, "loss": 1.5, "event": "nonfinite", "samples": [1], "flag": True}
     assert scalars(record) == {"loss": 1.5}
 
 
 def test_a_missing_package_names_the_extra(tmp_path, monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ValueError, match=r"selfe-bench\[wandb\]"):
         open_tracker("wandb", tmp_path, tiny_config("fm"))

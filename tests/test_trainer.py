@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from tiny import differing, tiny_config, tiny_source, tiny_train
 
+from selfe.builder import build_model
 from selfe.checkpoint import list_checkpoints
 from selfe.config import OBJECTIVES
 from selfe.objectives.base import LatentBatch, LossOutput, Nets
 from selfe.optim import learning_rate
 from selfe.runlog import RunLog, read_lines
-from selfe.seeding import SampleRng
-from selfe.trainer import Callbacks, NonFiniteLoss
+from selfe.seeding import SampleRng, derive_seed
+from selfe.stages import first_position
+from selfe.trainer import Callbacks, NonFiniteLoss, accumulate
 
 
 class StopAfter:
@@ -59,6 +62,52 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path):
     b = parts.optimizer.state[parts.model.image_out.weight]["exp_avg"]
     assert a.abs().max() > 0
     assert torch.allclose(a, b, atol=1e-7)
+
+
+@dataclass(frozen=True)
+class TwoSizes:
+    """Micro-batches of 4 that take turns between 4x4 and 8x12 latents, as buckets do."""
+
+    inner: object
+
+    def batch(self, rng: SampleRng) -> LatentBatch:
+        batch = self.inner.batch(rng)
+        if rng.position[0] // 4 % 2 == 0:
+            return batch
+        return replace(batch, x_0=batch.x_0.repeat(1, 1, 2, 3))
+
+
+@pytest.mark.parametrize("method", ["selfe", "fm"])
+def test_times_are_warped_for_the_size_of_each_micro_batch(method):
+    """mu(L), Eq. s.12, with the image tokens L of the bucket: 4 and 24 here."""
+    config = tiny_config(method, "train.micro_batch_size=4")
+    model = build_model(config, "cpu")
+    arguments = (TwoSizes(tiny_source(config)), Nets(model, model), config, 5, torch.device("cpu"))
+    _, outputs, _ = accumulate(config.build_objective(), *arguments)
+    position = torch.arange(first_position(config, 5), first_position(config, 6))
+    rng = SampleRng(derive_seed(config.seed, "training"), position)
+    t_raw = torch.sigmoid(rng.normal("t"))
+    for output, rows, tokens in zip(outputs, t_raw.split(4), (4, 24), strict=True):
+        mu = 0.5 + (1.15 - 0.5) / (4096 - 512) * (tokens - 512)
+        expected = math.exp(mu) / (math.exp(mu) + 1 / rows - 1)
+        torch.testing.assert_close(output.t, expected)
+
+
+def test_the_batch_follows_the_stages(tmp_path):
+    stages = 'train.stages=[{"start": 2, "batch_size": 4}]'
+    config = tiny_config("fm", "train.iterations=4", "train.checkpoint_every=1", stages)
+    asked = []
+
+    class Watched:
+        def batch(self, rng: SampleRng) -> LatentBatch:
+            asked.append(rng.position.tolist())
+            return tiny_source(config).batch(rng)
+
+    state = tiny_train(config, tmp_path, source=Watched())
+    assert asked == [[*range(8)], [*range(8, 16)], [*range(16, 20)], [*range(20, 24)]]
+    again = tiny_train(config, tmp_path / "parts", callbacks=Callbacks(should_stop=StopAfter(3)))
+    again = tiny_train(config, tmp_path / "parts", resume=True)
+    assert differing(state, again) == []
 
 
 def test_the_same_seed_gives_every_method_the_same_start_and_data(tmp_path):

@@ -10,7 +10,7 @@ import typer
 from selfe.cli.common import Settings
 
 if TYPE_CHECKING:
-    from selfe.plan import Plan
+    from selfe.plan import CostStage, Plan
 
 
 def plan(
@@ -22,6 +22,16 @@ def plan(
     gpu: Annotated[str, typer.Option(help="Accelerator: a100, h100 or h200.")] = "h200",
     gpus: Annotated[int, typer.Option(help="How many share the global batch.")] = 8,
     mfu: Annotated[float, typer.Option(help="Share of the GPU's peak that is reached.")] = 0.5,
+    shard: Annotated[
+        int | None,
+        typer.Option(
+            help="GPUs that share one copy of weights and optimiser.",
+            show_default="1, or all where that does not fit",
+        ),
+    ] = None,
+    first_iteration: Annotated[
+        int, typer.Option(help="Where a fork of another run starts (train --init-from).")
+    ] = 0,
     text_tokens: Annotated[
         int | None, typer.Option(help="Columns of a padded batch of captions.", show_default="256")
     ] = None,
@@ -43,6 +53,8 @@ def plan(
         gpu=gpu,
         gpus=gpus,
         mfu=mfu,
+        shard=shard,
+        first_iteration=first_iteration,
         text_tokens=text_tokens,
         mean_tokens=mean_tokens,
         images=images,
@@ -55,14 +67,21 @@ def describe(made: Plan) -> str:
     memory = made.memory_per_gpu
     accumulation = made.images_per_gpu // made.micro_batch_per_gpu
     state = memory.total - memory.activations
+
+    def where(stage: CostStage) -> str:
+        return f" from {stage.start:,}" if len(made.stages) > 1 else ""
+
+    def batches(stage: CostStage) -> str:
+        mix = " + ".join(f"{share:.0%} at {side}^2" for side, share in stage.resolutions.items())
+        return f"{stage.stop - stage.start:,} x {stage.batch_size:,} ({mix})"
+
     rows = [
         ("parameters", f"{made.parameters:,}"),
-        ("iterations x global batch", f"{made.iterations:,} x {made.global_batch:,}"),
+        *((f"iterations x batch{where(stage)}", batches(stage)) for stage in made.stages),
         ("forward, one image", f"{made.flops_per_image_forward / 1e9:,.4g} GFLOP"),
     ]
     for stage in made.stages:
-        where = f" {stage.start:,} to {stage.stop:,}" if len(made.stages) > 1 else ""
-        rows.append((f"step{where}", f"{stage.flops_per_step / 1e15:,.4g} PFLOP"))
+        rows.append((f"step{where(stage)}", f"{stage.flops_per_step / 1e15:,.4g} PFLOP"))
         rows += [
             (f"    {p.name}", f"{p.share * p.cost:g} forward passes of the batch")
             for p in stage.passes
@@ -75,7 +94,11 @@ def describe(made: Plan) -> str:
         (
             "micro-batch per GPU",
             f"{made.micro_batch_per_gpu} x {accumulation} accumulated"
-            + ("" if made.fits else ", TOO LARGE even so: weights have to be sharded"),
+            + ("" if made.fits else ", TOO LARGE even so"),
+        ),
+        (
+            "state",
+            f"sharded over {made.shard} GPUs" if made.shard > 1 else "a whole copy on every GPU",
         ),
         (
             "memory per GPU",

@@ -39,7 +39,8 @@ def train(
         typer.Option(metavar="RUN@STEP", help="Fork another run's checkpoint, step included."),
     ] = None,
     tracker: Annotated[
-        str | None, typer.Option(help="Mirror metrics to tensorboard or wandb (extras).")
+        str | None,
+        typer.Option(help="Mirror metrics and samples to tensorboard or wandb (extras)."),
     ] = None,
     settings: Settings = None,
     runs_dir: RunsDir = RUNS,
@@ -57,7 +58,7 @@ def train(
         tick = Ticker(bar)
 
         def show(progress: TrainProgress) -> None:
-            note = f"loss {progress.loss:.4f}  {progress.images_per_second:.0f} images/s"
+            note = f"loss {progress.loss:.4f}  {progress.speed}"
             tick(config.label, progress.step, progress.iterations, note)
 
         train_run(

@@ -42,7 +42,6 @@ class DualTimeDenoiser(ModelMixin, ConfigMixin):
     zero, so that an untrained network predicts exactly 0.
     """
 
-    _supports_gradient_checkpointing = True
     _no_split_modules = ["DoubleStreamBlock", "SingleStreamBlock"]
     _repeated_blocks = ["DoubleStreamBlock", "SingleStreamBlock"]
 
@@ -74,7 +73,6 @@ class DualTimeDenoiser(ModelMixin, ConfigMixin):
         )
         self.final_modulation = nn.Linear(width, 2 * width)
         self.image_out = nn.Linear(width, in_channels)
-        self.gradient_checkpointing = False
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -117,22 +115,17 @@ class DualTimeDenoiser(ModelMixin, ConfigMixin):
             x_t.device,
         )
         for block in self.double_blocks:
-            image, text = self._run(block, image, text, vector, rotary, mask)
+            image, text = block(image, text, vector, rotary, mask)
         x = torch.cat([text, image], dim=1)
         last = len(self.single_blocks) - 1
         for i, block in enumerate(self.single_blocks):
             # Nothing reads the text after the last block.
-            x = self._run(block, x, vector, rotary, mask, text_len if i == last else 0)
+            x = block(x, vector, rotary, mask, text_len if i == last else 0)
         image = x if self.single_blocks else image
         # FLUX's last modulation lists the scale first.
         scale, shift = self.final_modulation(vector).chunk(2, dim=-1)
         out = self.image_out(modulate(image, shift, scale))
         return unpatchify(out.to(x_t.dtype), height, width)
-
-    def _run(self, block: nn.Module, *inputs: Tensor | int | None):
-        if self.gradient_checkpointing and torch.is_grad_enabled():
-            return self._gradient_checkpointing_func(block, *inputs)
-        return block(*inputs)
 
     def _conditioning_vector(self, t: Tensor, s: Tensor, pooled: Tensor) -> Tensor:
         """Embeddings of t and of t - s, summed (s.9, s.10), plus that of the pooled text."""

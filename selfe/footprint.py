@@ -1,0 +1,137 @@
+"""Bytes of a run: on a GPU at the peak of a step, and on disk for the cache and the checkpoints."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+
+from selfe.config import ModelConfig, RunConfig
+from selfe.mfu import FORWARD_BACKWARD
+from selfe.network.denoiser import DualTimeDenoiser
+from selfe.passes import Pass
+from selfe.stages import Stage, stages_of
+
+KEPT = {"none": (31, 27), "blocks": (1, 1), "selective": (11, 10)}
+"""By `train.recompute`: what a double-stream and a single-stream block keep for the backward pass,
+in numbers per token and feature. With "blocks" that is the input, with "selective" the results of
+matrix products and attention as well."""
+
+CODEC_GEOMETRY = {"flux": (16, 8), "shapes-grid": (4, 4), "shapes-free": (4, 4)}
+"""Latent channels, and pixels per latent along a side."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one GPU at the peak of a step.
+
+    Attributes:
+        parameters, gradients, adam, ema: fp32; shares of them where they are sharded.
+        gathered: copies that live for a while: the bf16 weights, all of them or, sharded, those of
+            two blocks, and the gradients of one block before they are sent away.
+        activations: kept for the backward pass, and what is recomputed of one block.
+    """
+
+    parameters: int
+    gradients: int
+    adam: int
+    ema: int
+    gathered: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return sum(asdict(self).values())
+
+
+@functools.lru_cache
+def _parameter_counts(model: ModelConfig) -> tuple[int, int]:
+    """Of the network, and of its largest block; built without memory (the meta device)."""
+    with torch.device("meta"):
+        network = DualTimeDenoiser(**model.model_dump())
+    blocks = [*network.double_blocks, *network.single_blocks]
+    sizes = [sum(p.numel() for p in module.parameters()) for module in (network, *blocks)]
+    return sizes[0], max(sizes[1:])
+
+
+def count_parameters(model: ModelConfig) -> int:
+    """Exact, from the network itself."""
+    return _parameter_counts(model)[0]
+
+
+def resolutions_of(config: RunConfig, stage: Stage) -> Mapping[int, float]:
+    """Sides of the training images in pixels, with their shares."""
+    if config.data.source == "shapes":
+        from selfe.data.shapes_world import ShapesWorld
+
+        return {ShapesWorld(config.data.preset).image_size: 1.0}
+    return stage.resolutions
+
+
+def image_tokens(config: RunConfig, side: int) -> int:
+    return (side // (2 * CODEC_GEOMETRY[config.data.codec][1])) ** 2
+
+
+def activation_bytes(config: RunConfig, passes: Sequence[Pass], tokens: int, images: int) -> int:
+    """bf16 activations kept for the backward pass of `images` images.
+
+    "none" was measured by counting what autograd saves under bf16 autocast, uncompiled (compiled
+    blocks keep less). With recomputation one block at a time is as if it were not recomputed.
+    """
+    model = config.model
+    width = model.attention_head_dim * model.num_attention_heads
+    double, single = KEPT[config.train.recompute]
+    kept = double * model.num_layers + single * model.num_single_layers
+    trained = sum(p.share for p in passes if p.cost == FORWARD_BACKWARD)
+    again = 0 if config.train.recompute == "none" else max(KEPT["none"])
+    return round(2 * width * tokens * images * (kept * trained + again))
+
+
+def memory_of(
+    config: RunConfig, passes: Sequence[Pass], tokens: int, images: int, shard: int
+) -> Memory:
+    """fp32 weights, gradients, two Adam moments and moving average, and what a step adds.
+
+    Args:
+        tokens: of an image and its caption.
+        images: in a micro-batch.
+        shard: GPUs that share one copy of the state; 1 where every GPU has its own.
+    """
+    parameters, block = _parameter_counts(config.model)
+    own = -(-parameters // shard)
+    return Memory(
+        parameters=4 * own,
+        gradients=4 * own,
+        adam=8 * own,
+        ema=4 * own,
+        gathered=2 * parameters if shard == 1 else (2 * 2 + 4) * block,
+        activations=activation_bytes(config, passes, tokens, images),
+    )
+
+
+def cache_bytes_per_image(config: RunConfig, mean_tokens: int) -> int:
+    """Latents of every resolution family, and once trimmed text tokens and pooled vector, in 16
+    bits; text twice for a method with fake captions; 512 bytes of caption, size and checksums.
+    """
+    channels, downsample = CODEC_GEOMETRY[config.data.codec]
+    sides = {side for stage in stages_of(config) for side in resolutions_of(config, stage)}
+    latents = sum(channels * (side // downsample) ** 2 for side in sides)
+    text = mean_tokens * config.model.joint_attention_dim + config.model.pooled_projection_dim
+    texts = 2 if config.build_objective().needs_fake_captions else 1
+    return 2 * (latents + texts * text) + 512
+
+
+def checkpoint_bytes(parameters: int) -> int:
+    """Weights, moving average and two Adam moments in fp32; headers add some kilobytes."""
+    return 16 * parameters
+
+
+def checkpoints_kept(config: RunConfig, first: int = 0) -> int:
+    """Milestones, which are never pruned (the last iteration is one), and the newest others."""
+    train = config.train
+    last = 1
+    if train.milestone_every:
+        last = -(-train.iterations // train.milestone_every) - first // train.milestone_every
+    return last + train.keep_last

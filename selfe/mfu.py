@@ -1,0 +1,116 @@
+"""Model FLOP utilisation: what the networks were asked for, over what the accelerator could do.
+
+The counts are those of `selfe.network.flops` on the shapes that really reach the network, padding
+included; a backward pass counts twice its forward pass, and what is recomputed counts nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from selfe.config import ModelConfig
+from selfe.network.conditioning import TextCondition
+from selfe.network.flops import flops_per_image
+from selfe.objectives.base import Velocity
+
+FORWARD, FORWARD_BACKWARD = 1, 3
+"""Cost of a pass without and with a backward pass, in forward passes."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """An accelerator.
+
+    Attributes:
+        flops: denominator of the MFU, dense bf16 FLOP/s.
+        memory: bytes.
+    """
+
+    flops: float
+    memory: float
+
+
+GPUS = {
+    "a100": Gpu(312e12, 80e9),
+    "h100": Gpu(790e12, 80e9),
+    "h200": Gpu(790e12, 141e9),
+}
+
+
+def gpu_named(device_name: str) -> str | None:
+    """Key in `GPUS` of a device as its driver names it ("NVIDIA H200"); None for any other."""
+    words = device_name.lower().replace("-", " ").split()
+    return next((name for name in GPUS if name in words), None)
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Dense bf16 FLOP/s of a device, None where it is not known."""
+    if device.type != "cuda":
+        return None
+    name = gpu_named(torch.cuda.get_device_name(device))
+    return None if name is None else GPUS[name].flops
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast training goes.
+
+    Attributes:
+        images_per_second: of all processes together.
+        flops_per_second: model FLOPs of this process's device.
+        mfu: their share of the device's peak, None where that is not known.
+    """
+
+    images_per_second: float
+    flops_per_second: float
+    mfu: float | None
+
+    def as_record(self) -> dict[str, float]:
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def __str__(self) -> str:
+        share = "" if self.mfu is None else f" (MFU {self.mfu:.1%})"
+        return (
+            f"{self.images_per_second:,.0f} images/s  "
+            f"{self.flops_per_second / 1e12:.3g} TFLOP/s{share}"
+        )
+
+
+class Throughput:
+    """Images and model FLOPs per second, without waiting for the device.
+
+    Attributes:
+        images: since the last `restart`; whoever trains counts them.
+        flops: asked of the watched networks since then, on this process's device.
+    """
+
+    def __init__(self, model: ModelConfig, device: torch.device) -> None:
+        self._model = model.model_dump()
+        self._peak = peak_flops(device)
+        self.restart()
+
+    def restart(self) -> None:
+        self.images, self.flops = 0, 0
+        self._since = time.perf_counter()
+
+    def watch(self, network: Velocity) -> Velocity:
+        """The same function, counted."""
+
+        def counted(x_t: Tensor, t: Tensor, s: Tensor, condition: TextCondition) -> Tensor:
+            cost = FORWARD_BACKWARD if torch.is_grad_enabled() else FORWARD
+            height, width = x_t.shape[-2:]
+            text_tokens = condition.tokens.shape[1]
+            forward = flops_per_image(self._model, height, width, text_tokens, vae_factor=1)
+            self.flops += cost * len(x_t) * forward
+            return network(x_t, t, s, condition)
+
+        return counted
+
+    def read(self) -> Speed:
+        elapsed = time.perf_counter() - self._since
+        rate = self.flops / elapsed
+        return Speed(self.images / elapsed, rate, None if self._peak is None else rate / self._peak)
