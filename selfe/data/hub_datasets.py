@@ -1,0 +1,110 @@
+"""Data sets of the `datasets` library: a hub id, or a folder written by `save_to_disk`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from selfe.data.raw import (
+    CAPTION_NAMES,
+    IMAGE_NAMES,
+    SHARD_ROWS,
+    RawSample,
+    Skipped,
+    image_bytes,
+    pick_column,
+)
+
+_OPTIONS = ("split", "config", "revision", "streaming")
+
+
+class HubReader:
+    """`RawReader` of `NAME?split=train&config=...&revision=...&streaming=true`.
+
+    Downloaded and saved data is cut into shards of 1,000 rows; streamed data has those of its
+    files, and nothing of it is kept on disk.
+
+    Raises:
+        ValueError: for unknown options, a data set that cannot be had, and unknown columns.
+    """
+
+    def __init__(self, location: str, image_column: str = "", caption_column: str = "") -> None:
+        self.name, _, query = location.partition("?")
+        options = dict(parse_qsl(query))
+        unknown = sorted(options.keys() - set(_OPTIONS))
+        if unknown:
+            raise ValueError(f"hf: unknown option {unknown[0]!r} (known: {', '.join(_OPTIONS)})")
+        self.streaming = options.get("streaming", "false").lower() in ("true", "1", "yes")
+        self.data = self._load(options.get("split", "train"), options)
+        self.image = pick_column(self.data.column_names, image_column, IMAGE_NAMES, "image")
+        self.caption = pick_column(self.data.column_names, caption_column, CAPTION_NAMES, "caption")
+        self.data = self._undecoded()
+
+    def shards(self) -> list[str]:
+        if self.streaming:
+            return [f"stream {number}" for number in range(self.data.num_shards)]
+        if not len(self.data):
+            raise ValueError(f"the data set is empty: {self.name} has no rows")
+        return [f"rows {start}" for start in range(0, len(self.data), SHARD_ROWS)]
+
+    def read(self, shard: str) -> Iterator[RawSample | Skipped]:
+        number = int(shard.split()[1])
+        rows: Any
+        if self.streaming:
+            rows = self.data.shard(num_shards=self.data.num_shards, index=number)
+        else:
+            rows = self.data.select(range(number, min(number + SHARD_ROWS, len(self.data))))
+        for row, values in enumerate(rows):
+            name = f"{self.name}/{shard}/{row}"
+            caption = values[self.caption]
+            if isinstance(caption, list) and caption:
+                caption = caption[0]
+            if not isinstance(caption, str):
+                yield Skipped(name, "no caption")
+                continue
+            try:
+                image = image_bytes(values[self.image], Path())
+            except ValueError as error:
+                yield Skipped(name, str(error))
+            else:
+                yield RawSample(name, image, caption.strip())
+
+    def _load(self, split: str, options: dict[str, str]) -> Any:
+        import datasets
+
+        if Path(self.name).is_dir() and (
+            (Path(self.name) / "state.json").is_file()
+            or (Path(self.name) / "dataset_dict.json").is_file()
+        ):
+            data = datasets.load_from_disk(self.name)
+            if isinstance(data, datasets.DatasetDict):
+                if split not in data:
+                    raise ValueError(f"{self.name} has no split {split!r}: {', '.join(data)}")
+                data = data[split]
+            return data.to_iterable_dataset(num_shards=1) if self.streaming else data
+        try:
+            return datasets.load_dataset(
+                self.name,
+                options.get("config"),
+                split=split,
+                revision=options.get("revision"),
+                streaming=self.streaming,
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ValueError(
+                f"the data set {self.name} cannot be had ({reason}); fetch it with: "
+                f"hf download --repo-type dataset {self.name}"
+            ) from None
+
+    def _undecoded(self) -> Any:
+        """Images as the bytes they were stored in, so that one damaged image is one sample."""
+        import datasets
+
+        if self.data.features is None or not isinstance(
+            self.data.features[self.image], datasets.Image
+        ):
+            return self.data
+        return self.data.cast_column(self.image, datasets.Image(decode=False))
