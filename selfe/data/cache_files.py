@@ -251,12 +251,14 @@ class ShardWriter:
         self._write(f"{bucket.name}.arrow", columns, _latent_features())
 
     def _write(self, name: str, columns: dict[str, Sequence[Any]], features: Any) -> None:
+        import pyarrow
         from datasets.arrow_writer import ArrowWriter
 
         if name not in self._writers:
             path = str(self._temporary / name)
             self._writers[name] = ArrowWriter(features=features, path=path)
-        self._writers[name].write_batch(columns)
+        table = pyarrow.table(dict(columns), schema=features.arrow_schema)
+        self._writers[name].write_table(table)
         self.rows[name] += len(columns["checksum"])
 
     def commit(self, **facts: Any) -> ShardRecord:
