@@ -117,7 +117,8 @@ LAYOUTS = {
         write_saved_dataset(folder / "streamed", items) + "?streaming=true"
     ),
     "streamed parquet of the hub's kind": lambda folder, items: (
-        "hf:" + str(Path(write_parquet(folder / "hub" / "train.parquet", items)[8:]).parent)
+        "hf:"
+        + str(Path(write_parquet(folder / "hub" / "train.parquet", items)[8:]).parent)
         + "?streaming=true"
     ),
 }
