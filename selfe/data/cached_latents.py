@@ -274,11 +274,15 @@ class CachedLatents:
     def _pinned(self, tensor: Tensor) -> Tensor:
         return tensor.pin_memory() if self.device.type == "cuda" else tensor
 
-    def _empty(self, *shape: int) -> Tensor:
-        return torch.empty(shape, dtype=torch.int16, pin_memory=self.device.type == "cuda")
+    def _zeros(self, *shape: int) -> Tensor:
+        """16-bit words, pinned where an accelerator waits for them."""
+        if self.device.type == "cuda":
+            return torch.zeros(shape, dtype=torch.int16, pin_memory=True)
+        # numpy gets zeros from the system, which costs nothing where only padding will be
+        return torch.from_numpy(np.zeros(shape, np.int16))
 
     def _stack(self, rows: Sequence[np.ndarray]) -> Tensor:
-        stacked = self._empty(len(rows), len(rows[0]))
+        stacked = self._zeros(len(rows), len(rows[0]))
         np.stack(rows, out=stacked.numpy())
         return stacked.view(self.dtype)
 
@@ -287,11 +291,10 @@ class CachedLatents:
         lengths = [len(text.tokens) for text in texts]
         longest = self.index.text.sizes["max_tokens"]
         length = length or min(padded_length(max(lengths)), longest)
-        tokens = self._empty(len(texts), length, self._dim["token"])
+        tokens = self._zeros(len(texts), length, self._dim["token"])
         rows = tokens.numpy()
         for row, text in zip(rows, texts, strict=True):
             row[: len(text.tokens)] = text.tokens
-            row[len(text.tokens) :] = 0
         return TextCondition(
             tokens.view(self.dtype),
             self._pinned(torch.arange(length) < torch.tensor(lengths)[:, None]),
