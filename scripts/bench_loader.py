@@ -12,6 +12,7 @@ web captions (log-normal, median 64).
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import io
 import sys
 import tempfile
@@ -94,8 +95,8 @@ def write_cache(root: Path, samples: list[Sample]) -> None:
     save_file(prompts, root / "prompts.safetensors")
     text = {"token_dim": TOKEN_DIM, "pooled_dim": POOLED_DIM, "max_tokens": MOST_TOKENS}
     index = CacheIndex(
-        EncoderRecord("flux", "benchmark", {"latent_channels": LATENT[0], "downsample": 8}),
-        EncoderRecord("flux", "benchmark", text),
+        EncoderRecord("flux", "benchmark", {"latent_channels": LATENT[0], "downsample": 8}, {}),
+        EncoderRecord("flux", "benchmark", text, {}),
         "fp16",
         False,
         file_sha256(root / "prompts.safetensors"),
@@ -212,6 +213,7 @@ def main() -> None:
         "samples_per_cpu_second": speed,
         "webdataset_samples_per_cpu_second": len(samples) / row.reference_seconds,
         "same_samples": equal,
+        "webdataset": importlib.metadata.version("webdataset"),
     }
     write_report(arguments.out, [row], {**facts, **detail})
     if not equal:

@@ -127,14 +127,17 @@ def start_or_resume(
     return state
 
 
-def micro_batches(config: RunConfig, step: int, device: torch.device) -> list[SampleRng]:
-    """The streams of the micro-batches of iteration `step`, in order."""
-    batch_size = stage_at(config, step).batch_size
-    micro = config.train.micro_batch_size or batch_size
-    first = first_position(config, step)
-    position = torch.arange(first, first + batch_size)
+def micro_batches(
+    config: RunConfig, step: int, device: torch.device, rank: int = 0, size: int = 1
+) -> list[SampleRng]:
+    """The streams of the micro-batches of iteration `step`, in order: part `rank` of `size` equal
+    parts of the global batch."""
+    part = stage_at(config, step).batch_size // size
+    micro = config.train.micro_batch_size or part
+    first = first_position(config, step) + rank * part
+    position = torch.arange(first, first + part)
     rng = SampleRng(derive_seed(config.seed, "training"), position, device)
-    return [rng.rows(start, start + micro) for start in range(0, batch_size, micro)]
+    return [rng.rows(start, start + micro) for start in range(0, part, micro)]
 
 
 def accumulate(

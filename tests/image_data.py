@@ -116,6 +116,9 @@ LAYOUTS = {
     "streamed data set": lambda folder, items: (
         write_saved_dataset(folder / "streamed", items) + "?streaming=true"
     ),
+    "image folder of the hub's kind": lambda folder, items: (
+        "hf:" + write_folder(folder / "imagefolder", items, "jsonl")[7:]
+    ),
     "streamed parquet of the hub's kind": lambda folder, items: (
         "hf:"
         + str(Path(write_parquet(folder / "hub" / "train.parquet", items)[8:]).parent)

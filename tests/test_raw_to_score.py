@@ -137,6 +137,18 @@ def test_a_run_knows_its_data_and_encoders(run, tmp_path):
     assert code == 2 and "was trained on features of the text x" in err
 
 
+def test_processes_of_torchrun_share_the_shards(run, tmp_path, monkeypatch):
+    write_tars(tmp_path / "tars", make_items(12), 4)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    code, out, _ = run("prepare", "--data", "tars", "--out", "cache", *SHAPES)
+    assert code == 0 and "process 1 of 2 is done; others still encode" in out
+    assert not (tmp_path / "cache" / "index.json").exists()
+    monkeypatch.setenv("RANK", "0")
+    code, out, _ = run("prepare", "--data", "tars", "--out", "cache", *SHAPES)
+    assert code == 0 and "samples: 12 of 12 read, from 3 shards" in out
+
+
 def test_training_without_a_cache_names_the_command(run):
     code, _, err = run(
         "train", "--recipe", "0.5b", "--method", "fm", "--set", "data.path=no", *train_options()

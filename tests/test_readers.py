@@ -26,6 +26,15 @@ from selfe.data.raw import READERS, RawSample, Skipped, open_reader, split_spell
 ITEMS = make_items(12)
 
 
+@pytest.fixture(autouse=True)
+def no_cache_elsewhere(tmp_path_factory, monkeypatch):
+    """What `datasets` converts goes to a temporary folder."""
+    import datasets
+
+    folder = str(tmp_path_factory.mktemp("datasets"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
+
+
 def read_all(spelling: str, **columns: str) -> tuple[list[RawSample], list[Skipped]]:
     reader = open_reader(spelling, **columns)
     found = [item for shard in reader.shards() for item in reader.read(shard)]
@@ -41,9 +50,10 @@ def test_every_layout_gives_the_same_images_and_captions(layout, tmp_path):
     assert [(s.image, s.caption) for s in samples] == [(i.png, i.caption) for i in ITEMS]
     assert len({s.key for s in samples}) == len(ITEMS)
     assert read_all(spelling)[0] == samples
+    assert not list(tmp_path.rglob("*.tmp"))
     path, _, query = spelling.partition(":")[2].partition("?")
     if not query:  # the scheme may be left out
-        assert read_all(path)[0] == samples
+        assert [s.image for s in read_all(path)[0]] == [s.image for s in samples]
 
 
 def test_all_schemes_are_covered():
@@ -229,6 +239,39 @@ def test_samples_without_image_or_caption_are_skipped(tmp_path):
         "unreadable caption",
     ]
     assert [s.caption for s in samples] == [""]  # an empty caption is one: the null prompt
+
+
+@pytest.mark.fault
+def test_a_stream_that_breaks_off_is_named(tmp_path):
+    reader = open_reader(LAYOUTS["streamed data set"](tmp_path, ITEMS))
+
+    class Breaking:
+        num_shards = 1
+
+        def shard(self, num_shards, index):
+            yield {"image": {"bytes": ITEMS[0].png, "path": None}, "caption": "first"}
+            raise ConnectionError("the line is dead")
+
+    reader.data = Breaking()
+    sample, skipped = reader.read("stream 0")
+    assert sample.caption == "first"
+    assert "after row 0 (the line is dead)" in skipped.reason
+
+
+@pytest.mark.fault
+def test_paths_in_tables_do_not_lead_out(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "in.png").write_bytes(ITEMS[0].png)
+    (tmp_path / "out.png").write_bytes(ITEMS[0].png)
+    names = ["in.png", "../out.png", str(tmp_path / "out.png"), "gone.png"]
+    table = {"image": [{"bytes": None, "path": n} for n in names], "text": ["x"] * 4}
+    pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "data" / "a.parquet")
+    samples, skipped = read_all(f"parquet:{tmp_path / 'data'}")
+    assert len(samples) == 1
+    assert [s.reason.split()[0] for s in skipped] == ["refused:", "refused:", "gone.png"]
 
 
 @pytest.mark.fault

@@ -97,6 +97,8 @@ def prepare(
         batch_size=batch_size,
         image_column=image_column,
         caption_column=caption_column,
+        revision=revision,
+        text_tokens=text_tokens,
     )
     reader = open_reader(data, image_column=image_column, caption_column=caption_column)
     reader.shards()  # what is missing is named before the encoders load

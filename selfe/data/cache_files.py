@@ -84,11 +84,19 @@ class ShardRecord:
 
 @dataclass(frozen=True)
 class EncoderRecord:
-    """Which encoder made the features, and their sizes."""
+    """Which encoder made the features.
+
+    Attributes:
+        name: in the registry.
+        digest: identity of its weights.
+        sizes: of what it makes.
+        options: keys of a run's data section that it was loaded with.
+    """
 
     name: str
     digest: str
     sizes: Mapping[str, int]
+    options: Mapping[str, str | int | None]
 
 
 @dataclass(frozen=True)

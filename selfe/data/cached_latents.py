@@ -322,6 +322,12 @@ def check_fit(config: RunConfig, index: CacheIndex, root: Path) -> None:
         )
         if record.name != wanted
     ]
+    options = {**index.codec.options, **index.text.options}
+    problems += [
+        f"it was made with data.{name} = {value!r}, not {getattr(config.data, name)!r}"
+        for name, value in options.items()
+        if getattr(config.data, name) != value
+    ]
     sizes = {
         "in_channels": index.codec.sizes["latent_channels"] * PATCH**2,
         "joint_attention_dim": index.text.sizes["token_dim"],

@@ -11,11 +11,12 @@ from typing import Any
 from selfe.data.raw import (
     CAPTION_NAMES,
     IMAGE_ENDINGS,
-    MOST_IMAGE_BYTES,
     SHARD_ROWS,
     RawSample,
     Skipped,
     caption_of,
+    image_bytes,
+    read_below,
 )
 
 _METADATA = ("metadata.jsonl", "metadata.csv")
@@ -63,16 +64,13 @@ class FolderReader:
 
     def _sample(self, name: str) -> RawSample | Skipped:
         path = self.root / name
-        if not path.resolve().is_relative_to(self.root.resolve()):
-            return Skipped(str(path), "refused: its path leads out of the folder")
         try:
-            if path.stat().st_size > MOST_IMAGE_BYTES:
-                return Skipped(str(path), f"refused: more than {MOST_IMAGE_BYTES} bytes")
-            image = path.read_bytes()
+            image = image_bytes({"path": name}, lambda name: read_below(self.root, name))
+        except ValueError as error:
+            return Skipped(str(path), str(error))
+        try:
             caption = self._beside(path) if self.listed is None else self.listed[name]
-        except OSError as error:
-            return Skipped(str(path), f"cannot be read ({error.strerror})")
-        except ValueError:
+        except (OSError, ValueError):
             return Skipped(str(path), "unreadable caption")
         if caption is None:
             return Skipped(str(path), "no caption")

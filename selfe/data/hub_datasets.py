@@ -10,9 +10,11 @@ from urllib.parse import parse_qsl
 from selfe.data.raw import (
     CAPTION_NAMES,
     IMAGE_NAMES,
+    MOST_IMAGE_BYTES,
     SHARD_ROWS,
     RawSample,
     Skipped,
+    first_line,
     image_bytes,
     pick_column,
 )
@@ -50,26 +52,34 @@ class HubReader:
         return [f"rows {start}" for start in range(0, len(self.data), SHARD_ROWS)]
 
     def read(self, shard: str) -> Iterator[RawSample | Skipped]:
+        import pyarrow
+
         number = int(shard.split()[1])
         rows: Any
         if self.streaming:
             rows = self.data.shard(num_shards=self.data.num_shards, index=number)
         else:
             rows = self.data.select(range(number, min(number + SHARD_ROWS, len(self.data))))
-        for row, values in enumerate(rows):
-            name = f"{self.name}/{shard}/{row}"
-            caption = values[self.caption]
-            if isinstance(caption, list) and caption:
-                caption = caption[0]
-            if not isinstance(caption, str):
-                yield Skipped(name, "no caption")
-                continue
-            try:
-                image = image_bytes(values[self.image], Path())
-            except ValueError as error:
-                yield Skipped(name, str(error))
-            else:
-                yield RawSample(name, image, caption.strip())
+        row = 0
+        try:
+            for row, values in enumerate(rows):
+                yield self._sample(f"{self.name}/{shard}/{row}", values)
+        except (pyarrow.ArrowException, OSError, ValueError) as error:
+            # a stream that breaks off: how many samples went with it is not known
+            reason = f"it cannot be read after row {row} ({first_line(error)})"
+            yield Skipped(f"{self.name}/{shard}", reason)
+
+    def _sample(self, name: str, values: dict[str, Any]) -> RawSample | Skipped:
+        caption = values[self.caption]
+        if isinstance(caption, list) and caption:
+            caption = caption[0]
+        if not isinstance(caption, str):
+            return Skipped(name, "no caption")
+        try:
+            image = image_bytes(values[self.image], _read_anywhere)
+        except ValueError as error:
+            return Skipped(name, str(error))
+        return RawSample(name, image, caption.strip())
 
     def _load(self, split: str, options: dict[str, str]) -> Any:
         import datasets
@@ -93,9 +103,8 @@ class HubReader:
                 streaming=self.streaming,
             )
         except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(
-                f"the data set {self.name} cannot be had ({reason}); fetch it with: "
+                f"the data set {self.name} cannot be had ({first_line(error)}); fetch it with: "
                 f"hf download --repo-type dataset {self.name}"
             ) from None
 
@@ -108,3 +117,11 @@ class HubReader:
         ):
             return self.data
         return self.data.cast_column(self.image, datasets.Image(decode=False))
+
+
+def _read_anywhere(path: str) -> bytes:
+    """A file that the `datasets` library has put on disk or names by a URL."""
+    import fsspec
+
+    with fsspec.open(path, "rb") as file:
+        return file.read(MOST_IMAGE_BYTES + 1)

@@ -12,8 +12,10 @@ from selfe.data.raw import (
     RawSample,
     Skipped,
     expand,
+    first_line,
     image_bytes,
     pick_column,
+    read_below,
     require_file,
 )
 
@@ -59,7 +61,7 @@ class ParquetReader:
                         yield self._sample(f"{shard}/{done}", image, caption, Path(path).parent)
                         done += 1
             except (pyarrow.ArrowException, OSError) as error:
-                reason = f"the rows from {done} on cannot be read ({_first_line(error)})"
+                reason = f"the rows from {done} on cannot be read ({first_line(error)})"
                 yield Skipped(shard, reason, rows - done)
 
     @staticmethod
@@ -67,7 +69,8 @@ class ParquetReader:
         if not isinstance(caption, str):
             return Skipped(name, "no caption")
         try:
-            return RawSample(name, image_bytes(image, base), caption.strip())
+            content = image_bytes(image, lambda path: read_below(base, path))
+            return RawSample(name, content, caption.strip())
         except ValueError as error:
             return Skipped(name, str(error))
 
@@ -83,9 +86,5 @@ class ParquetReader:
             )
         except (pyarrow.ArrowException, OSError) as error:
             raise ValueError(
-                f"{path} cannot be read as parquet ({_first_line(error)}): fetch it again"
+                f"{path} cannot be read as parquet ({first_line(error)}): fetch it again"
             ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -70,6 +70,7 @@ class PrepareSettings:
         limit: most samples read, spread evenly over the shards; None for all.
         batch_size: images and captions encoded at once.
         image_column, caption_column: of tables with unusual names.
+        revision, text_tokens: what the encoders were loaded with (`selfe.builder`).
 
     Raises:
         ValueError: for values that do not fit.
@@ -86,6 +87,8 @@ class PrepareSettings:
     batch_size: int = 32
     image_column: str = ""
     caption_column: str = ""
+    revision: str = ""
+    text_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if not self.sizes or len(set(self.sizes)) != len(self.sizes):
@@ -176,6 +179,7 @@ def describe_encoders(
             settings.codec,
             codec.digest,
             {"latent_channels": codec.latent_channels, "downsample": codec.downsample},
+            {"revision": settings.revision},
         ),
         "text": EncoderRecord(
             settings.text,
@@ -185,6 +189,7 @@ def describe_encoders(
                 "pooled_dim": text.pooled_dim,
                 "max_tokens": text.max_tokens,
             },
+            {"revision": settings.revision, "text_tokens": settings.text_tokens},
         ),
     }
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -201,22 +201,45 @@ def caption_of(values: Mapping[str, Any]) -> str | None:
     return None
 
 
-def image_bytes(value: Any, base: Path | None = None) -> bytes:
+def image_bytes(value: Any, read: Callable[[str], bytes]) -> bytes:
     """Bytes of an image cell: raw bytes, or the {"bytes", "path"} of the `datasets` library.
+
+    Args:
+        read: content of the file that a cell with a path alone names.
 
     Raises:
         ValueError: if the cell holds neither, the file is unreadable, or the image is oversized.
     """
     if isinstance(value, Mapping):
         content, path = value.get("bytes"), value.get("path")
-        if content is None and path and base is not None:
+        if content is None and path:
             try:
-                content = (base / path).read_bytes()
+                content = read(path)
             except OSError as error:
-                raise ValueError(f"{path} cannot be read ({error.strerror})") from None
+                reason = error.strerror or type(error).__name__
+                raise ValueError(f"{path} cannot be read ({reason})") from None
         value = content
     if not isinstance(value, bytes):
         raise ValueError("no image")
     if len(value) > MOST_IMAGE_BYTES:
-        raise ValueError(f"refused: {len(value)} bytes are more than {MOST_IMAGE_BYTES}")
+        raise ValueError(f"refused: more than {MOST_IMAGE_BYTES} bytes")
     return value
+
+
+def read_below(root: Path, name: str) -> bytes:
+    """A file below a folder, at most one byte more of it than is allowed.
+
+    Raises:
+        ValueError: if the name leads out of the folder.
+        OSError: if it cannot be read.
+    """
+    path = root / name
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise ValueError("refused: its path leads out of the folder")
+    with path.open("rb") as file:
+        return file.read(MOST_IMAGE_BYTES + 1)
+
+
+def first_line(error: Exception) -> str:
+    """What another library's error says, as one line."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
