@@ -315,6 +315,34 @@ def test_damaged_rows_give_way_and_are_counted(what, cache, tmp_path, caplog):
 
 
 @pytest.mark.fault
+def test_a_flipped_bit_anywhere_is_never_taken_for_data(tmp_path):
+    """Each byte of a bucket's file in turn: what is still handed out equals what was stored."""
+    run_prepare(write_tars(tmp_path / "tars", ITEMS[:2], 2), tmp_path / "out")
+    path = tmp_path / "out" / "shards" / "000000" / "32-32x32.arrow"
+    whole = path.read_bytes()
+    options = ["train.caption_dropout=0", "train.micro_batch_size=1"]
+    sound = open_cache(tmp_path / "out", *options)
+    expected = {int((b := sound.batch(at(p, 1))).index): b for p in range(2)}
+    noticed = 0
+    for place in range(0, len(whole), 23):
+        path.write_bytes(
+            whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :]
+        )
+        source = open_cache(tmp_path / "out", *options)
+        try:
+            batches = [source.batch(at(p, 1)) for p in range(2)]
+        except ValueError as error:
+            assert "are damaged" in str(error)
+            noticed += 1
+            continue
+        for batch in batches:
+            stored = expected[int(batch.index)]
+            assert torch.equal(batch.x_0, stored.x_0)
+            assert torch.equal(batch.condition.tokens, stored.condition.tokens)
+    assert noticed > 0
+
+
+@pytest.mark.fault
 def test_damage_found_by_a_worker_ends_training_too(cache, tmp_path):
     copy = shutil.copytree(cache, tmp_path / "copy")
     for folder in (copy / "shards").iterdir():

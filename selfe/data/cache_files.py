@@ -212,7 +212,8 @@ def to_bytes(tensor: Tensor) -> bytes:
 
 
 def checksum(*parts: bytes | memoryview, seed: int = 0) -> int:
-    state = xxhash.xxh3_64(seed=seed)
+    """XXH3 of the parts; `seed`, any 32-bit number, is covered as well."""
+    state = xxhash.xxh3_64(seed=seed % 2**32)
     for part in parts:
         state.update(part)
     return state.intdigest()
@@ -348,6 +349,8 @@ class BinaryColumn:
 
     def __getitem__(self, row: int) -> memoryview:
         number = int(np.searchsorted(self._starts, row, side="right")) - 1
+        if number >= len(self._chunks):
+            raise DamagedRow("the file has fewer rows than were written")
         offsets, data = self._chunks[number]
         place = row - self._starts[number]
         start, stop = int(offsets[place]), int(offsets[place + 1])
@@ -361,6 +364,7 @@ class MappedFile:
 
     Raises:
         DamagedRow: if its frame is damaged.
+        OSError: if it cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -369,7 +373,17 @@ class MappedFile:
 
         try:
             table = MemoryMappedTable.from_file(str(path)).table
+            if path.name == SAMPLES:
+                features = _sample_features(fake="fake_tokens" in table.column_names)
+            else:
+                features = _latent_features()
             columns = {name: table.column(name) for name in table.column_names}
+            # a flipped bit may well leave a readable table of other types, or with missing values
+            if not table.schema.equals(features.arrow_schema, check_metadata=False) or any(
+                column.null_count for column in columns.values()
+            ):
+                raise DamagedRow("its columns are not those that were written")
+            table.validate()
             self.binary = {
                 name: BinaryColumn(column)
                 for name, column in columns.items()
@@ -380,7 +394,9 @@ class MappedFile:
                 for name, column in columns.items()
                 if pyarrow.types.is_integer(column.type)
             }
-        except (pyarrow.ArrowException, OSError, KeyError, ValueError) as error:
+        except (pyarrow.ArrowException, OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno:
+                raise  # the system's complaint, not that of what was read
             raise DamagedRow(f"the file cannot be read ({error})") from None
 
 
