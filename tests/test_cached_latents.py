@@ -192,6 +192,8 @@ def test_what_is_read_ahead_is_what_training_asks_for(cache):
     source.expect([*tiny, *micro_batches(config, 1, torch.device("cpu"))])
     for rng in tiny:
         source.batch(rng)
+    for flying in source._ahead._flying.values():
+        flying.result()
     assert sorted(read) == [0, 4, 8, 12], "each once, the next iteration's too"
 
 
