@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,11 +32,39 @@ TEXT_ENCODERS = Registry(
         "flux": "selfe.encoders.flux:load_flux_text",
     },
 )
-SOURCES = Registry("data source", {"shapes": "selfe.builder:shapes_source"})
+SOURCES = Registry(
+    "data source",
+    {"shapes": "selfe.builder:shapes_source", "latents": "selfe.builder:latents_source"},
+)
 
 
 def build_codec(config: RunConfig, device: torch.device | str) -> LatentCodec:
-    return CODECS.load(config.data.codec)().to(str(device))
+    return load_codec(config.data.codec, device, config.data.revision)
+
+
+def load_codec(name: str, device: torch.device | str, revision: str = "") -> LatentCodec:
+    """Raises ValueError for an unknown name, and for a revision of what has none."""
+    return _load(CODECS, name, revision=revision or None).to(str(device))
+
+
+def load_text_encoder(
+    name: str, device: torch.device | str, revision: str = "", max_tokens: int | None = None
+) -> TextEncoder:
+    """Raises ValueError for an unknown name, and for options that the encoder does not have."""
+    options = {"revision": revision or None, "max_tokens": max_tokens}
+    return _load(TEXT_ENCODERS, name, **options).to(str(device))
+
+
+def _load(table: Registry, name: str, **options: Any) -> Any:
+    """Call what a name stands for with the options that are given."""
+    given = {key: value for key, value in options.items() if value is not None}
+    make = table.load(name)
+    parameters = inspect.signature(make).parameters
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for key in given:
+        if key not in parameters and not takes_all:
+            raise ValueError(f"the {table.kind} {name!r} has no option {key}")
+    return make(**given)
 
 
 def shapes_grid_codec() -> LatentCodec:
@@ -51,7 +80,8 @@ def shapes_free_codec() -> LatentCodec:
 
 
 def build_text_encoder(config: RunConfig, device: torch.device | str) -> TextEncoder:
-    return TEXT_ENCODERS.load(config.data.text)().to(str(device))
+    data = config.data
+    return load_text_encoder(data.text, device, data.revision, data.text_tokens)
 
 
 def build_model(config: RunConfig, device: torch.device | str) -> DualTimeDenoiser:
@@ -103,3 +133,17 @@ def shapes_source(
         seed=config.seed,
     )
     return source.to(device)
+
+
+def latents_source(
+    config: RunConfig,
+    *,
+    with_fake: bool,
+    device: torch.device | str,
+    cache_dir: Path,
+    progress: Callable[[int, int], None],
+) -> Any:
+    """A latent cache, memory-mapped: nothing is encoded here."""
+    from selfe.data.cached_latents import CachedLatents
+
+    return CachedLatents(config, with_fake=with_fake, device=device)

@@ -53,10 +53,20 @@ class DataConfig(Section):
     source: str = Field("shapes", description="reader: shapes, latents")
     preset: str = Field("grid", description="preset of the shapes world")
     path: str = Field("", description="folder written by `selfe-bench prepare`")
+    bucket_unit: int = Field(
+        64, ge=1, description="consecutive samples of the latent cache that share an image size"
+    )
+    workers: int = Field(
+        2, ge=0, description="threads that read the latent cache ahead; 0 for none"
+    )
     resolution: int = Field(256, ge=16, description="side of the images drawn, in pixels")
     size: int = Field(40_960, ge=1, description="training images of the shapes world")
     codec: str = "shapes-grid"
     text: str = "shapes"
+    revision: str = Field("", description="of the encoders on the hub; the newest if empty")
+    text_tokens: int | None = Field(
+        None, ge=1, description="most tokens of a caption; null for the encoder's own limit"
+    )
 
 
 class TimesConfig(Section):
@@ -168,8 +178,9 @@ class RunConfig(Section):
 
     @property
     def digest(self) -> str:
-        """sha256 of the resolved configuration."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """sha256 of the resolved configuration, but for where data lies and how it is read."""
+        values = self.model_dump(mode="json", exclude={"data": {"path", "workers"}})
+        text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from selfe.checkpoint import (
     write_atomically,
 )
 from selfe.config import RunConfig, SamplingConfig, validate, validate_section
-from selfe.encoders.base import LatentCodec
+from selfe.encoders.base import LatentCodec, TextEncoder
 from selfe.generator import GeneratorFacts
 
 
@@ -53,6 +54,34 @@ def read_config(run_dir: Path) -> RunConfig:
         return validate(json.loads(path.read_text())["config"])
     except (KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is damaged ({error})") from None
+
+
+def recorded_data(run_dir: Path) -> dict[str, str]:
+    """What the data source said of itself when the run was started (`BatchSource.facts`)."""
+    return json.loads((run_dir / "config.json").read_text()).get("data", {})
+
+
+def check_data(run_dir: Path, facts: Mapping[str, str]) -> None:
+    """Raise ValueError where a run would go on with other data than it was started with."""
+    recorded = recorded_data(run_dir)
+    for name, value in facts.items():
+        if recorded.get(name, value) != value:
+            raise ValueError(
+                f"{run_dir} was started on another {name}: resume it with the data.path it had, "
+                "or give the new run another --name"
+            )
+
+
+def check_encoders(run_dir: Path, codec: LatentCodec, text: TextEncoder) -> None:
+    """Raise ValueError where images would be drawn with other encoders than those that made a
+    run's latents and features."""
+    recorded = recorded_data(run_dir)
+    for name, encoder in (("codec", codec), ("text", text)):
+        if recorded.get(name, encoder.digest) != encoder.digest:
+            raise ValueError(
+                f"{run_dir} was trained on features of the {name} {recorded[name]}, not of "
+                f"{encoder.digest}: set data.revision and data.text_tokens as they were"
+            )
 
 
 def find_checkpoint(run_dir: Path, step: int | None = None) -> Checkpoint:
@@ -107,7 +136,8 @@ def load_run(
     network = build_model(config, device)
     weights = checkpoint.path / "ema.safetensors"
     load_weights(network, load_tensors(weights), weights)
-    codec = build_codec(config, device)
+    codec, text = build_codec(config, device), build_text_encoder(config, "cpu")
+    check_encoders(run_dir, codec, text)
     settings = override_sampling(config.sampling, sampling or {})
     shape = latent_shape_of(config, codec)
     facts = GeneratorFacts(
@@ -131,7 +161,7 @@ def load_run(
     return AnyStepGenerator(
         network,
         codec,
-        build_text_encoder(config, "cpu"),
+        text,
         latent_shape=shape,
         settings=settings,
         facts=facts,

@@ -24,7 +24,13 @@ from selfe.ema import Ema
 from selfe.generator import GeneratorFacts, image_seed
 from selfe.optim import build_optimizer
 from selfe.provenance import provenance
-from selfe.runs import find_checkpoint, latent_shape_of, write_config
+from selfe.runs import (
+    check_data,
+    check_encoders,
+    find_checkpoint,
+    latent_shape_of,
+    write_config,
+)
 from selfe.trackers import open_tracker
 from selfe.trainer import Callbacks, TrainState, train
 
@@ -164,9 +170,16 @@ def train_run(
             cache_dir=runs_dir / ".cache",
             progress=data_progress,
         )
-        if not resume:  # only now: a run that cannot start must not occupy its folder
+        if resume:
+            check_data(run_dir, source.facts)
+        else:  # only now: a run that cannot start must not occupy its folder
             write_config(
-                run_dir, config, command=command, init_from=init_from, provenance=provenance()
+                run_dir,
+                config,
+                command=command,
+                init_from=init_from,
+                provenance=provenance(),
+                data=dict(source.facts),
             )
         sheets = SampleSheets(config, run_dir, device) if config.train.sample_every else None
         callbacks = replace(
@@ -222,6 +235,7 @@ class SampleSheets:
         self.mirror: Callable[[np.ndarray, int], None] = lambda sheet, step: None
         self.codec = build_codec(config, device)
         self.text = build_text_encoder(config, "cpu")
+        check_encoders(run_dir, self.codec, self.text)
 
     def __call__(self, network: nn.Module, step: int) -> None:
         from selfe.sheets import write_sheet

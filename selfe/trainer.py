@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,22 @@ from selfe.stages import first_position, stage_at
 class BatchSource(Protocol):
     """Training data, addressed by global sample position."""
 
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """Identity of data and encoders where the configuration does not give it away."""
+        ...
+
     def batch(self, rng: SampleRng) -> LatentBatch:
         """The samples at `rng.position`, on `rng.device`; the same for the same positions, ever."""
+        ...
+
+
+@runtime_checkable
+class ReadsAhead(Protocol):
+    """A source that profits from knowing which batches come next."""
+
+    def expect(self, upcoming: Iterable[SampleRng]) -> None:
+        """Announce batches, in order; what was announced before and is not any more is dropped."""
         ...
 
 
@@ -113,6 +127,19 @@ def start_or_resume(
     return state
 
 
+def micro_batches(
+    config: RunConfig, step: int, device: torch.device, rank: int = 0, size: int = 1
+) -> list[SampleRng]:
+    """The streams of the micro-batches of iteration `step`, in order: part `rank` of `size` equal
+    parts of the global batch."""
+    part = stage_at(config, step).batch_size // size
+    micro = config.train.micro_batch_size or part
+    first = first_position(config, step) + rank * part
+    position = torch.arange(first, first + part)
+    rng = SampleRng(derive_seed(config.seed, "training"), position, device)
+    return [rng.rows(start, start + micro) for start in range(0, part, micro)]
+
+
 def accumulate(
     objective: Objective,
     source: BatchSource,
@@ -126,18 +153,15 @@ def accumulate(
     Returns:
         The mean loss on the device, the micro-batches' outputs, and the data-set indices.
     """
-    batch_size = stage_at(config, step).batch_size
-    micro = config.train.micro_batch_size or batch_size
-    first = first_position(config, step)
-    position = torch.arange(first, first + batch_size)
-    rng = SampleRng(derive_seed(config.seed, "training"), position, device)
+    streams = micro_batches(config, step, device)
+    if isinstance(source, ReadsAhead):
+        source.expect([*streams, *micro_batches(config, step + 1, device)])
     outputs, indices = [], []
-    for start in range(0, batch_size, micro):
-        micro_rng = rng.rows(start, start + micro)
-        batch = source.batch(micro_rng)
+    for rng in streams:
+        batch = source.batch(rng)
         with autocast(device, config.train.precision):
-            output = objective.loss(batch, nets, step, micro_rng)
-        (output.loss * (micro / batch_size)).backward()
+            output = objective.loss(batch, nets, step, rng)
+        (output.loss * (1 / len(streams))).backward()
         outputs.append(output)
         indices.append(batch.index)
     loss = torch.stack([output.loss.detach() for output in outputs]).mean()

@@ -17,6 +17,7 @@ from selfe.cli.export import export
 from selfe.cli.geneval import compare, geneval, rescore
 from selfe.cli.models import ls, sample
 from selfe.cli.plan import plan
+from selfe.cli.prepare import prepare
 from selfe.cli.report import report
 from selfe.cli.tools import doctor, fetch, prompts
 from selfe.cli.train import train
@@ -34,7 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 COMMANDS: tuple[Callable[..., None], ...] = (
-    *(train, geneval, report, sample, export),
+    *(prepare, train, geneval, report, sample, export),
     *(compare, rescore, prompts, ls, plan, doctor, fetch),
 )
 for command in COMMANDS:

@@ -93,6 +93,11 @@ class InMemoryLatents:
     def __len__(self) -> int:
         return len(self.latents)
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """Nothing: the shapes world follows from the configuration."""
+        return {}
+
     def to(self, device: torch.device | str) -> InMemoryLatents:
         """Keep latents and text on the device, so that a step copies nothing but indices."""
         self.latents = self.latents.to(device)

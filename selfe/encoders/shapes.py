@@ -146,6 +146,9 @@ class ShapesTextEncoder:
     def count_truncated(self, captions: Sequence[str]) -> int:
         return sum(len(self._words(caption)) > self.max_tokens for caption in captions)
 
+    def count_truncated_by_encoder(self, captions: Sequence[str]) -> dict[str, int]:
+        return {"shapes": self.count_truncated(captions)}
+
     def _words(self, caption: str) -> list[str]:
         # The begin token cannot collide with a word: words hold no brackets.
         return ["<begin>", *re.findall(r"[a-z0-9]+", caption.lower())]

@@ -1,0 +1,171 @@
+"""selfe-bench prepare."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from selfe.cli.common import Device, Ticker, command_line, console, pick_device, progress_bar
+
+if TYPE_CHECKING:
+    from selfe.data.cache_files import CacheIndex
+
+
+def prepare(
+    out: Annotated[Path, typer.Option(help="Folder of the cache.")],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[SCHEME:]LOCATION",
+            help="wds:TARS, folder:IMAGES, parquet:FILES or hf:ID?split=train; a path alone is "
+            "looked at.",
+        ),
+    ] = None,
+    codec: Annotated[str, typer.Option(help="Image codec: flux, shapes-grid, shapes-free.")] = (
+        "flux"
+    ),
+    text: Annotated[str, typer.Option(help="Text encoder: flux or shapes.")] = "flux",
+    sizes: Annotated[
+        str, typer.Option(help="Resolutions, each with buckets of aspect ratios: 256,512.")
+    ] = "256",
+    fake: Annotated[
+        bool, typer.Option("--fake", help='Store "fake image" captions too, for the aux term.')
+    ] = False,
+    dtype: Annotated[str, typer.Option(help="Stored precision: fp16 or bf16.")] = "fp16",
+    min_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Shorter side below which an image is left out; smaller ones are enlarged.",
+            show_default="never enlarge",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Read at most this many samples, over all shards.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images encoded at once.")] = 32,
+    workers: Annotated[int, typer.Option(min=0, help="Threads that decode images.")] = 4,
+    max_skipped: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of damaged samples that ends the work.")
+    ] = 0.001,
+    image_column: Annotated[str, typer.Option(help="Column, or tar ending, of the images.")] = "",
+    caption_column: Annotated[
+        str, typer.Option(help="Column, tar ending or JSON key of the captions.")
+    ] = "",
+    revision: Annotated[str, typer.Option(help="Revision of the encoders on the hub.")] = "",
+    text_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Most tokens of a caption.", show_default="256 for flux"),
+    ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Compare every file with its sha256; without --data, only."),
+    ] = False,
+    device: Device = "auto",
+) -> None:
+    """Encode images and captions once, for training. Killed at any time, the same command goes on.
+
+    Under torchrun every process takes its share of the shards.
+    """
+    from selfe.builder import load_codec, load_text_encoder
+    from selfe.data.cache_files import read_index
+    from selfe.data.prepare import PrepareSettings, verify_cache
+    from selfe.data.prepare import prepare as encode
+    from selfe.data.raw import open_reader
+    from selfe.provenance import provenance
+
+    if data is None:
+        if not verify:
+            raise ValueError("--data is missing: it names the images, --verify alone checks --out")
+        there = read_index(out)
+        verify_cache(out, there)
+        typer.echo(f"sound: {out}, {there.samples} samples, {there.bytes:,} bytes")
+        return
+    settings = PrepareSettings(
+        data=data,
+        codec=codec,
+        text=text,
+        sizes=parse_sizes(sizes),
+        dtype=dtype,
+        fake=fake,
+        min_size=min_size,
+        limit=limit,
+        batch_size=batch_size,
+        image_column=image_column,
+        caption_column=caption_column,
+        revision=revision,
+        text_tokens=text_tokens,
+    )
+    reader = open_reader(data, image_column=image_column, caption_column=caption_column)
+    reader.shards()  # what is missing is named before the encoders load
+    rank, world_size = (
+        int(os.environ.get(name, n)) for name, n in (("RANK", 0), ("WORLD_SIZE", 1))
+    )
+    place = pick_device(device)
+    if place == "cuda":
+        place = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    with progress_bar("{task.fields[note]}") as bar:
+        tick = Ticker(bar)
+        index = encode(
+            settings,
+            out,
+            reader,
+            load_codec(codec, place, revision),
+            load_text_encoder(text, place, revision, text_tokens),
+            rank=rank,
+            world_size=world_size,
+            workers=workers,
+            max_skipped=max_skipped,
+            verify=verify,
+            facts={"command": command_line(), "provenance": provenance()},
+            progress=lambda done, total, note: tick("shards", done, total, note),
+            message=lambda words: console.print(words, markup=False, soft_wrap=True),
+        )
+    if index is None:
+        typer.echo(f"process {rank} of {world_size} is done; others still encode their shards")
+    else:
+        typer.echo(describe(out, index))
+
+
+def parse_sizes(text: str) -> tuple[int, ...]:
+    """ "256,512" -> (256, 512).
+
+    Raises:
+        ValueError: unless every part is a positive integer.
+    """
+    parts = text.split(",")
+    if not all(part.strip().isdigit() and int(part) for part in parts):
+        raise ValueError(
+            f"--sizes takes resolutions in pixels separated by commas (256,512), got {text!r}"
+        )
+    return tuple(int(part) for part in parts)
+
+
+def describe(out: Path, index: CacheIndex) -> str:
+    """The summary of a finished cache."""
+    seen = sum(shard.seen for shard in index.shards)
+    too_small = sum(shard.too_small for shard in index.shards)
+    reasons: Counter[str] = Counter()
+    truncated: Counter[str] = Counter()
+    for shard in index.shards:
+        truncated.update(shard.truncated)
+        for skipped in shard.skipped:
+            reasons[skipped.reason.partition("(")[0].strip()] += skipped.samples
+    lines = [
+        f"prepared: {out}",
+        f"samples: {index.samples} of {seen} read, from {len(index.shards)} shards",
+        f"too small: {too_small}",
+        f"skipped as damaged: {sum(reasons.values())}",
+        *(f"    {reason}: {count}" for reason, count in sorted(reasons.items())),
+        "captions that lost their end: "
+        + ", ".join(f"{count} ({name})" for name, count in sorted(truncated.items())),
+        f"bytes: {index.bytes:,}",
+        "images per bucket (height x width):",
+        *(f"    {b.name}: {count}" for b, count in index.bucket_sizes().items()),
+        f"train on it: selfe-bench train --recipe 0.5b --method selfe --set data.path={out}",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,342 @@
+"""The latent cache as training data, addressed by global sample position."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from selfe.checkpoint import file_sha256
+from selfe.config import RunConfig
+from selfe.data.buckets import Bucket, BucketSchedule
+from selfe.data.cache_files import (
+    DTYPES,
+    SAMPLES,
+    CacheIndex,
+    DamagedRow,
+    OpenFiles,
+    checksum,
+    read_index,
+    shard_folder,
+)
+from selfe.data.prefetch import ReadAhead
+from selfe.network.conditioning import TextCondition
+from selfe.network.denoiser import PATCH
+from selfe.objectives.base import LatentBatch
+from selfe.seeding import SampleRng
+from selfe.stages import stages_of
+
+MOST_DAMAGED = 0.001
+"""Share of damaged samples above which training ends."""
+_LENGTHS = (8, 16, 32, 64)
+_LENGTH_STEP = 64
+
+log = logging.getLogger(__name__)
+
+
+def padded_length(longest: int) -> int:
+    """Text columns of a batch: few different numbers, so that shapes repeat.
+
+    8, 16, 32, 64, then multiples of 64.
+    """
+    for length in _LENGTHS:
+        if longest <= length:
+            return length
+    return -(-longest // _LENGTH_STEP) * _LENGTH_STEP
+
+
+@dataclass(frozen=True)
+class _Text:
+    """Trimmed features of one caption, as 16-bit words: (L, D) and (D_pooled,)."""
+
+    tokens: np.ndarray
+    pooled: np.ndarray
+
+
+@dataclass(frozen=True)
+class _HostBatch:
+    """A batch on the host, pinned where an accelerator waits for it."""
+
+    x_0: Tensor
+    condition: TextCondition
+    fake: TextCondition | None
+    dropped: Tensor
+    index: Tensor
+
+
+class _Places:
+    """Row of a bucket -> shard number and row in the shard's file."""
+
+    def __init__(self, index: CacheIndex, bucket: Bucket) -> None:
+        name = f"{bucket.name}.arrow"
+        rows = {n: s.files[name].rows for n, s in enumerate(index.shards) if name in s.files}
+        self._shards = list(rows)
+        self._starts = np.cumsum([0, *rows.values()])
+
+    def __call__(self, row: int) -> tuple[int, int]:
+        place = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return self._shards[place], row - int(self._starts[place])
+
+
+class CachedLatents:
+    """`BatchSource` that reads a folder written by `selfe-bench prepare`.
+
+    A sample's place in the stream decides everything: its bucket, its row, whether its caption is
+    dropped. A row whose checksum differs gives way to the next of its bucket, is counted and named.
+
+    Args:
+        config: of the run; `data.path` is the folder, `data.bucket_unit` the number of consecutive
+            positions that share a bucket, `data.workers` the threads that read ahead.
+        with_fake: whether batches carry the fake captions.
+        device: where batches go.
+        most_damaged: share of damaged samples above which training ends.
+
+    Raises:
+        ValueError: in one sentence, where the cache is missing, incomplete, of other encoders or
+            other sizes than the run's, lacks the fake captions, or lacks a resolution.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        with_fake: bool,
+        device: torch.device | str = "cpu",
+        most_damaged: float = MOST_DAMAGED,
+    ) -> None:
+        if not config.data.path:
+            raise ValueError(
+                "data.path is not set: write a latent cache with `selfe-bench prepare --data ... "
+                "--out FOLDER`, then train with --set data.path=FOLDER"
+            )
+        self.root = Path(config.data.path)
+        self.index = read_index(self.root)
+        check_fit(config, self.index, self.root)
+        if with_fake and not self.index.fake:
+            raise ValueError(
+                f"the cache {self.root} has no fake captions, which the auxiliary term needs: "
+                "write another one with `selfe-bench prepare --fake --data ... --out FOLDER`"
+            )
+        self.caption_dropout, self.with_fake = config.train.caption_dropout, with_fake
+        self.device = torch.device(device)
+        self.most_damaged = most_damaged
+        self.damaged: dict[int, str] = {}
+        self.dtype = DTYPES[self.index.dtype]
+        self._dim = {name: self.index.text.sizes[f"{name}_dim"] for name in ("token", "pooled")}
+
+        self.sizes = self.index.bucket_sizes()
+        self.schedule = BucketSchedule(
+            self.sizes, stages_of(config), config.data.bucket_unit, config.seed
+        )
+        self._check_micro_batches(config)
+        self._places = {bucket: _Places(self.index, bucket) for bucket in self.sizes}
+        firsts = np.cumsum([0, *self.sizes.values()]).tolist()
+        self._first_index = dict(zip(self.sizes, firsts, strict=False))
+        self._open, self._lock = OpenFiles(), threading.Lock()
+        prompts = self._read_prompts()
+        self._null_text, self._fake_null_text = prompts["null"], prompts["fake"]
+        self.null = self._condition([self._null_text], len(self._null_text.tokens)).to(self.device)
+        self._ahead = ReadAhead(self._read, config.data.workers)
+
+    def __len__(self) -> int:
+        return sum(self.sizes.values())
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """Identity of the data and of the encoders that made it."""
+        return {
+            "cache": file_sha256(self.root / "index.json"),
+            "codec": self.index.codec.digest,
+            "text": self.index.text.digest,
+        }
+
+    def expect(self, upcoming: Iterable[SampleRng]) -> None:
+        """Read these batches ahead of time; see `ReadAhead.expect`."""
+        self._ahead.expect(upcoming)
+
+    def batch(self, rng: SampleRng) -> LatentBatch:
+        """Samples at `rng.position`, which must share a bucket.
+
+        Raises:
+            ValueError: if they do not, or if more than 0.1% of the cache is damaged.
+        """
+        host = self._ahead(rng)
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(self.device, non_blocking=True)
+
+        return LatentBatch(
+            x_0=moved(host.x_0).float(),
+            condition=host.condition.to(self.device, non_blocking=True),
+            null=self.null,
+            fake=None if host.fake is None else host.fake.to(self.device, non_blocking=True),
+            dropped=moved(host.dropped),
+            index=moved(host.index),
+        )
+
+    def name_of(self, index: int) -> str:
+        """Where the sample that `LatentBatch.index` names comes from."""
+        bucket, first = max(
+            ((b, n) for b, n in self._first_index.items() if n <= index), key=lambda pair: pair[1]
+        )
+        shard, row = self._places[bucket](index - first)
+        return f"{shard_folder(self.root, shard) / bucket.name}.arrow, row {row}"
+
+    def _read(self, rng: SampleRng) -> _HostBatch:
+        with self._lock:  # the order of a pass is drawn once
+            bucket, rows = self.schedule.locate(rng.position)
+        dropped = rng.on_host().uniform("caption_dropout") < self.caption_dropout
+        latents, texts, fakes, index = [], [], [], []
+        for row, is_dropped in zip(rows.tolist(), dropped.tolist(), strict=True):
+            row, content, text, fake = self._sound_sample(bucket, row, is_dropped)
+            latents.append(content)
+            texts.append(text)
+            fakes.append(fake)
+            index.append(row + self._first_index[bucket])
+        x_0 = self._stack(latents)
+        downsample = self.index.codec.sizes["downsample"]
+        return _HostBatch(
+            x_0=x_0.view(len(index), -1, bucket.height // downsample, bucket.width // downsample),
+            condition=self._condition(texts),
+            fake=self._condition(fakes) if self.with_fake else None,
+            dropped=self._pinned(dropped),
+            index=self._pinned(torch.tensor(index)),
+        )
+
+    def _sound_sample(
+        self, bucket: Bucket, row: int, dropped: bool
+    ) -> tuple[int, np.ndarray, _Text, _Text]:
+        """The sample of a row, or of the next row that is not damaged."""
+        while True:
+            try:
+                return row, *self._sample(bucket, row, dropped)
+            except DamagedRow as error:
+                self._count_damage(row + self._first_index[bucket], str(error))
+                row = (row + 1) % self.sizes[bucket]
+
+    def _count_damage(self, index: int, reason: str) -> None:
+        with self._lock:
+            if index not in self.damaged:
+                self.damaged[index] = reason
+                log.warning("damaged sample replaced: %s (%s)", self.name_of(index), reason)
+        if len(self.damaged) > self.most_damaged * len(self):
+            raise ValueError(
+                f"{len(self.damaged)} of {len(self)} samples of the cache {self.root} are damaged, "
+                f"more than {self.most_damaged:.1%}, the last is {self.name_of(index)} ({reason}): "
+                f"run the command in {self.root / 'prepare.json'} again with --verify"
+            )
+
+    def _sample(self, bucket: Bucket, row: int, dropped: bool) -> tuple[np.ndarray, _Text, _Text]:
+        """Latents, caption and fake caption of a row, compared with their checksums."""
+        shard, place = self._places[bucket](row)
+        folder = shard_folder(self.root, shard)
+        file = self._open(folder / f"{bucket.name}.arrow")
+        latents, sample = file.binary["latents"][place], int(file.numbers["sample"][place])
+        if checksum(latents, seed=sample) != int(file.numbers["checksum"][place]):
+            raise DamagedRow("the checksum of its latents differs")
+        words = np.frombuffer(latents, np.int16)
+        if dropped:
+            return words, self._null_text, self._fake_null_text
+        samples = folder / SAMPLES
+        text = self._text(samples, sample, "")
+        return words, text, self._text(samples, sample, "fake_") if self.with_fake else text
+
+    def _text(self, path: Path, row: int, prefix: str) -> _Text:
+        file = self._open(path)
+        tokens, pooled = file.binary[f"{prefix}tokens"][row], file.binary[f"{prefix}pooled"][row]
+        if checksum(tokens, pooled) != int(file.numbers[f"{prefix}checksum"][row]):
+            raise DamagedRow("the checksum of its caption features differs")
+        return _Text(
+            np.frombuffer(tokens, np.int16).reshape(-1, self._dim["token"]),
+            np.frombuffer(pooled, np.int16),
+        )
+
+    def _read_prompts(self) -> dict[str, _Text]:
+        path = self.root / "prompts.safetensors"
+        if not path.is_file() or file_sha256(path) != self.index.prompts_sha256:
+            raise ValueError(
+                f"{path} is missing or damaged: run the command in {self.root / 'prepare.json'} "
+                "again"
+            )
+        tensors = {name: t.view(torch.int16).numpy() for name, t in load_file(path).items()}
+        return {
+            name: _Text(tensors[f"{name}.tokens"], tensors[f"{name}.pooled"])
+            for name in ("null", "fake")
+        }
+
+    def _pinned(self, tensor: Tensor) -> Tensor:
+        return tensor.pin_memory() if self.device.type == "cuda" else tensor
+
+    def _zeros(self, *shape: int) -> Tensor:
+        """16-bit words, pinned where an accelerator waits for them."""
+        if self.device.type == "cuda":
+            return torch.zeros(shape, dtype=torch.int16, pin_memory=True)
+        # numpy gets zeros from the system, which costs nothing where only padding will be
+        return torch.from_numpy(np.zeros(shape, np.int16))
+
+    def _stack(self, rows: Sequence[np.ndarray]) -> Tensor:
+        stacked = self._zeros(len(rows), len(rows[0]))
+        np.stack(rows, out=stacked.numpy())
+        return stacked.view(self.dtype)
+
+    def _condition(self, texts: Sequence[_Text], length: int | None = None) -> TextCondition:
+        """Features side by side, padded with zeros to `length`, or to one of a few lengths."""
+        lengths = [len(text.tokens) for text in texts]
+        longest = self.index.text.sizes["max_tokens"]
+        length = length or min(padded_length(max(lengths)), longest)
+        tokens = self._zeros(len(texts), length, self._dim["token"])
+        rows = tokens.numpy()
+        for row, text in zip(rows, texts, strict=True):
+            row[: len(text.tokens)] = text.tokens
+        return TextCondition(
+            tokens.view(self.dtype),
+            self._pinned(torch.arange(length) < torch.tensor(lengths)[:, None]),
+            self._stack([text.pooled for text in texts]),
+            no_padding=min(lengths) == length,
+        )
+
+    def _check_micro_batches(self, config: RunConfig) -> None:
+        micro = config.train.micro_batch_size
+        if len(self.schedule.used) > 1 and micro and self.schedule.unit % micro:
+            raise ValueError(
+                f"train.micro_batch_size = {micro} must divide data.bucket_unit = "
+                f"{self.schedule.unit}, because the cache has {len(self.schedule.used)} buckets"
+            )
+
+
+def check_fit(config: RunConfig, index: CacheIndex, root: Path) -> None:
+    """Raise ValueError where a cache was made by other encoders than a run's, or has other sizes
+    than its network."""
+    problems = [
+        f"its {what} is {record.name!r}, not {wanted!r} (data.{what})"
+        for what, record, wanted in (
+            ("codec", index.codec, config.data.codec),
+            ("text", index.text, config.data.text),
+        )
+        if record.name != wanted
+    ]
+    options = {**index.codec.options, **index.text.options}
+    problems += [
+        f"it was made with data.{name} = {value!r}, not {getattr(config.data, name)!r}"
+        for name, value in options.items()
+        if getattr(config.data, name) != value
+    ]
+    sizes = {
+        "in_channels": index.codec.sizes["latent_channels"] * PATCH**2,
+        "joint_attention_dim": index.text.sizes["token_dim"],
+        "pooled_projection_dim": index.text.sizes["pooled_dim"],
+    }
+    problems += [
+        f"it needs model.{name} = {value}, not {getattr(config.model, name)}"
+        for name, value in sizes.items()
+        if getattr(config.model, name) != value
+    ]
+    if problems:
+        raise ValueError(f"the cache {root} does not fit this run: {'; '.join(problems)}")

@@ -1,0 +1,122 @@
+"""A folder of images with captions beside them, or in metadata.jsonl / metadata.csv."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from selfe.data.raw import (
+    CAPTION_NAMES,
+    IMAGE_ENDINGS,
+    SHARD_ROWS,
+    RawSample,
+    Skipped,
+    caption_of,
+    image_bytes,
+    read_below,
+)
+
+_METADATA = ("metadata.jsonl", "metadata.csv")
+_FILE_NAMES = ("file_name", "filename", "image")
+
+
+class FolderReader:
+    """`RawReader` of a folder and those below it; every 1,000 images in the order of their names
+    are a shard.
+
+    Captions come from a metadata file at the top, which names the images (the layout of
+    `datasets`' imagefolder), or else from NAME.txt or NAME.json beside each image.
+
+    Raises:
+        ValueError: if the folder is missing, or its metadata file is malformed, with the line.
+    """
+
+    def __init__(self, location: str, image_column: str = "", caption_column: str = "") -> None:
+        self.root = Path(location)
+        self.file_names = (image_column,) if image_column else _FILE_NAMES
+        self.caption_column = caption_column
+        if not self.root.is_dir():
+            raise ValueError(f"there is no folder {location}")
+        metadata = [self.root / name for name in _METADATA if (self.root / name).is_file()]
+        self.listed: dict[str, str | None] | None = None
+        if metadata:
+            self.listed = dict(self._read_metadata(metadata[0]))
+            self.names = sorted(self.listed)
+        else:
+            self.names = sorted(
+                path.relative_to(self.root).as_posix()
+                for path in self.root.rglob("*")
+                if path.suffix.lower() in IMAGE_ENDINGS
+            )
+
+    def shards(self) -> list[str]:
+        if not self.names:
+            raise ValueError(f"the data set is empty: {self.root} has no images")
+        return [f"images {start}" for start in range(0, len(self.names), SHARD_ROWS)]
+
+    def read(self, shard: str) -> Iterator[RawSample | Skipped]:
+        start = int(shard.split()[1])
+        for name in self.names[start : start + SHARD_ROWS]:
+            yield self._sample(name)
+
+    def _sample(self, name: str) -> RawSample | Skipped:
+        path = self.root / name
+        try:
+            image = image_bytes({"path": name}, lambda name: read_below(self.root, name))
+        except ValueError as error:
+            return Skipped(str(path), str(error))
+        try:
+            caption = self._beside(path) if self.listed is None else self.listed[name]
+        except (OSError, ValueError):
+            return Skipped(str(path), "unreadable caption")
+        if caption is None:
+            return Skipped(str(path), "no caption")
+        return RawSample(name, image, caption.strip())
+
+    def _beside(self, path: Path) -> str | None:
+        for ending in (".txt", ".caption"):
+            if (sidecar := path.with_suffix(ending)).is_file():
+                return sidecar.read_text(encoding="utf-8")
+        if (sidecar := path.with_suffix(".json")).is_file():
+            values = json.loads(sidecar.read_text(encoding="utf-8"))
+            return self._caption(values) if isinstance(values, dict) else None
+        return None
+
+    def _caption(self, values: dict[str, object]) -> str | None:
+        if not self.caption_column:
+            return caption_of(values)
+        value = values.get(self.caption_column)
+        return value if isinstance(value, str) else None
+
+    def _read_metadata(self, path: Path) -> Iterator[tuple[str, str | None]]:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows: Iterable[dict[str, Any] | None] = map(_json_row, file)
+            number = 0
+            if path.suffix == ".csv":
+                rows, number = csv.DictReader(file), 1
+            for values in rows:
+                number += 1
+                if values == {}:
+                    continue
+                values = values or {}
+                name = next((values[n] for n in self.file_names if values.get(n)), None)
+                if not isinstance(name, str):
+                    raise ValueError(
+                        f"{path}, line {number}: expected a record with "
+                        f"{' or '.join(self.file_names)} and {' or '.join(CAPTION_NAMES)}"
+                    )
+                yield name, self._caption(values)
+
+
+def _json_row(line: str) -> dict[str, object] | None:
+    """The record of a line, {} for an empty one, None for anything else."""
+    if not line.strip():
+        return {}
+    try:
+        values = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return values if isinstance(values, dict) else None
