@@ -1,8 +1,10 @@
 """Checkpoints that survive being killed at any instant.
 
-A checkpoint is a folder `step-00001000` with model.safetensors, ema.safetensors,
-optimizer.safetensors and state.json, which holds the sha256 of the other three. It is written under
-a dotted name, flushed, and renamed: it is there whole or not at all. Milestones are never pruned.
+A checkpoint is a folder `step-00001000` with the parts model, ema and optimizer, and state.json,
+which holds the sha256 of every other file. A part is one safetensors file or, in sharded runs, a
+folder of them (`selfe.sharded`); ema is the file ema.safetensors in both. The folder is written
+under a dotted name, flushed, and renamed: it is there whole or not at all. Milestones are never
+pruned.
 """
 
 from __future__ import annotations
@@ -22,7 +24,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-_FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
+PARTS = ("model", "ema", "optimizer")
+Parts = Mapping[str, Mapping[str, Tensor]]
+"""Part -> name -> tensor."""
+
 _NAME = re.compile(r"step-(\d{8})")
 
 
@@ -73,12 +78,15 @@ def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
 
 
-def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    tensors = {}
-    for name, parameter in model.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{name}/{key}"] = torch.as_tensor(value)
-    return tensors
+def collect_parts(model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> Parts:
+    """All tensors of a training state; those of the optimiser are named by parameter and entry."""
+    moments = {
+        f"{name}/{entry}": torch.as_tensor(value)
+        for name, parameter in model.named_parameters()
+        for entry, value in optimizer.state.get(parameter, {}).items()
+    }
+    parts = (model.state_dict(), ema.state_dict(), moments)
+    return dict(zip(PARTS, parts, strict=True))
 
 
 def save_checkpoint(
@@ -96,35 +104,67 @@ def save_checkpoint(
     Raises:
         OSError: if the disk is full or the folder not writable; nothing half-written stays behind.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    final = folder / f"step-{step:08d}"
-    temporary = folder / f".step-{step:08d}.{os.getpid()}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    temporary = prepare(folder, step)
     try:
-        save_file(_plain(model.state_dict()), temporary / "model.safetensors")
-        save_file(_plain(ema.state_dict()), temporary / "ema.safetensors")
-        save_file(_plain(_optimizer_tensors(model, optimizer)), temporary / "optimizer.safetensors")
-        for name in _FILES:
-            with (temporary / name).open("rb+") as file:
+        digests = {}
+        for name, tensors in collect_parts(model, ema, optimizer).items():
+            path = temporary / f"{name}.safetensors"
+            save_file(_plain(tensors), path)
+            with path.open("rb+") as file:
                 os.fsync(file.fileno())
-        record = {
-            **state,
-            "step": step,
-            "milestone": milestone,
-            "sha256": {name: file_sha256(temporary / name) for name in _FILES},
-        }
-        write_atomically(temporary / "state.json", json.dumps(record, indent=1).encode())
-        replaced = folder / f".{final.name}.{os.getpid()}.old"
-        if final.exists():
-            # the same step again, after a resume from an earlier one: a broken one is replaced
-            os.rename(final, replaced)
-        os.rename(temporary, final)
-        fsync_directory(folder)
-        shutil.rmtree(replaced, ignore_errors=True)
+            digests[path.name] = file_sha256(path)
+        record = {**state, "step": step, "milestone": milestone, "sha256": digests}
+        return commit(temporary, record)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+class WholeWriter:
+    """Writes the checkpoints of a run on one process, before it goes on.
+
+    Args:
+        folder: of the checkpoints.
+        keep_last: checkpoints kept beside the milestones.
+    """
+
+    def __init__(self, folder: Path, keep_last: int) -> None:
+        self.folder, self.keep_last = folder, keep_last
+
+    def save(self, step: int, **content: Any) -> None:
+        """See `save_checkpoint`."""
+        save_checkpoint(self.folder, step, **content)
+        prune(self.folder, self.keep_last)
+
+    def close(self) -> None:
+        """Nothing is left to be written."""
+
+
+def prepare(folder: Path, step: int) -> Path:
+    """An empty folder under a dotted name, for `commit` to rename."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".step-{step:08d}.{os.getpid()}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    return temporary
+
+
+def commit(temporary: Path, record: Mapping[str, Any]) -> Path:
+    """Turn a folder whose files are flushed into the checkpoint of `record["step"]`.
+
+    Args:
+        record: state.json, with the sha256 of every file by its name within the folder.
+    """
+    folder = temporary.parent
+    final = folder / f"step-{record['step']:08d}"
+    write_atomically(temporary / "state.json", json.dumps(record, indent=1).encode())
+    replaced = folder / f".{final.name}.{os.getpid()}.old"
+    if final.exists():
+        # the same step again, after a resume from an earlier one: a broken one is replaced
+        os.rename(final, replaced)
+    os.rename(temporary, final)
+    fsync_directory(folder)
+    shutil.rmtree(replaced, ignore_errors=True)
     return final
 
 
@@ -152,12 +192,15 @@ def verify(path: Path) -> dict[str, Any]:
         CheckpointError: names the first file that is missing or differs.
     """
     state = read_state(path)
-    for name in _FILES:
+    for part in PARTS:
+        if not any(re.fullmatch(rf"{part}(\.safetensors|/.+)", name) for name in state["sha256"]):
+            raise CheckpointError(f"{path}: state.json lists no file of the {part}")
+    for name, recorded in state["sha256"].items():
         try:
             actual = file_sha256(path / name)
         except OSError as error:
             raise CheckpointError(f"{path / name} cannot be read ({error.strerror})") from None
-        if actual != state["sha256"].get(name):
+        if actual != recorded:
             raise CheckpointError(f"{path / name} is damaged: its sha256 is not the recorded one")
     return state
 
@@ -268,20 +311,3 @@ def load_optimizer(
             raise CheckpointError(f"{source}: {key} has shape {tuple(tensor.shape)}")
         device = "cpu" if entry == "step" and not parameter.is_cuda else parameter.device
         optimizer.state[parameter][entry] = tensor.clone().to(device)
-
-
-def restore(
-    path: Path, *, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer | None
-) -> dict[str, Any]:
-    """Load a verified checkpoint into live objects and return its state.
-
-    Raises:
-        CheckpointError: if it is damaged or does not fit.
-    """
-    state = verify(path)
-    load_weights(model, load_tensors(path / "model.safetensors"), path / "model.safetensors")
-    load_weights(ema, load_tensors(path / "ema.safetensors"), path / "ema.safetensors")
-    if optimizer is not None:
-        source = path / "optimizer.safetensors"
-        load_optimizer(optimizer, model, load_tensors(source), source)
-    return state

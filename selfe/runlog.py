@@ -57,3 +57,13 @@ class RunLog:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
+
+
+class NoLog:
+    """The log of a process that keeps none: one of a run writes for all."""
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

@@ -18,11 +18,10 @@ from torch import nn
 
 from selfe.any_step import AnyStepGenerator
 from selfe.builder import build_codec, build_model, build_source, build_text_encoder
-from selfe.checkpoint import restore
+from selfe.checkpoint import verify
 from selfe.config import RunConfig
-from selfe.ema import Ema
+from selfe.dist import OneProcess
 from selfe.generator import GeneratorFacts, image_seed
-from selfe.optim import build_optimizer
 from selfe.provenance import provenance
 from selfe.runs import (
     check_data,
@@ -32,7 +31,8 @@ from selfe.runs import (
     write_config,
 )
 from selfe.trackers import open_tracker
-from selfe.trainer import Callbacks, TrainState, train
+from selfe.train_state import TrainState, new_state, restore
+from selfe.trainer import Callbacks, train
 
 SAMPLE_STEPS = (1, 2, 4, 8)
 
@@ -104,7 +104,9 @@ def parse_fork(text: str, runs_dir: Path) -> tuple[Path, int]:
     return folder, int(step)
 
 
-def fork(model: nn.Module, config: RunConfig, source: Path, step: int) -> TrainState:
+def fork(
+    model: nn.Module, config: RunConfig, source: Path, step: int, processes: OneProcess
+) -> TrainState:
     """State of another run's checkpoint, to be continued under this run's configuration.
 
     Raises:
@@ -115,9 +117,11 @@ def fork(model: nn.Module, config: RunConfig, source: Path, step: int) -> TrainS
             f"the fork starts at iteration {step}, but the run ends at "
             f"{config.train.iterations}: raise train.iterations"
         )
-    state = TrainState(model, Ema(model, config.optim), build_optimizer(model, config.optim), step)
     path = find_checkpoint(source, step).path
-    restore(path, model=model, ema=state.ema.module, optimizer=state.optimizer)
+    processes.on_main(lambda: verify(path))
+    state = new_state(model, config, processes)
+    restore(state, path)
+    state.step = step
     return state
 
 
@@ -133,13 +137,23 @@ def check_folder(run_dir: Path, resume: bool) -> None:
         raise ValueError(f"nothing to resume at {run_dir}")
 
 
+def occupy(run_dir: Path, resume: bool | None, stack: contextlib.ExitStack) -> bool:
+    """Check and lock the folder until `stack` is closed; whether the run is to be resumed."""
+    if resume is None:
+        resume = (run_dir / "config.json").exists()
+    check_folder(run_dir, resume)
+    stack.enter_context(locked(run_dir))
+    return resume
+
+
 def train_run(
     config: RunConfig,
     run_dir: Path,
     *,
     runs_dir: Path,
-    device: torch.device | str,
-    resume: bool = False,
+    device: torch.device | str = "cpu",
+    processes: OneProcess | None = None,
+    resume: bool | None = False,
     init_from: str | None = None,
     command: str = "",
     tracker: str | None = None,
@@ -148,63 +162,74 @@ def train_run(
 ) -> TrainState:
     """Train, resume or fork a run in `run_dir`.
 
+    Every process of the run calls this; the main one alone keeps the folder, the log and the
+    callbacks.
+
+    Args:
+        device: of a run on this process alone.
+        processes: those that train together, with their devices; None for this one alone.
+        resume: None to resume if there is something to resume, else to start.
+
     Raises:
         ValueError: for a folder that cannot be used, in one sentence.
-        Stopped: after SIGINT or SIGTERM, once the checkpoint is written.
+        PeerError: if another process found such a reason.
+        Stopped: after SIGINT or SIGTERM on any process, once the checkpoint is written.
     """
+    processes = processes or OneProcess(device)
     callbacks = callbacks or Callbacks()
-    check_folder(run_dir, resume)
-    with locked(run_dir), stop_on_signals() as stop:
+    if not processes.is_main:
+        callbacks, data_progress, tracker = Callbacks(), lambda done, total: None, None
+    with contextlib.ExitStack() as stack:
+        resume = processes.on_main(lambda: occupy(run_dir, resume, stack))
+        stop = stack.enter_context(stop_on_signals())
         if resume:
             init_from = json.loads((run_dir / "config.json").read_text()).get("init_from")
         objective = config.build_objective()
-        model = build_model(config, device)
+        model = build_model(config, processes.device)
         init = None
         if init_from:
             source_dir, step = parse_fork(init_from, runs_dir)
-            init = fork(model, config, source_dir, step)
-        source = build_source(
-            config,
-            with_fake=objective.needs_fake_captions,
-            device=device,
-            cache_dir=runs_dir / ".cache",
-            progress=data_progress,
+            init = fork(model, config, source_dir, step, processes)
+        source = processes.main_first(
+            lambda: build_source(
+                config,
+                with_fake=objective.needs_fake_captions,
+                device=processes.device,
+                cache_dir=runs_dir / ".cache",
+                progress=data_progress,
+            )
         )
         if resume:
-            check_data(run_dir, source.facts)
+            processes.on_main(lambda: check_data(run_dir, source.facts))
         else:  # only now: a run that cannot start must not occupy its folder
-            write_config(
-                run_dir,
-                config,
-                command=command,
-                init_from=init_from,
-                provenance=provenance(),
-                data=dict(source.facts),
+            facts: dict[str, object] = {"command": command, "init_from": init_from}
+            facts |= {"data": dict(source.facts), **processes.layout}
+            processes.on_main(
+                lambda: write_config(run_dir, config, provenance=provenance(), **facts)
             )
-        sheets = SampleSheets(config, run_dir, device) if config.train.sample_every else None
+        sheets = SampleSheets(config, run_dir, processes) if config.train.sample_every else None
         callbacks = replace(
             callbacks, draw_samples=sheets, should_stop=lambda: stop.number is not None
         )
-        with contextlib.ExitStack() as stack:
-            if tracker:
-                mirror = stack.enter_context(
-                    contextlib.closing(open_tracker(tracker, run_dir, config))
-                )
-                callbacks = replace(callbacks, record=mirror.write)
-                if sheets:
-                    sheets.mirror = mirror.write_samples
-            state = train(
-                config,
-                model=model,
-                objective=objective,
-                source=source,
-                run_dir=run_dir,
-                resume=resume,
-                init=init,
-                callbacks=callbacks,
-            )
-        if stop.number is not None and state.step < config.train.iterations:
-            raise Stopped(stop.number)
+        if tracker:
+            mirror = stack.enter_context(contextlib.closing(open_tracker(tracker, run_dir, config)))
+            callbacks = replace(callbacks, record=mirror.write)
+            if sheets:
+                sheets.mirror = mirror.write_samples
+        state = train(
+            config,
+            model=model,
+            objective=objective,
+            source=source,
+            run_dir=run_dir,
+            resume=resume,
+            init=init,
+            callbacks=callbacks,
+            processes=processes,
+        )
+        signals = [number for number in processes.gather(stop.number) if number is not None]
+        if signals and state.step < config.train.iterations:
+            raise Stopped(signals[0])
     return state
 
 
@@ -230,14 +255,25 @@ class SampleSheets:
         ),
     }
 
-    def __init__(self, config: RunConfig, run_dir: Path, device: torch.device | str) -> None:
-        self.config, self.folder = config, run_dir / "samples"
+    def __init__(self, config: RunConfig, run_dir: Path, processes: OneProcess) -> None:
+        self.config, self.run_dir, self.processes = config, run_dir, processes
         self.mirror: Callable[[np.ndarray, int], None] = lambda sheet, step: None
-        self.codec = build_codec(config, device)
-        self.text = build_text_encoder(config, "cpu")
-        check_encoders(run_dir, self.codec, self.text)
+        processes.on_main(self._load_encoders)
+
+    def _load_encoders(self) -> None:
+        self.codec = build_codec(self.config, self.processes.device)
+        self.text = build_text_encoder(self.config, "cpu")
+        check_encoders(self.run_dir, self.codec, self.text)
 
     def __call__(self, network: nn.Module, step: int) -> None:
+        """Every process takes part, for its shards of the weights; the main one draws."""
+        whole = self.processes.whole(
+            network, lambda: build_model(self.config, self.processes.device)
+        )
+        if whole is not None:
+            self._draw(whole, step)
+
+    def _draw(self, network: nn.Module, step: int) -> None:
         from selfe.sheets import write_sheet
 
         config = self.config
@@ -255,5 +291,6 @@ class SampleSheets:
         prompts = self.PROMPTS[config.data.source]
         seeds = [image_seed(config.seed, prompt, 0) for prompt in prompts]
         rows = [generator.generate(prompts, steps, seeds) for steps in SAMPLE_STEPS]
-        self.folder.mkdir(exist_ok=True)
-        self.mirror(write_sheet(self.folder / f"step-{step:08d}.png", rows), step)
+        folder = self.run_dir / "samples"
+        folder.mkdir(exist_ok=True)
+        self.mirror(write_sheet(folder / f"step-{step:08d}.png", rows), step)

@@ -1,7 +1,8 @@
 """The training loop. It knows objectives only through `Objective.loss`.
 
 State after iteration n is a function of the configuration alone: times, noise, caption dropout and
-sample order are keyed by global sample position, so stopping and resuming changes no bit.
+sample order are keyed by global sample position, so stopping and resuming changes no bit. On many
+processes (`selfe.dist`) that holds for each layout; between layouts sums are rounded differently.
 """
 
 from __future__ import annotations
@@ -16,16 +17,17 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from selfe import train_state
 from selfe.acceleration import accelerate
-from selfe.checkpoint import CheckpointError, newest_valid, prune, restore, save_checkpoint
 from selfe.config import RunConfig
-from selfe.ema import Ema
+from selfe.dist import OneProcess, check_split
 from selfe.mfu import Speed, Throughput
 from selfe.objectives.base import LatentBatch, LossOutput, Nets, Objective
-from selfe.optim import build_optimizer, clip_gradients, learning_rate, set_learning_rate
-from selfe.runlog import RunLog
+from selfe.optim import clip_gradients, learning_rate, set_learning_rate
+from selfe.runlog import NoLog, RunLog
 from selfe.seeding import SampleRng, derive_seed
 from selfe.stages import first_position, stage_at
+from selfe.train_state import CheckpointWriter, TrainState, autocast
 
 
 class BatchSource(Protocol):
@@ -64,16 +66,6 @@ class Progress:
     speed: Speed
 
 
-@dataclass
-class TrainState:
-    model: nn.Module
-    ema: Ema
-    optimizer: torch.optim.Optimizer
-    step: int = 0
-    skipped: int = 0
-    """Iterations in a row without an update."""
-
-
 @dataclass(frozen=True)
 class Callbacks:
     """Everything outside the loop: showing, drawing sample grids, and being asked to stop."""
@@ -84,47 +76,6 @@ class Callbacks:
     should_stop: Callable[[], bool] = lambda: False
     record: Callable[[Mapping[str, Any]], None] = lambda record: None
     """Mirrors lines of metrics.jsonl, to a tracker for example."""
-
-
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """bf16 autocast where asked for, or on "auto" where the device has it."""
-    if precision == "auto":
-        bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    else:
-        bf16 = precision == "bf16"
-    if not bf16:
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
-
-
-def start_or_resume(
-    model: nn.Module, config: RunConfig, run_dir: Path, resume: bool, message: Callable[[str], None]
-) -> TrainState:
-    """Fresh state, or that of the newest valid checkpoint.
-
-    Raises:
-        ValueError: if the run was made with another configuration.
-        CheckpointError: if there are checkpoints but none of them is valid.
-    """
-    state = TrainState(model, Ema(model, config.optim), build_optimizer(model, config.optim))
-    if not resume:
-        return state
-    path, problems = newest_valid(run_dir / "checkpoints")
-    for problem in problems:
-        message(f"skipped: {problem}")
-    if path is None:
-        if problems:
-            raise CheckpointError(f"{run_dir} has no valid checkpoint to resume from")
-        return state
-    saved = restore(path, model=model, ema=state.ema.module, optimizer=state.optimizer)
-    if saved.get("config_digest") != config.digest:
-        raise ValueError(
-            f"{run_dir} was trained with another configuration; resume with the same options, "
-            "or give the new run another --name"
-        )
-    state.step, state.skipped = int(saved["step"]), int(saved["skipped"])
-    message(f"resumed from {path.name}")
-    return state
 
 
 def micro_batches(
@@ -146,41 +97,48 @@ def accumulate(
     nets: Nets,
     config: RunConfig,
     step: int,
-    device: torch.device,
+    processes: OneProcess,
 ) -> tuple[Tensor, list[LossOutput], Tensor]:
-    """Gradients of the global batch at `step`, in micro-batches.
+    """Gradients of the global batch at `step`: this process' part of it, in micro-batches.
 
     Returns:
-        The mean loss on the device, the micro-batches' outputs, and the data-set indices.
+        The mean loss over the global batch, on the device; of this process' part the micro-batches'
+        outputs and the data-set indices.
     """
-    streams = micro_batches(config, step, device)
+    device, place = processes.device, (processes.rank, processes.size)
+    streams = micro_batches(config, step, device, *place)
     if isinstance(source, ReadsAhead):
-        source.expect([*streams, *micro_batches(config, step + 1, device)])
+        source.expect([*streams, *micro_batches(config, step + 1, device, *place)])
     outputs, indices = [], []
     for rng in streams:
         batch = source.batch(rng)
+        processes.reduce_across_replicas(now=rng is streams[-1])
         with autocast(device, config.train.precision):
             output = objective.loss(batch, nets, step, rng)
         (output.loss * (1 / len(streams))).backward()
         outputs.append(output)
         indices.append(batch.index)
     loss = torch.stack([output.loss.detach() for output in outputs]).mean()
-    return loss, outputs, torch.cat(indices)
+    return processes.mean(loss), outputs, torch.cat(indices)
 
 
-def explain_nonfinite(step: int, outputs: list[LossOutput], indices: Tensor) -> dict[str, Any]:
-    """Which samples and times went wrong: what a person needs to look into it."""
+def explain_nonfinite(
+    step: int, outputs: list[LossOutput], indices: Tensor, processes: OneProcess
+) -> dict[str, Any]:
+    """Which samples and times went wrong, on any process: what a person needs to look into it."""
     per_sample = torch.cat([output.per_sample for output in outputs]).cpu()
     t = torch.cat([output.t for output in outputs]).cpu()
     s = torch.cat([output.s for output in outputs]).cpu()
     bad = torch.nonzero(~torch.isfinite(per_sample))[:, 0][:8]
+    here = list(zip(indices.cpu()[bad].tolist(), t[bad].tolist(), s[bad].tolist(), strict=True))
+    rows = [row for part in processes.gather(here) for row in part][:8]
     return {
         "event": "nonfinite",
         "step": step + 1,
-        "where": "loss" if len(bad) else "gradient",
-        "samples": indices.cpu()[bad].tolist(),
-        "t": t[bad].tolist(),
-        "s": s[bad].tolist(),
+        "where": "loss" if rows else "gradient",
+        "samples": [index for index, _, _ in rows],
+        "t": [t for _, t, _ in rows],
+        "s": [s for _, _, s in rows],
     }
 
 
@@ -194,32 +152,42 @@ def train(
     resume: bool = False,
     init: TrainState | None = None,
     callbacks: Callbacks | None = None,
+    processes: OneProcess | None = None,
 ) -> TrainState:
     """Run `config.train.iterations` iterations, or until asked to stop.
 
     Args:
-        model: the live network, on its device.
+        model: the live network, on its device; sharded in place where processes share it.
         run_dir: receives checkpoints/ and metrics.jsonl.
         resume: continue from the newest valid checkpoint of `run_dir`.
-        init: state forked from another run, used when there is nothing to resume.
+        init: state of `model` forked from another run; used when there is nothing to resume.
+        processes: those that train together; None for this one alone.
 
     Raises:
         NonFiniteLoss: after more than `max_nonfinite` iterations in a row without an update.
+        ValueError: if batches do not divide over the processes.
         CheckpointError, OSError: if checkpoints cannot be read or written.
     """
     callbacks = callbacks or Callbacks()
-    device = next(model.parameters()).device
-    state = start_or_resume(model, config, run_dir, resume, callbacks.message)
-    if init is not None and state.step == 0:
-        state = init
-    log = RunLog(run_dir / "metrics.jsonl", state.step, callbacks.record)
-    with contextlib.closing(log):
-        for _ in iterate(state, config, objective, source, run_dir, log, callbacks, device):
-            if callbacks.should_stop():
-                if not _saved_at(run_dir, state.step):
-                    save(state, config, run_dir)
-                callbacks.message(f"stopped after iteration {state.step}, checkpoint written")
+    processes = processes or OneProcess(next(model.parameters()).device)
+    check_split(config, objective.group_size, processes.size)
+    state = init or train_state.new_state(model, config, processes)
+    if resume:
+        train_state.resume(state, config, run_dir, processes, callbacks.message)
+    log: RunLog | NoLog = NoLog()
+    if processes.is_main:
+        log = RunLog(run_dir / "metrics.jsonl", state.step, callbacks.record)
+    if processes.layout:
+        log.write({"event": "layout", "step": state.step, **processes.layout})
+    writer = train_state.open_writer(config, run_dir, processes)
+    with contextlib.closing(log), contextlib.closing(writer):
+        for _ in iterate(state, config, objective, source, writer, log, callbacks, processes):
+            if processes.any(callbacks.should_stop()):
+                if not _due(state.step, config.train.checkpoint_every, config):
+                    train_state.save(state, config, writer)
                 break
+    if state.step < config.train.iterations:
+        callbacks.message(f"stopped after iteration {state.step}, checkpoint written")
     return state
 
 
@@ -228,16 +196,17 @@ def iterate(
     config: RunConfig,
     objective: Objective,
     source: BatchSource,
-    run_dir: Path,
-    log: RunLog,
+    writer: CheckpointWriter,
+    log: RunLog | NoLog,
     callbacks: Callbacks,
-    device: torch.device,
+    processes: OneProcess,
 ) -> Iterator[int]:
     """The iterations themselves; yields the step after each."""
     for network in (state.model, state.ema.module):
         accelerate(network, config.train)
-    throughput = Throughput(config.model, device)
-    nets = Nets(throughput.watch(state.model), throughput.watch(state.ema.module))
+    throughput = Throughput(config.model, processes.device)
+    live, average = throughput.watch(state.model), throughput.watch(state.ema.module)
+    nets = Nets(live, average, lockstep=processes.size > 1)
     parameters = [p for p in state.model.parameters() if p.requires_grad]
     state.model.train()
     state.ema.module.eval()
@@ -246,8 +215,8 @@ def iterate(
         rate = learning_rate(step, config.optim, config.train.iterations)
         set_learning_rate(state.optimizer, rate)
         state.optimizer.zero_grad(set_to_none=True)
-        loss, outputs, indices = accumulate(objective, source, nets, config, step, device)
-        norm = clip_gradients(parameters, config.optim.clip_norm)
+        loss, outputs, indices = accumulate(objective, source, nets, config, step, processes)
+        norm = processes.full(clip_gradients(parameters, config.optim.clip_norm))
 
         # The one place where the host waits for the device: an infinite loss or norm never reaches
         # the weights, and is reported before the batch that caused it is gone.
@@ -258,7 +227,7 @@ def iterate(
             state.skipped = 0
         else:
             state.skipped += 1
-            record = explain_nonfinite(step, outputs, indices)
+            record = explain_nonfinite(step, outputs, indices, processes)
             log.write(record)
             callbacks.message(f"iteration {step + 1}: no update, {record}")
             if state.skipped > config.train.max_nonfinite:
@@ -268,10 +237,10 @@ def iterate(
                     f"t = {record['t']}, s = {record['s']}"
                 )
         state.step = step + 1
-        throughput.images += len(indices)
+        throughput.images += len(indices) * processes.size
 
         if state.step % config.train.log_every == 0 or state.step == config.train.iterations:
-            metrics = _mean_metrics(outputs)
+            metrics = _mean_metrics(outputs, processes)
             speed = throughput.read()
             log.write(
                 {
@@ -286,7 +255,7 @@ def iterate(
             callbacks.progress(Progress(state.step, config.train.iterations, loss_value, speed))
             throughput.restart()
         if _due(state.step, config.train.checkpoint_every, config):
-            save(state, config, run_dir)
+            train_state.save(state, config, writer)
         every = config.train.sample_every
         if callbacks.draw_samples and every and _due(state.step, every, config):
             callbacks.draw_samples(state.ema.module, state.step)
@@ -303,30 +272,8 @@ def _due(step: int, every: int | None, config: RunConfig) -> bool:
     )
 
 
-def _mean_metrics(outputs: list[LossOutput]) -> dict[str, float]:
+def _mean_metrics(outputs: list[LossOutput], processes: OneProcess) -> dict[str, float]:
     names = outputs[0].metrics.keys()
-    return {n: float(torch.stack([o.metrics[n] for o in outputs]).mean()) for n in names}
-
-
-def _saved_at(run_dir: Path, step: int) -> bool:
-    return (run_dir / "checkpoints" / f"step-{step:08d}" / "state.json").exists()
-
-
-def save(state: TrainState, config: RunConfig, run_dir: Path) -> None:
-    """Write a checkpoint of the current step and prune older ones."""
-    every = config.train.milestone_every
-    folder = run_dir / "checkpoints"
-    save_checkpoint(
-        folder,
-        state.step,
-        model=state.model,
-        ema=state.ema.module,
-        optimizer=state.optimizer,
-        state={
-            "config_digest": config.digest,
-            "skipped": state.skipped,
-            "samples_seen": first_position(config, state.step),
-        },
-        milestone=bool(every and state.step % every == 0) or state.step == config.train.iterations,
-    )
-    prune(folder, config.train.keep_last)
+    return {
+        n: float(processes.mean(torch.stack([o.metrics[n] for o in outputs]).mean())) for n in names
+    }

@@ -13,6 +13,7 @@ from tiny import differing, tiny_config, tiny_source, tiny_train
 from selfe.builder import build_model
 from selfe.checkpoint import list_checkpoints
 from selfe.config import OBJECTIVES
+from selfe.dist import OneProcess
 from selfe.objectives.base import LatentBatch, LossOutput, Nets
 from selfe.optim import learning_rate
 from selfe.runlog import RunLog, read_lines
@@ -82,7 +83,7 @@ def test_times_are_warped_for_the_size_of_each_micro_batch(method):
     """mu(L), Eq. s.12, with the image tokens L of the bucket: 4 and 24 here."""
     config = tiny_config(method, "train.micro_batch_size=4")
     model = build_model(config, "cpu")
-    arguments = (TwoSizes(tiny_source(config)), Nets(model, model), config, 5, torch.device("cpu"))
+    arguments = (TwoSizes(tiny_source(config)), Nets(model, model), config, 5, OneProcess("cpu"))
     _, outputs, _ = accumulate(config.build_objective(), *arguments)
     position = torch.arange(first_position(config, 5), first_position(config, 6))
     rng = SampleRng(derive_seed(config.seed, "training"), position)

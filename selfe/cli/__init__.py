@@ -49,6 +49,7 @@ def root() -> None:
 
 def main() -> None:
     """Entry point: one clear sentence instead of a traceback for what a user can mend."""
+    from selfe.dist import PeerError
     from selfe.session import Stopped
 
     try:
@@ -59,6 +60,8 @@ def main() -> None:
     except Stopped as stopped:
         console.print(f"stopped by {stopped}; continue with --resume")
         sys.exit(128 + stopped.signal_number)
+    except PeerError:
+        sys.exit(1)
     except OSError as error:
         console.print(f"error: {error}", markup=False, soft_wrap=True)
         sys.exit(1)

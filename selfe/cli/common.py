@@ -77,7 +77,7 @@ def parse_steps(text: str) -> list[int]:
 
 
 @contextmanager
-def progress_bar(*columns: str) -> Iterator[Progress]:
+def progress_bar(*columns: str, disable: bool = False) -> Iterator[Progress]:
     """A bar on stderr; where that is no terminal, callers print lines instead (`Ticker`)."""
     with Progress(
         TextColumn("{task.description}"),
@@ -87,6 +87,7 @@ def progress_bar(*columns: str) -> Iterator[Progress]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
+        disable=disable,
     ) as bar:
         yield bar
 

@@ -43,10 +43,29 @@ def train(
         typer.Option(help="Mirror metrics and samples to tensorboard or wandb (extras)."),
     ] = None,
     settings: Settings = None,
+    auto_resume: Annotated[
+        bool,
+        typer.Option(
+            "--auto-resume", help="Resume if there is a run, else start: for launchers that retry."
+        ),
+    ] = False,
+    shard: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Processes that share one copy of the weights: 1 replicates, the number of "
+            "processes shards fully. [default: those of one machine]",
+        ),
+    ] = None,
     runs_dir: RunsDir = RUNS,
     device: Device = "auto",
 ) -> None:
-    """Train a model into runs/. Killed at any time, it continues bit for bit with --resume."""
+    """Train a model into runs/. Killed at any time, it continues bit for bit with --resume.
+
+    For many GPUs start it with scripts/launch_torchrun.sh or scripts/launch_slurm.sh.
+    """
+    from selfe.dist import open_processes
     from selfe.recipes import resolve, run_name
     from selfe.session import train_run
     from selfe.trainer import Callbacks
@@ -54,7 +73,10 @@ def train(
 
     config = resolve(recipe, method, variant=variant, seed=seed, assignments=settings or [])
     run_dir = runs_dir / (name or run_name(config))
-    with progress_bar("{task.fields[note]}") as bar:
+    with (
+        open_processes(pick_device(device), shard) as processes,
+        progress_bar("{task.fields[note]}", disable=not processes.is_main) as bar,
+    ):
         tick = Ticker(bar)
 
         def show(progress: TrainProgress) -> None:
@@ -65,8 +87,8 @@ def train(
             config,
             run_dir,
             runs_dir=runs_dir,
-            device=pick_device(device),
-            resume=resume,
+            processes=processes,
+            resume=None if auto_resume else resume,
             init_from=init_from,
             command=command_line(),
             tracker=tracker,
@@ -75,5 +97,6 @@ def train(
             ),
             data_progress=tick.job("encoding the shapes world"),
         )
-    typer.echo(f"trained: {run_dir}")
-    typer.echo(f"score it: selfe-bench geneval --model {run_dir} --steps 2,4,8,50")
+    if processes.is_main:
+        typer.echo(f"trained: {run_dir}")
+        typer.echo(f"score it: selfe-bench geneval --model {run_dir} --steps 2,4,8,50")

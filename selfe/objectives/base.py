@@ -17,10 +17,16 @@ Velocity = Callable[[Tensor, Tensor, Tensor, TextCondition], Tensor]
 
 @dataclass(frozen=True)
 class Nets:
-    """The networks an objective may call: the live weights, and their moving average."""
+    """The networks an objective may call: the live weights, and their moving average.
+
+    Attributes:
+        lockstep: weights are sharded and gathered by all processes at once, so that every process
+            must call the networks equally often for a (micro-)batch, whatever its samples are.
+    """
 
     live: Velocity
     ema: Velocity
+    lockstep: bool = False
 
 
 @dataclass(frozen=True)

@@ -93,18 +93,24 @@ class SelfEvaluation:
 
         rows = torch.nonzero(~equal)[:, 0].to(x_0.device, non_blocking=True)  # where s < t
         target, weight, fake_loss = x_0, torch.ones_like(t), x_0.new_zeros(())
-        metrics = {}
+        metrics = {"self_evaluation_norm": x_0.new_zeros(())}
+        padding = nets.lockstep and not rows.numel()
+        if padding:  # one row keeps the other processes company; what comes out is not used
+            rows = rows.new_zeros(1)
         if rows.numel():
             x0_hat = sample_head(x_t[rows], v[rows], t[rows]).detach()
             eps_s = rng.normal("eps_s", x_0.shape[1:])[rows]
             x_s_hat = add_noise(x0_hat, eps_s, s[rows])
             score, fake_loss = self._score(x_s_hat, x0_hat, eps_s, s[rows], rows, batch, nets, step)
-            row_target, row_weight = self._target(
-                x_0[rows], x0_hat - score, t[rows], s[rows], batch.dropped[rows]
-            )
-            target = x_0.index_copy(0, rows, row_target)
-            weight = weight.index_copy(0, rows, row_weight)
-            metrics["self_evaluation_norm"] = sample_norm(score).mean()
+            if padding:
+                fake_loss = 0 * fake_loss
+            else:
+                row_target, row_weight = self._target(
+                    x_0[rows], x0_hat - score, t[rows], s[rows], batch.dropped[rows]
+                )
+                target = x_0.index_copy(0, rows, row_target)
+                weight = weight.index_copy(0, rows, row_weight)
+                metrics["self_evaluation_norm"] = sample_norm(score).mean()
 
         # Eq. 20 times 1/t^2 is ||V - v_target||^2; written so, s = t is flow matching bit for bit.
         v_target = (eps - x_0) + (x_0 - target) / expand_time(t, x_0)

@@ -1,0 +1,138 @@
+"""The processes that train together: one alone, or those that a launcher has started.
+
+torchrun, or scripts/launch_slurm.sh, says through the environment which process this is. The global
+batch of an iteration is cut into equal contiguous parts, one a process; randomness is keyed by
+global position, so every number of processes computes the same loss up to rounding. What a group of
+processes does is in `selfe.process_group`, which a run on one process does not import.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from selfe.config import RunConfig
+from selfe.stages import stages_of
+
+T = TypeVar("T")
+
+
+class PeerError(Exception):
+    """Another process failed, and says why itself; this one only has to end."""
+
+
+class OneProcess:
+    """A run on one process: nothing is sharded, nobody is asked."""
+
+    rank, size = 0, 1
+
+    def __init__(self, device: torch.device | str) -> None:
+        self.device = torch.device(device)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes logs, sample sheets and config.json."""
+        return self.rank == 0
+
+    @property
+    def layout(self) -> dict[str, int]:
+        """Numbers that a run records about its processes; empty for one."""
+        return {}
+
+    def shard(self, module: nn.Module, bf16: bool) -> None:
+        """Shard a module's weights in place; with `bf16` it computes on bf16 copies of them."""
+
+    def reduce_across_replicas(self, now: bool) -> None:
+        """Whether the next backward pass sums gradients over replicas, or leaves it for later."""
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """Mean over the processes, on the device, without waiting for it."""
+        return tensor
+
+    def full(self, tensor: Tensor) -> Tensor:
+        """A plain tensor of one that may be sharded."""
+        return tensor
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any process."""
+        return flag
+
+    def gather(self, value: T) -> list[T]:
+        """See `HostGroup.gather`."""
+        return [value]
+
+    def on_main(self, work: Callable[[], T]) -> T:
+        """See `HostGroup.on_main`."""
+        return work()
+
+    def main_first(self, work: Callable[[], T]) -> T:
+        """Do `work` on rank 0, then everywhere else: for what rank 0 leaves in a cache."""
+        return work()
+
+    def whole(self, module: nn.Module, build: Callable[[], nn.Module]) -> nn.Module | None:
+        """The module with all its weights on the main process, None elsewhere.
+
+        Args:
+            build: makes a module of the same architecture, for weights gathered from shards.
+        """
+        return module
+
+
+@contextlib.contextmanager
+def open_processes(device: str, shard: int | None = None) -> Iterator[OneProcess]:
+    """The processes a launcher has started, or the one there is without a launcher.
+
+    Reads WORLD_SIZE, RANK, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
+
+    Args:
+        device: "cuda" becomes this process' own GPU of its machine.
+        shard: processes that share one copy of the weights; None for those of one machine.
+
+    Raises:
+        ValueError: if the layout does not fit the number of processes.
+    """
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    if size == 1:
+        if shard not in (None, 1):
+            raise ValueError(
+                f"--shard {shard} needs as many processes: start with scripts/launch_torchrun.sh"
+            )
+        yield OneProcess(device)
+        return
+    from selfe import process_group
+
+    on_gpu = device.startswith("cuda")
+    if on_gpu:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    with process_group.initialised("cpu:gloo,cuda:nccl" if on_gpu else "gloo"):
+        shard = shard or int(os.environ.get("LOCAL_WORLD_SIZE", size))
+        yield process_group.ManyProcesses(device, shard)
+
+
+def check_split(config: RunConfig, group_size: int, size: int) -> None:
+    """Every stage's batch must divide into equal parts, micro-batches and groups.
+
+    Raises:
+        ValueError: names what does not divide.
+    """
+    for batch_size in sorted({stage.batch_size for stage in stages_of(config)}):
+        if batch_size % size:
+            raise ValueError(f"a batch of {batch_size} does not divide over {size} processes")
+        part = batch_size // size
+        micro = config.train.micro_batch_size or part
+        if part % micro:
+            raise ValueError(
+                f"a batch of {batch_size} over {size} processes leaves {part} samples each, which "
+                f"micro-batches of {micro} (train.micro_batch_size) do not divide"
+            )
+        if micro % group_size:
+            raise ValueError(
+                f"a batch of {batch_size} over {size} processes makes micro-batches of {micro}, "
+                f"which do not divide into groups of {group_size} (objective.group_size)"
+            )

@@ -1,0 +1,156 @@
+"""What a run carries from one iteration to the next: made, resumed from a checkpoint, and saved."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from selfe.checkpoint import (
+    CheckpointError,
+    WholeWriter,
+    load_optimizer,
+    load_weights,
+    newest_valid,
+    read_state,
+)
+from selfe.config import RunConfig
+from selfe.dist import OneProcess
+from selfe.ema import Ema
+from selfe.optim import build_optimizer
+from selfe.stages import first_position
+
+
+@dataclass
+class TrainState:
+    model: nn.Module
+    ema: Ema
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    skipped: int = 0
+    """Iterations in a row without an update."""
+
+
+class CheckpointWriter(Protocol):
+    def save(
+        self,
+        step: int,
+        *,
+        model: nn.Module,
+        ema: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        state: Mapping[str, Any],
+        milestone: bool,
+    ) -> None:
+        """Write the checkpoint of an iteration, now or in the background, and prune older ones."""
+        ...
+
+    def close(self) -> None:
+        """Return when everything is written."""
+        ...
+
+
+def uses_bf16(device: torch.device, precision: str) -> bool:
+    """Whether "fp32", "bf16" or "auto" means bf16 on this device."""
+    if precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return precision == "bf16"
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """bf16 autocast where asked for, or on "auto" where the device has it."""
+    if not uses_bf16(device, precision):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def new_state(model: nn.Module, config: RunConfig, processes: OneProcess) -> TrainState:
+    """The state before the first iteration; shards the model where processes share it."""
+    ema = Ema(model, config.optim)  # a copy, which sharded weights cannot be made of
+    bf16 = uses_bf16(processes.device, config.train.precision)
+    processes.shard(model, bf16)
+    processes.shard(ema.module, bf16)
+    return TrainState(model, ema, build_optimizer(model, config.optim))
+
+
+def restore(state: TrainState, path: Path) -> dict[str, Any]:
+    """Load a verified checkpoint into a state and return its state.json.
+
+    Raises:
+        CheckpointError: if it does not fit.
+    """
+    from selfe.sharded import load_part
+
+    saved = read_state(path)
+    for part, module in (("model", state.model), ("ema", state.ema.module)):
+        load_weights(module, load_part(path, part, module.state_dict()), path / part)
+    moments = {
+        f"{name}/{entry}": parameter
+        for name, parameter in state.model.named_parameters()
+        for entry in ("exp_avg", "exp_avg_sq")
+    }
+    tensors = load_part(path, "optimizer", moments)
+    load_optimizer(state.optimizer, state.model, tensors, path / "optimizer")
+    return saved
+
+
+def resume(
+    state: TrainState,
+    config: RunConfig,
+    run_dir: Path,
+    processes: OneProcess,
+    message: Callable[[str], None],
+) -> None:
+    """Load the newest valid checkpoint, if there is any at all.
+
+    Raises:
+        ValueError: if the run was made with another configuration.
+        CheckpointError: if there are checkpoints but none of them is valid.
+    """
+    path, problems = processes.on_main(lambda: newest_valid(run_dir / "checkpoints"))
+    for problem in problems:
+        message(f"skipped: {problem}")
+    if path is None:
+        if problems:
+            raise CheckpointError(f"{run_dir} has no valid checkpoint to resume from")
+        return
+    saved = restore(state, path)
+    if saved.get("config_digest") != config.digest:
+        raise ValueError(
+            f"{run_dir} was trained with another configuration; resume with the same options, "
+            "or give the new run another --name"
+        )
+    state.step, state.skipped = int(saved["step"]), int(saved["skipped"])
+    message(f"resumed from {path.name}")
+
+
+def open_writer(config: RunConfig, run_dir: Path, processes: OneProcess) -> CheckpointWriter:
+    """What writes the run's checkpoints: whole files, or shards where processes share the state."""
+    folder, keep_last = run_dir / "checkpoints", config.train.keep_last
+    if processes.size == 1:
+        return WholeWriter(folder, keep_last)
+    from selfe.sharded import ShardedWriter
+
+    return ShardedWriter(folder, keep_last, processes.device)
+
+
+def save(state: TrainState, config: RunConfig, writer: CheckpointWriter) -> None:
+    """Write a checkpoint of the current step."""
+    every = config.train.milestone_every
+    writer.save(
+        state.step,
+        model=state.model,
+        ema=state.ema.module,
+        optimizer=state.optimizer,
+        state={
+            "config_digest": config.digest,
+            "skipped": state.skipped,
+            "samples_seen": first_position(config, state.step),
+        },
+        milestone=bool(every and state.step % every == 0) or state.step == config.train.iterations,
+    )
