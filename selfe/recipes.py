@@ -32,10 +32,13 @@ _SHAPES: dict[str, Any] = {
         "text": "shapes",
     },
     "times": {"tau_horizon": 1800},
-    "optim": {"lr": 1e-3, "final_lr": 1e-4, "warmup": 100, "ema_decay": 0.995},
+    # the rate was searched for every method: reports/shapes/learning_rate.md
+    "optim": {"lr": 2e-3, "final_lr": 2e-4, "warmup": 100, "ema_decay": 0.995},
     "train": {
         "iterations": 3000,
         "batch_size": 128,
+        # two, so that two cores have one each (selfe.cores)
+        "micro_batch_size": 64,
         "precision": "fp32",
         "checkpoint_every": 250,
         "milestone_every": 500,
@@ -72,6 +75,7 @@ RECIPES: dict[str, dict[str, Any]] = {
             "train": {
                 "iterations": 10_000,
                 "batch_size": 512,
+                "micro_batch_size": None,
                 "precision": "auto",
                 "compile": True,
                 "checkpoint_every": 1000,
@@ -82,7 +86,12 @@ RECIPES: dict[str, dict[str, Any]] = {
     ),
     "0.5b": {
         "data": {"source": "latents", "codec": "flux", "text": "flux"},
-        "train": {**_PAPER_TRAIN, "iterations": 300_000, "milestone_every": 50_000},
+        "train": {
+            **_PAPER_TRAIN,
+            "iterations": 300_000,
+            "milestone_every": 50_000,
+            "micro_batch_size": 64,  # of one bucket each: data.bucket_unit
+        },
         "times": {"tau_horizon": 300_000},
         "optim": {"decay_horizon": 300_000},
         "sampling": {"batch_slots": 16},
@@ -93,6 +102,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "train": {
             **_PAPER_TRAIN,
             "iterations": 710_000,
+            "micro_batch_size": 32,
             # from here on as many images of 512^2 as of 256^2
             "stages": [{"start": 500_000, "batch_size": 768, "resolutions": {256: 1, 512: 1}}],
         },

@@ -46,7 +46,8 @@ def test_methods_share_everything_but_objective_and_sampling():
 
 
 def staged(*stages: str, **options) -> RunConfig:
-    return resolve("0.5b", "imm", assignments=[f"train.stages=[{','.join(stages)}]"], **options)
+    given = [f"train.stages=[{','.join(stages)}]", "train.micro_batch_size=null"]
+    return resolve("0.5b", "imm", assignments=given, **options)
 
 
 def test_stages_change_batch_and_mix_and_move_no_sample():
@@ -159,7 +160,7 @@ def test_unknown_names_are_answered_with_known_ones(arguments, words):
 
 def test_imm_refuses_batches_that_do_not_divide_into_groups():
     with pytest.raises(ValueError, match="groups of 4"):
-        resolve("shapes", "imm", assignments=["train.batch_size=6"])
+        resolve("shapes", "imm", assignments=["train.batch_size=6", "train.micro_batch_size=6"])
 
 
 def test_run_names():

@@ -31,7 +31,13 @@ def load_script() -> ModuleType:
 
 script = load_script()
 COMMANDS = typer.main.get_command(app).commands
-TINY = [*TINY_MODEL, "train.batch_size=8", "train.iterations=6", "train.milestone_every=2"]
+TINY = [
+    *TINY_MODEL,
+    "train.batch_size=8",
+    "train.micro_batch_size=null",
+    "train.iterations=6",
+    "train.milestone_every=2",
+]
 
 
 def printed(*words: str) -> list[tuple[str, dict]]:

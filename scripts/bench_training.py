@@ -1,0 +1,147 @@
+"""Training throughput of the shapes recipe on the cores of this machine, against another checkout.
+
+    git worktree add ../before COMMIT
+    python scripts/bench_training.py --before ../before
+
+Both checkouts train the same recipe with the same seed in processes of their own, in turn, a few
+iterations at a time, so that a busy machine disturbs both alike. Unlike the other ratios this one
+is of wall-clock seconds, on all cores: how well they are used is what is measured. Prints images/s
+and the median ratio of every method, and writes reports/bench/training.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from paired_timing import measurement_facts
+
+from selfe.checkpoint import write_atomically
+
+HERE = Path(__file__).resolve().parent.parent
+
+# Runs in either checkout, so it uses what both have: a training run whose callbacks hand the turn
+# over between iterations. Sample sheets, checkpoints and logging are kept out of the timed part.
+WORKER = """
+import sys, time
+from pathlib import Path
+import torch
+from selfe.recipes import resolve
+from selfe.session import train_run
+from selfe.trainer import Callbacks
+method, folder, size = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+config = resolve("shapes", method, assignments=[
+    "train.iterations=1000000", "train.log_every=1", "train.checkpoint_every=1000000",
+    "train.milestone_every=null", "train.sample_every=null", f"data.size={size}"])
+turn = {"left": 0, "started": 0.0}
+def progress(_):
+    turn["left"] -= 1
+    if turn["left"] <= 0:
+        print(time.perf_counter() - turn["started"], flush=True)
+        turn["left"] = int(sys.stdin.readline())
+        turn["started"] = time.perf_counter()
+turn["left"], turn["started"] = 3, time.perf_counter()
+train_run(config, folder / f"{method}", runs_dir=folder, device="cpu",
+          callbacks=Callbacks(progress=progress, should_stop=lambda: False))
+"""
+
+
+class Trainer:
+    """A training process of one checkout that works when told to."""
+
+    def __init__(self, checkout: Path, method: str, folder: Path, size: int) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(checkout), "HF_HUB_OFFLINE": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", WORKER, method, str(folder), str(size)],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._read()  # the warm-up
+
+    def _read(self) -> float:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the training process ended with {self.process.wait()}")
+        return float(line)
+
+    def seconds(self, iterations: int) -> float:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{iterations}\n")
+        self.process.stdin.flush()
+        return self._read()
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def compare(method: str, before: Path, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    for name in ("now", "before"):
+        (folder / name).mkdir(exist_ok=True)
+    now = Trainer(HERE, method, folder / "now", args.size)
+    old = Trainer(before, method, folder / "before", args.size)
+    seconds: dict[str, list[float]] = {"now": [], "before": []}
+    try:
+        for pair in range(args.pairs):
+            sides = [("now", now), ("before", old)]
+            for name, trainer in sides if pair % 2 == 0 else reversed(sides):
+                seconds[name].append(trainer.seconds(args.iterations))
+    finally:
+        now.close()
+        old.close()
+    images = 128 * args.iterations
+    ratios = [b / a for a, b in zip(seconds["now"], seconds["before"], strict=True)]
+    return {
+        "method": method,
+        "images_per_second": images / statistics.median(seconds["now"]),
+        "images_per_second_before": images / statistics.median(seconds["before"]),
+        "speedup": statistics.median(ratios),
+        "speedup_range": [min(ratios), max(ratios)],
+        "pairs": args.pairs,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--before", type=Path, required=True, help="checkout to compare with")
+    parser.add_argument("--methods", nargs="+", default=["fm", "selfe", "imm"])
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--iterations", type=int, default=4, help="of a turn")
+    parser.add_argument("--size", type=int, default=1024, help="training images")
+    parser.add_argument("--out", type=Path, default=HERE / "reports/bench/training.json")
+    args = parser.parse_args()
+    before = args.before.resolve()
+    facts = measurement_facts(0) | {"clock": "wall", "threads": os.cpu_count(), "target": 1.5}
+    commit = subprocess.run(
+        ["git", "-C", str(before), "rev-parse", "--short=12", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    facts["commit_before"] = commit.stdout.strip()
+    rows = []
+    for method in args.methods:
+        with tempfile.TemporaryDirectory() as folder:
+            rows.append(compare(method, before, args, Path(folder)))
+        row = rows[-1]
+        print(
+            f"{method}: {row['images_per_second']:.0f} images/s, before "
+            f"{row['images_per_second_before']:.0f}: {row['speedup']:.2f} times",
+            flush=True,
+        )
+    write_atomically(args.out, json.dumps({**facts, "rows": rows}, indent=1).encode())
+
+
+if __name__ == "__main__":
+    main()
