@@ -12,8 +12,10 @@ from typing import Any
 import pandas as pd
 from pydantic import ValidationError
 
-from evals.base import TASKS, ImageVerdict, ProtocolFacts, Result
+from evals.base import TASKS, ImageVerdict, Interval, ProtocolFacts, Result
 from evals.files import read_json_lines
+from evals.pairing import counts_by_task
+from evals.stats import PromptCounts, overall_interval, task_interval
 from evals.suites.shapes import ROUND_TRIP_SCORE
 
 MANY_STEPS = 50
@@ -189,6 +191,25 @@ def _check(path: Path, result: Result, verdicts: pd.DataFrame) -> None:
         raise ValueError(
             f"{path}: {', '.join(differing)} does not follow from images.jsonl: {again}"
         )
+    _check_intervals(path, result, counts_by_task(verdicts))
+
+
+def _check_intervals(path: Path, result: Result, counts: dict[str, PromptCounts]) -> None:
+    """Intervals of two versions of the statistics must not share a table."""
+    scores = result.scores
+    pairs = [(task, task_interval(counts[task]), scores.tasks[task]) for task in counts]
+    if scores.overall and counts:
+        pairs.append(("overall", overall_interval(counts), scores.overall))
+    old = [name for name, now, then in pairs if not _same(now, then)]
+    if old:
+        raise ValueError(
+            f"{path}: the interval of {', '.join(old)} is of another version of the statistics: "
+            "run its `geneval` command again, which scores the images that are there"
+        )
+
+
+def _same(a: Interval, b: Interval) -> bool:
+    return abs(a.low - b.low) <= _SCORE_TOLERANCE and abs(a.high - b.high) <= _SCORE_TOLERANCE
 
 
 def by_protocol(folders: Iterable[ResultFolder]) -> dict[str, list[ResultFolder]]:

@@ -12,10 +12,10 @@ gets the stratified form of that interval (Yan and Su 2010). No interval has zer
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 
 import numpy as np
 from scipy import stats as distributions
@@ -45,22 +45,22 @@ class PromptCounts:
         if len(self.correct) == 0 or len(self.correct) != len(self.images):
             raise ValueError("counts need at least one prompt, and as many totals as hits")
 
-    @property
+    @cached_property
     def share(self) -> float:
         return float(self.correct.sum() / self.images.sum())
 
-    @property
+    @cached_property
     def residuals(self) -> np.ndarray:
         """(n,) what each prompt adds to the error of the share; they sum to 0."""
         return (self.correct - self.share * self.images) / self.images.sum()
 
-    @property
+    @cached_property
     def variance(self) -> float:
         """Of the share, estimated between prompts; of one prompt nothing is seen: 0."""
         prompts = len(self.images)
         return float(np.square(self.residuals).sum()) * prompts / max(1, prompts - 1)
 
-    @property
+    @cached_property
     def exceptions(self) -> int:
         """Prompts unlike the rest: with any image right where most are wrong, or the reverse."""
         return int(min((self.correct > 0).sum(), (self.correct < self.images).sum()))
@@ -135,7 +135,7 @@ def score_interval(share: float, effective: float, quantile: float = _NORMAL) ->
     return Interval(mean=share, low=min(low, share), high=max(high, share))
 
 
-@functools.lru_cache
+@cache
 def student_quantile(degrees: int) -> float:
     """Two-sided 95% quantile; of one cluster nothing can be estimated, and 1 degree is taken."""
     return float(distributions.t.ppf(0.5 + CONFIDENCE / 2, max(1, degrees)))
