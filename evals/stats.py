@@ -255,8 +255,10 @@ def _difference_interval(pair: PairedCounts, quantile: float) -> Interval:
     r = pair.correlation
     mean = a.mean - b.mean
     prompts = len(pair.a.images)
-    # Equal results leave room for as much as two whole prompts, one each way: about 3 / prompts.
-    least = quantile * math.sqrt(2) / prompts
+    # Room for two more changes like the largest seen, one each way; where there is none, for two of
+    # whole prompts: about 3 / prompts.
+    largest = float((np.abs(pair.a.correct - pair.b.correct) / pair.a.images).max()) or 1.0
+    least = _NORMAL * math.sqrt(2) * largest / prompts
     below = max(least, _dependent_sum(a.mean - a.low, b.high - b.mean, r))
     above = max(least, _dependent_sum(a.high - a.mean, b.mean - b.low, r))
     errors = pair.a.residuals - pair.b.residuals
