@@ -10,8 +10,8 @@ from evals.base import TASKS
 from evals.layout import TASK_NAMES
 from evals.markup import is_missing, number, plain, to_markdown, with_interval
 
-_FIXED = ("method", "variant", "iterations", "steps", "nfe", "guidance")
-_HEADER = ["Method", "Variant", "Iterations", "Steps", "NFE", "Guidance"]
+_FIXED = ("method", "variant", "iterations", "steps", "nfe", "guidance", "eta", "sampler")
+_HEADER = ["Method", "Variant", "Iterations", "Steps", "NFE", "Guidance", "eta", "Sampler"]
 
 SEEN_UNSEEN = (
     "Share of correct images [95% interval] of the prompts with two coloured objects (attribute "

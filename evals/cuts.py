@@ -7,9 +7,15 @@ from typing import Any
 
 import pandas as pd
 
-from evals.collection import ResultFolder, guidance_text, require_one_protocol
+from evals.collection import (
+    ResultFolder,
+    eta_of,
+    guidance_text,
+    require_one_protocol,
+    setting_text,
+)
 
-_ROW = ("method", "variant", "iterations", "steps", "nfe", "guidance", "partial")
+_ROW = ("method", "variant", "iterations", "steps", "nfe", "guidance", "eta", "sampler", "partial")
 
 
 def _row(folder: ResultFolder) -> dict[str, Any]:
@@ -22,6 +28,8 @@ def _row(folder: ResultFolder) -> dict[str, Any]:
         "steps": result.sampling.steps,
         "nfe": result.sampling.nfe,
         "guidance": guidance_text(result),
+        "eta": eta_of(result),
+        "sampler": setting_text(result),
         "partial": result.scores.partial,
     }
 

@@ -223,6 +223,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=4000)
     parser.add_argument("--out", type=Path, default=Path("reports/bench/intervals.json"))
     args = parser.parse_args()
+    stamp = provenance()  # of the code that runs, whatever is edited meanwhile
     rows = []
     print("| what | prompts | rate | correlation | coverage | mean width | |")
     print("|---|---|---|---|---|---|---|")
@@ -241,7 +242,7 @@ def main() -> None:
     found = {
         "command": f"python scripts/check_intervals.py --repeats {args.repeats}",
         "seed": 0,
-        **provenance(),
+        **stamp,
         "repeats": args.repeats,
         "images_per_prompt": IMAGES,
         "band": BAND,

@@ -315,3 +315,10 @@ def test_commands_stand_below_the_tables_not_in_them(tmp_path: Path) -> None:
         assert any("not run" in line for line in cells)
         assert not any("selfe-bench" in line for line in cells)
         assert "- IMM, 2, 4, 8, 50 steps: not run: `" in page or "- SDXL: not run: `" in page
+
+
+def test_under_trained_is_judged_by_the_best_settings_at_many_steps(tmp_path: Path) -> None:
+    write_result(tmp_path / "a", steps=50, rate=0.1, settings={"s_fraction": 1.0})
+    assert all(f.under_trained for f in collect([tmp_path]))
+    write_result(tmp_path / "b", steps=50, rate=1.0)
+    assert not any(f.under_trained for f in collect([tmp_path]))
