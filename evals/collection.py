@@ -12,8 +12,10 @@ from typing import Any
 import pandas as pd
 from pydantic import ValidationError
 
-from evals.base import TASKS, ImageVerdict, ProtocolFacts, Result
+from evals.base import TASKS, ImageVerdict, Interval, ProtocolFacts, Result
 from evals.files import read_json_lines
+from evals.pairing import counts_by_task
+from evals.stats import PromptCounts, overall_interval, task_interval
 from evals.suites.shapes import ROUND_TRIP_SCORE
 
 MANY_STEPS = 50
@@ -77,31 +79,40 @@ def collect(roots: Sequence[Path]) -> list[ResultFolder]:
 
 def _labelled(folders: list[ResultFolder]) -> list[ResultFolder]:
     """Mark every result of a model trained here that many steps do not bring near what its codec
-    allows."""
-    reasons: dict[tuple[str, str], str] = {}
+    allows, not even under the best of the settings tried."""
+    best: dict[tuple[str, str], ResultFolder] = {}
     for folder in folders:
-        result = folder.result
-        ceiling = ROUND_TRIP_SCORE.get(result.protocol.suite)
-        overall = result.scores.overall
-        if ceiling is None or overall is None or result.sampling.steps < MANY_STEPS:
-            continue
-        if result.model.iterations is None:  # another codec than the ceiling's
-            continue
-        if overall.mean < PLATEAU * ceiling:
-            reasons[result.model.digest, protocol_key(result.protocol)] = (
-                f"{overall.mean:.3f} at {result.sampling.steps} steps, below {PLATEAU} of the "
-                f"{ceiling:.3f} of renders after a round trip through the autoencoder"
-            )
+        if folder.result.scores.overall and folder.result.sampling.steps >= MANY_STEPS:
+            key = _trained_model(folder)
+            best[key] = max(best.get(key, folder), folder, key=_overall_mean)
+    reasons = {key: _shortfall(folder) for key, folder in best.items()}
     return [
-        replace(folder, under_trained=reason)
-        if (
-            reason := reasons.get(
-                (folder.result.model.digest, protocol_key(folder.result.protocol)), ""
-            )
-        )
-        else folder
+        replace(folder, under_trained=reasons.get(_trained_model(folder)) or folder.under_trained)
         for folder in folders
     ]
+
+
+def _trained_model(folder: ResultFolder) -> tuple[str, str]:
+    return folder.result.model.digest, protocol_key(folder.result.protocol)
+
+
+def _overall_mean(folder: ResultFolder) -> float:
+    overall = folder.result.scores.overall
+    assert overall is not None
+    return overall.mean
+
+
+def _shortfall(folder: ResultFolder) -> str:
+    """Why a result at many steps shows an under-trained model; "" where it does not."""
+    ceiling = ROUND_TRIP_SCORE.get(folder.result.protocol.suite)
+    if ceiling is None or folder.result.model.iterations is None:
+        return ""  # no ceiling known, or another codec's
+    if _overall_mean(folder) >= PLATEAU * ceiling:
+        return ""
+    return (
+        f"{_overall_mean(folder):.3f} at {folder.result.sampling.steps} steps, below {PLATEAU} of "
+        f"the {ceiling:.3f} of renders after a round trip through the autoencoder"
+    )
 
 
 def _order(folder: ResultFolder) -> tuple[Any, ...]:
@@ -189,6 +200,25 @@ def _check(path: Path, result: Result, verdicts: pd.DataFrame) -> None:
         raise ValueError(
             f"{path}: {', '.join(differing)} does not follow from images.jsonl: {again}"
         )
+    _check_intervals(path, result, counts_by_task(verdicts))
+
+
+def _check_intervals(path: Path, result: Result, counts: dict[str, PromptCounts]) -> None:
+    """Intervals of two versions of the statistics must not share a table."""
+    scores = result.scores
+    pairs = [(task, task_interval(counts[task]), scores.tasks[task]) for task in counts]
+    if scores.overall and counts:
+        pairs.append(("overall", overall_interval(counts), scores.overall))
+    old = [name for name, now, then in pairs if not _same(now, then)]
+    if old:
+        raise ValueError(
+            f"{path}: the interval of {', '.join(old)} is of another version of the statistics: "
+            "run its `geneval` command again, which scores the images that are there"
+        )
+
+
+def _same(a: Interval, b: Interval) -> bool:
+    return abs(a.low - b.low) <= _SCORE_TOLERANCE and abs(a.high - b.high) <= _SCORE_TOLERANCE
 
 
 def by_protocol(folders: Iterable[ResultFolder]) -> dict[str, list[ResultFolder]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from evals.base import Frozen, ImageVerdict, Interval, ProtocolFacts, Result
+from evals.images import caption
 from evals.results import read_result, read_verdicts
 from evals.score import counts_by_task
 from evals.stats import Difference, PairedCounts, paired_difference
@@ -19,6 +20,8 @@ class FlippedPrompt(Frozen):
     a_correct: int
     b_correct: int
     images: int
+    prompt: str = ""
+    """The caption, where the images lie beside the result."""
 
 
 class ComparedScore(Frozen):
@@ -75,6 +78,7 @@ def compare(a: str | Path, b: str | Path) -> Comparison:
         names=names if names[0] != names[1] else (str(a), str(b)),
         suite=results[0].protocol.suite,
         partial=any(r.scores.partial for r in results),
+        caption_of=lambda prompt_id: caption(Path(a), prompt_id) or caption(Path(b), prompt_id),
     )
 
 
@@ -104,6 +108,7 @@ def compare_verdicts(
     names: Sequence[str] = ("A", "B"),
     suite: str = "",
     partial: bool = False,
+    caption_of: Callable[[int], str] = lambda prompt_id: "",
 ) -> Comparison:
     """Compare verdicts over the same images.
 
@@ -124,7 +129,7 @@ def compare_verdicts(
         suite=suite,
         overall=_compared(pairs),
         tasks={tag: _compared({tag: pair}) for tag, pair in pairs.items()},
-        flipped=tuple(_flipped(a, b)),
+        flipped=tuple(_flipped(a, b, caption_of)),
         partial=partial,
     )
 
@@ -141,7 +146,9 @@ def _compared(pairs: dict[str, PairedCounts]) -> ComparedScore:
     )
 
 
-def _flipped(a: Sequence[ImageVerdict], b: Sequence[ImageVerdict]) -> list[FlippedPrompt]:
+def _flipped(
+    a: Sequence[ImageVerdict], b: Sequence[ImageVerdict], caption_of: Callable[[int], str]
+) -> list[FlippedPrompt]:
     tags = {v.prompt_id: v.tag for v in a}
     hits: dict[int, list[int]] = {i: [0, 0, 0] for i in tags}
     for verdict in a:
@@ -150,20 +157,19 @@ def _flipped(a: Sequence[ImageVerdict], b: Sequence[ImageVerdict]) -> list[Flipp
     for verdict in b:
         hits[verdict.prompt_id][1] += verdict.correct
     changed = [
-        FlippedPrompt(prompt_id=i, tag=tags[i], a_correct=x, b_correct=y, images=n)
+        FlippedPrompt(
+            prompt_id=i, tag=tags[i], a_correct=x, b_correct=y, images=n, prompt=caption_of(i)
+        )
         for i, (x, y, n) in hits.items()
         if x != y
     ]
     return sorted(changed, key=lambda f: (-abs(f.a_correct - f.b_correct), f.prompt_id))
 
 
-def as_markdown(
-    comparison: Comparison, prompts: Sequence[str] | None = None, most: int = 20
-) -> str:
+def as_markdown(comparison: Comparison, most: int = 20) -> str:
     """The comparison as a table, its power note, and the prompts that flipped most.
 
     Args:
-        prompts: captions by prompt_id, printed beside the flips.
         most: so many flips at most.
     """
     c = comparison
@@ -189,9 +195,10 @@ def as_markdown(
         f"{len(c.flipped) - better} better under B.",
     ]
     for f in c.flipped[:most]:
-        caption = f" {prompts[f.prompt_id]}" if prompts else ""
         lines.append(
             f"- {f.prompt_id:05d} {f.tag}: {f.a_correct}/{f.images} against "
-            f"{f.b_correct}/{f.images}{caption}"
+            f"{f.b_correct}/{f.images} {f.prompt}".rstrip()
         )
+    if c.flipped[most:]:
+        lines.append(f"- and {len(c.flipped) - most} more; --json lists all")
     return "\n".join(lines) + "\n"

@@ -7,9 +7,15 @@ from typing import Any
 
 import pandas as pd
 
-from evals.collection import ResultFolder, guidance_text, require_one_protocol
+from evals.collection import (
+    ResultFolder,
+    eta_of,
+    guidance_text,
+    require_one_protocol,
+    setting_text,
+)
 
-_ROW = ("method", "variant", "iterations", "steps", "nfe", "guidance", "partial")
+_ROW = ("method", "variant", "iterations", "steps", "nfe", "guidance", "eta", "sampler", "partial")
 
 
 def _row(folder: ResultFolder) -> dict[str, Any]:
@@ -22,6 +28,8 @@ def _row(folder: ResultFolder) -> dict[str, Any]:
         "steps": result.sampling.steps,
         "nfe": result.sampling.nfe,
         "guidance": guidance_text(result),
+        "eta": eta_of(result),
+        "sampler": setting_text(result),
         "partial": result.scores.partial,
     }
 
@@ -47,7 +55,8 @@ def seen_unseen_frame(folders: Sequence[ResultFolder]) -> pd.DataFrame:
 
 
 def diversity_frame(folders: Sequence[ResultFolder]) -> pd.DataFrame:
-    """A row per result with diversity figures; nested figures become "caption type.factor".
+    """A row per result with its overall score and diversity figures; nested figures become
+    "tasks.caption type.factor.figure".
 
     Raises:
         ValueError: if the results were not measured under one protocol.
@@ -57,8 +66,15 @@ def diversity_frame(folders: Sequence[ResultFolder]) -> pd.DataFrame:
     for folder in folders:
         figures = dict(_flatten(folder.result.diversity))
         if figures:
-            rows.append(_row(folder) | figures)
+            rows.append(_row(folder) | _overall(folder) | figures)
     return _frame(rows)
+
+
+def _overall(folder: ResultFolder) -> dict[str, Any]:
+    """The accuracy that diversity stands beside; empty where an incomplete set has none."""
+    overall = folder.result.scores.overall
+    values = (overall.mean, overall.low, overall.high) if overall else (None, None, None)
+    return dict(zip(("overall", "overall_low", "overall_high"), values, strict=True))
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, float]]:

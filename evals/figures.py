@@ -138,7 +138,9 @@ def _draw_series(axes: Axes, lines: Sequence[Series], direct: bool = True) -> No
         axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
         if len(x) == 1:
             axes.errorbar(x, mean, [mean - low, high - mean], color=color, capsize=2, linewidth=1)
-        axes.plot(x, mean, color=color, marker=marker, linestyle=dash, label=line.label)
+        style: Any = {"color": color, "marker": marker, "linestyle": dash}
+        # unclipped, so that the marker of a score of 0 is seen whole
+        axes.plot(x, mean, label=line.label, clip_on=False, **style)
         ends.append((float(mean[-1]), float(x[-1]), line.label, color))
     if direct:
         _label_ends(axes, ends)

@@ -30,6 +30,14 @@ def prompt_folder(folder: str | Path, prompt_id: int) -> Path:
     return Path(folder) / f"{prompt_id:05d}"
 
 
+def caption(folder: Path, prompt_id: int) -> str:
+    """Of a prompt, from the metadata beside its images; "" where they do not lie there."""
+    path = prompt_folder(folder, prompt_id) / "metadata.jsonl"
+    if not path.is_file():
+        return ""
+    return str(json.loads(path.read_text().splitlines()[0])["prompt"])
+
+
 def sample_path(folder: str | Path, prompt_id: int, sample_id: int) -> Path:
     return prompt_folder(folder, prompt_id) / "samples" / f"{sample_id:05d}.png"
 

@@ -24,7 +24,7 @@ from evals.model_table import TABLE1_TASKS
 from evals.table_rows import PAPER, Table, follows_paper_protocol
 from evals.tables import NOT_RESOLVED
 
-_TASK_NAMES = {
+TASK_NAMES = {
     "single_object": "Single object",
     "two_object": "Two object",
     "color_attr": "Attribute binding",
@@ -102,7 +102,12 @@ def _row_name(cells: pd.DataFrame) -> str:
     return max(names, key=len) if names else str(cells["method"].iloc[0])
 
 
-def _wide_rows(block: pd.DataFrame, steps: Sequence[int], commands: bool) -> list[list[str]]:
+def _wide_rows(block: pd.DataFrame, steps: Sequence[int], settings: bool) -> list[list[str]]:
+    """A row per method, columns numbers of steps, measured and the paper's.
+
+    Args:
+        settings: with iterations, NFE, guidance, eta and sampler of the row, joined over its steps.
+    """
     rows = []
     for _, cells in block.groupby("label", sort=False):
         by_steps = {int(row["steps"]): row for _, row in cells.iterrows()}
@@ -118,18 +123,15 @@ def _wide_rows(block: pd.DataFrame, steps: Sequence[int], commands: bool) -> lis
                 text = with_interval(row["overall"], row["ci_low"], row["ci_high"])
                 mark = " (partial)" if row["partial"] else ""
                 texts.append((text or "no score") + mark)
-        if measured.empty and commands:
-            place = list(steps).index(STEPS[0])
-            texts[place] = not_run(f"`{cells['command'].iloc[0]}`")
         papers = [by_steps[n]["paper"] if n in by_steps else None for n in STEPS]
+        found = [
+            plain(cells["iterations"].iloc[0]),
+            *[_joined(measured[name]) for name in ("nfe", "guidance", "eta", "settings")],
+        ]
         rows.append(
             [
                 _row_name(cells),
-                plain(cells["iterations"].iloc[0]),
-                _joined(measured["nfe"]),
-                _joined(measured["guidance"]),
-                _joined(measured["eta"]),
-                _joined(measured["settings"]),
+                *(found if settings else []),
                 *texts,
                 *[number(value, 4) for value in papers],
             ]
@@ -137,9 +139,9 @@ def _wide_rows(block: pd.DataFrame, steps: Sequence[int], commands: bool) -> lis
     return rows
 
 
-def _wide_header(steps: Sequence[int]) -> list[str]:
-    fixed = ["Method", "Iterations", "NFE", "Guidance", "eta", "Sampler"]
-    return [*fixed, *[_count(n) for n in steps], *[f"*{_count(n)}" for n in STEPS]]
+def _wide_header(steps: Sequence[int], settings: bool) -> list[str]:
+    names = ["Iterations", "NFE", "Guidance", "eta", "Sampler"] if settings else []
+    return ["Method", *names, *[_count(n) for n in steps], *[f"*{_count(n)}" for n in STEPS]]
 
 
 def _count(steps: int) -> str:
@@ -193,7 +195,7 @@ _DETAIL_HEADER = [
     "eta",
     "Sampler",
     "Overall",
-    *[_TASK_NAMES[task] for task in TABLE1_TASKS],
+    *[TASK_NAMES[task] for task in TABLE1_TASKS],
 ]
 
 
@@ -213,10 +215,13 @@ def table2_markdown(table: Table) -> str:
     parts = [f"## {heading(table)}\n", protocol_text(table.protocol, table.recipe) + "\n"]
     if table.partial:
         parts.append("**PARTIAL RESULTS: rows so marked are not comparable.**\n")
-    parts.append("Overall score [95% interval, clustered by prompt].\n")
+    parts.append(
+        "Overall score [95% interval, clustered by prompt]; NFE, guidance and sampler of every "
+        "figure stand under *By task*.\n"
+    )
     for _, block in frame.groupby("block", sort=False):
         parts.append(f"### {_block_title(block)}\n")
-        parts.append(to_markdown(_wide_header(steps), _wide_rows(block, steps, True)))
+        parts.append(to_markdown(_wide_header(steps, False), _wide_rows(block, steps, False)))
     parts.append(_paper_sentence(table) + " Its iterations are 100k (upper block) and 300k.\n")
     if table.statements:
         parts.append("### Ordering\n")
@@ -233,13 +238,13 @@ def table2_markdown(table: Table) -> str:
     if details:
         parts.append("### By task\n")
         parts.append(to_markdown(_DETAIL_HEADER, details))
-    parts += _closing(table)
+    parts += _closing(table, _missing_commands(frame))
     return "\n".join(parts)
 
 
-def _closing(table: Table) -> list[str]:
+def _closing(table: Table, missing: Sequence[str]) -> list[str]:
+    """Commands of the rows that were not run, and notes."""
     parts = []
-    missing = _missing_commands(table.frame)
     if missing:
         parts.append("### Not run\n")
         parts.append("\n".join(f"- {line}" for line in missing) + "\n")
@@ -253,11 +258,11 @@ def table2_latex(table: Table) -> str:
     frame = table.frame
     steps = _steps_of(frame)
     blocks = [
-        (_block_title(block), _wide_rows(block, steps, False))
+        (_block_title(block), _wide_rows(block, steps, True))
         for _, block in frame.groupby("block", sort=False)
     ]
     caption = f"Controlled ablation study, {heading(table)}: overall score [95% interval]."
-    parts = [to_latex(_wide_header(steps), blocks, caption)]
+    parts = [to_latex(_wide_header(steps, True), blocks, caption)]
     return "\n".join(parts + _latex_closing(table))
 
 
@@ -276,7 +281,7 @@ def _shows_paper(table: Table) -> bool:
 
 
 def _table1_header(table: Table) -> list[str]:
-    tasks = [_TASK_NAMES[task] for task in TABLE1_TASKS]
+    tasks = [TASK_NAMES[task] for task in TABLE1_TASKS]
     header = ["Steps", "Method", "NFE", "Guidance", "Sampler", "Overall", *tasks]
     if not _shows_paper(table):
         return header
@@ -284,7 +289,7 @@ def _table1_header(table: Table) -> list[str]:
     return [*header, "*Overall", *[f"*{name}" for name in tasks], *(["Difference"] * compares)]
 
 
-def _table1_rows(table: Table, frame: pd.DataFrame, commands: bool) -> list[list[str]]:
+def _table1_rows(table: Table, frame: pd.DataFrame) -> list[list[str]]:
     """Rows of `frame`, a part of the table's."""
     compares = follows_paper_protocol(table.protocol)
     rows = []
@@ -292,7 +297,7 @@ def _table1_rows(table: Table, frame: pd.DataFrame, commands: bool) -> list[list
         if row["folder"]:
             overall = with_interval(row["overall"], row["ci_low"], row["ci_high"]) or "no score"
         else:
-            overall = not_run(f"`{_command_of(row)}`") if commands else "not run"
+            overall = "not run"
         texts = [plain(row["steps"]), _method(row), plain(row["nfe"]), plain(row["guidance"])]
         texts += [plain(row["settings"]), overall, *[number(row[task]) for task in TABLE1_TASKS]]
         if not _shows_paper(table):
@@ -319,24 +324,22 @@ def table1_markdown(table: Table) -> str:
         parts.append("**PARTIAL RESULTS: rows so marked are not comparable.**\n")
     for steps, block in table.frame.groupby("steps", sort=True):
         parts.append(f"### {_count(int(steps))}\n")
-        parts.append(to_markdown(_table1_header(table), _table1_rows(table, block, True)))
+        parts.append(to_markdown(_table1_header(table), _table1_rows(table, block)))
     if _shows_paper(table):
         parts.append(_paper_sentence(table) + " †: printed with a misprint, see the notes.\n")
-    if table.notes:
-        parts.append("### Notes\n")
-        parts.append("\n".join(f"- {note}" for note in table.notes) + "\n")
-    return "\n".join(parts)
+    return "\n".join(parts + _closing(table, _table1_missing(table.frame)))
+
+
+def _table1_missing(frame: pd.DataFrame) -> list[str]:
+    missing = frame[frame["folder"] == ""].groupby("label", sort=False)
+    return [f"{label}: {not_run(f'`{_command_of(cells.iloc[0])}`')}" for label, cells in missing]
 
 
 def table1_latex(table: Table) -> str:
     blocks = [
-        ("", _table1_rows(table, block, False))
-        for _, block in table.frame.groupby("steps", sort=True)
+        ("", _table1_rows(table, block)) for _, block in table.frame.groupby("steps", sort=True)
     ]
     caption = f"Models under one protocol, {heading(table)}: overall score [95% interval]."
-    commands = []
-    for label, cells in table.frame[table.frame["folder"] == ""].groupby("label", sort=False):
-        commands.append(f"{label}: {not_run(_command_of(cells.iloc[0]))}")
     texts = [protocol_text(table.protocol)]
     if table.other_weights:
         texts.append(_OTHER_WEIGHTS)
@@ -344,9 +347,9 @@ def table1_latex(table: Table) -> str:
         texts.append(_paper_sentence(table))
     if table.partial:
         texts.append("PARTIAL RESULTS: rows so marked are not comparable.")
-    texts += [*commands, *[note.replace("`", "") for note in table.notes]]
+    texts += [*_table1_missing(table.frame), *table.notes]
     parts = [to_latex(_table1_header(table), blocks, caption)]
-    return "\n".join(parts + [latex_paragraph(text) for text in texts])
+    return "\n".join(parts + [latex_paragraph(text.replace("`", "")) for text in texts])
 
 
 def markdown_page(number_: int, sections: Sequence[str]) -> str:

@@ -1,11 +1,17 @@
-"""Differences between two results of one protocol, paired over prompts."""
+"""Verdicts as frames: counts by task, and differences paired over prompts."""
 
 from __future__ import annotations
 
 import pandas as pd
 
 from evals.base import TASKS
-from evals.stats import Difference, PairedCounts, count_by_prompt, paired_difference
+from evals.stats import (
+    Difference,
+    PairedCounts,
+    PromptCounts,
+    count_by_prompt,
+    paired_difference,
+)
 
 _IMAGE = ["prompt_id", "sample_id", "tag"]
 
@@ -21,10 +27,15 @@ def overall_difference(a: pd.DataFrame, b: pd.DataFrame) -> Difference:
     """
     if not a[_IMAGE].equals(b[_IMAGE]):
         raise ValueError("differences are paired over prompts: both results need the same images")
-    tasks = {}
-    for task in TASKS:
-        found = [frame[frame["tag"] == task] for frame in (a, b)]
-        if len(found[0]):
-            counts = [count_by_prompt(part["prompt_id"], part["correct"]) for part in found]
-            tasks[task] = PairedCounts(*counts)
-    return paired_difference(tasks)
+    counts_a, counts_b = counts_by_task(a), counts_by_task(b)
+    return paired_difference({t: PairedCounts(counts_a[t], counts_b[t]) for t in counts_a})
+
+
+def counts_by_task(verdicts: pd.DataFrame) -> dict[str, PromptCounts]:
+    """Correct images by prompt, per task, tasks in the order of `TASKS`."""
+    found = {task: verdicts[verdicts["tag"] == task] for task in TASKS}
+    return {
+        task: count_by_prompt(part["prompt_id"], part["correct"])
+        for task, part in found.items()
+        if len(part)
+    }

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
 from evals.collection import ResultFolder, require_one_protocol
 from evals.figures import GridBlock, column_labels, grid
-from evals.images import failed_marker_path, prompt_folder, read_image, sample_path
+from evals.images import caption, failed_marker_path, read_image, sample_path
 from selfe.generator import GeneratedImage
 
 _TASKS_SHOWN = ("color_attr", "position", "counting", "two_object")
@@ -39,12 +38,6 @@ def prompts_shown(folder: ResultFolder, per_task: int = 1) -> list[int]:
     return chosen
 
 
-def prompt_text(folder: ResultFolder, prompt_id: int) -> str:
-    """The caption, from the image folder's metadata."""
-    path = prompt_folder(folder.path, prompt_id) / "metadata.jsonl"
-    return str(json.loads(path.read_text().splitlines()[0])["prompt"])
-
-
 def result_grid(
     rows: GridRows,
     steps: Sequence[int],
@@ -70,7 +63,7 @@ def result_grid(
         return None
     blocks = [
         GridBlock(
-            prompt_text(folders[0], i),
+            caption(folders[0].path, i),
             [[_image(results[n], i, sample_id) for n in steps] for _, results in rows],
         )
         for i in ids

@@ -13,12 +13,12 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from evals import figures, layout
+from evals import cut_pages, figures, layout
 from evals.collection import ResultFolder, by_protocol, collect, protocol_slug
 from evals.commands import CommandContext, protocol_options
 from evals.cuts import diversity_frame, seen_unseen_frame
 from evals.files import write_atomically
-from evals.markup import number, plain, to_csv, to_markdown, with_interval
+from evals.markup import to_csv
 from evals.model_table import TABLE1_COLUMNS, build_table1, is_published
 from evals.report_figures import ResultGroup, draw_group
 from evals.report_index import index_page
@@ -93,8 +93,8 @@ def render(
     _write_tables(summary, 1, table1, TABLE1_COLUMNS, layout.table1_markdown, layout.table1_latex)
     _write_tables(summary, 2, first2, TABLE2_COLUMNS, layout.table2_markdown, layout.table2_latex)
     cuts = [
-        _write_cut(summary, "seen_unseen", "Seen and unseen combinations", folders, _seen_unseen),
-        _write_cut(summary, "diversity", "Diversity", folders, _diversity),
+        _write_cut(summary, folders, _SEEN_UNSEEN),
+        _write_cut(summary, folders, _DIVERSITY),
     ]
     drawn = []
     for place, (group, _) in enumerate(table2):
@@ -175,58 +175,46 @@ def _write_tables(
     summary.write(f"table{kind}.tex", layout.latex_page([latex(table) for table in tables]))
 
 
-def _seen_unseen(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    fixed = ["method", "variant", "iterations", "steps", "nfe", "guidance"]
-    names = [n for n in frame.columns if n not in fixed and not n.endswith(("_low", "_high"))]
-    rows = [
-        [
-            *[plain(row[name]) for name in fixed],
-            *[with_interval(row[n], row[f"{n}_low"], row[f"{n}_high"]) for n in names],
-        ]
-        for _, row in frame.iterrows()
-    ]
-    return [*fixed, *names], rows
+@dataclass(frozen=True)
+class _Cut:
+    """A further table: its name, title, introduction, frame and Markdown."""
+
+    name: str
+    title: str
+    words: str
+    frame: Callable[[Sequence[ResultFolder]], pd.DataFrame]
+    markdown: Callable[[pd.DataFrame], str]
 
 
-def _diversity(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    fixed = ["method", "variant", "iterations", "steps", "nfe", "guidance"]
-    names = [name for name in frame.columns if name not in fixed]
-    rows = [
-        [*[plain(row[n]) for n in fixed], *[number(row[n]) for n in names]]
-        for _, row in frame.iterrows()
-    ]
-    return [*fixed, *names], rows
+_SEEN_UNSEEN = _Cut(
+    "seen_unseen",
+    "Seen and unseen combinations",
+    cut_pages.SEEN_UNSEEN,
+    seen_unseen_frame,
+    cut_pages.seen_unseen_markdown,
+)
+_DIVERSITY = _Cut(
+    "diversity",
+    "Diversity",
+    cut_pages.DIVERSITY,
+    diversity_frame,
+    cut_pages.diversity_markdown,
+)
 
 
-_CUT_WORDS = {
-    "seen_unseen": "Share of correct images [95% interval] where the combination of shape and "
-    "colour was seen in training, and where it was held out.",
-    "diversity": "Total variation between the factors that captions leave open in generated images "
-    "and in data, from 0 (same distribution) to 1; lower is more diverse.",
-}
-
-
-def _write_cut(
-    summary: ReportSummary,
-    name: str,
-    title: str,
-    folders: Sequence[ResultFolder],
-    lay_out: Callable[[pd.DataFrame], tuple[list[str], list[list[str]]]],
-) -> str:
+def _write_cut(summary: ReportSummary, folders: Sequence[ResultFolder], cut: _Cut) -> str:
     """Write a further table, a section per protocol. Returns its Markdown file, "" if empty."""
-    build = seen_unseen_frame if name == "seen_unseen" else diversity_frame
     sections: list[str] = []
     for members in by_protocol(folders).values():
-        frame = build(members)
+        frame = cut.frame(members)
         if frame.empty:
             continue
         protocol = members[0].result.protocol
         suffix = f".{protocol_slug(protocol)}" if sections else ""
-        summary.write(f"{name}{suffix}.csv", to_csv(frame, list(frame.columns)))
-        header, rows = lay_out(frame)
+        summary.write(f"{cut.name}{suffix}.csv", to_csv(frame, list(frame.columns)))
         text = f"## {protocol.suite}, {protocol.split or 'whole suite'}\n\n"
-        sections.append(f"{text}{layout.protocol_text(protocol)}\n\n{to_markdown(header, rows)}")
+        sections.append(f"{text}{layout.protocol_text(protocol)}\n\n{cut.markdown(frame)}")
     if not sections:
         return ""
-    page = f"# {title}\n\n{_CUT_WORDS[name]}\n\n" + "\n".join(sections)
-    return summary.write(f"{name}.md", page)
+    page = f"# {cut.title}\n\n{cut.words}\n\n" + "\n".join(sections)
+    return summary.write(f"{cut.name}.md", page)

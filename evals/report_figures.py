@@ -35,7 +35,7 @@ class ResultGroup:
         parts = [protocol.suite, protocol.split, f"recipe {self.recipe}" if self.recipe else ""]
         size = f"{protocol.num_prompts} prompts x {protocol.images_per_prompt} images"
         text = ", ".join(part for part in [*parts, size] if part)
-        return f"{text}; bands and bars: 95% intervals clustered by prompt"
+        return f"{text}; 95% intervals clustered by prompt"
 
 
 def draw_group(draw: Draw, group: ResultGroup, suffix: str) -> list[str]:

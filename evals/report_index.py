@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evals import layout
-from evals.collection import ResultFolder, by_protocol, guidance_text, setting_text
+from evals.collection import ResultFolder, by_protocol, eta_of, guidance_text, setting_text
 from evals.markup import is_missing, plain, to_markdown, with_interval
 from evals.table_rows import Table
 
@@ -17,6 +17,11 @@ _FIGURE_WORDS = {
     "figS3_images": "Policies of the secondary time s: images (Fig. S.3)",
     "figS4": "One step without guidance over f: scores (Fig. S.4)",
     "figS4_images": "One step without guidance over f: images (Fig. S.4)",
+}
+
+_CUT_WORDS = {
+    "seen_unseen.md": "Combinations seen in training and held out, apart",
+    "diversity.md": "Diversity beside accuracy",
 }
 
 
@@ -40,7 +45,7 @@ def index_page(
     for kind, words in ((1, "every model, one protocol a table"), (2, "the ablation study")):
         links = ", ".join(f"[{s}](table{kind}.{s})" for s in ("md", "csv", "tex"))
         parts.append(f"- Table {kind}, {words}: {links}")
-    parts += [f"- [{name}]({name})" for name in cuts]
+    parts += [f"- {_CUT_WORDS[name]}: [md]({name})" for name in cuts]
     if drawn:
         parts.append("\n## Figures\n")
     for name in drawn:
@@ -57,47 +62,58 @@ def index_page(
         protocol = members[0].result.protocol
         parts.append(f"### {protocol.suite}, {protocol.split or 'whole suite'}\n")
         parts.append(layout.protocol_text(protocol) + "\n")
-        parts.append(to_markdown(_RESULT_HEADER, [_result_row(f) for f in members]))
+        rows = [_result_row(number, f) for number, f in enumerate(members, start=1)]
+        parts.append(to_markdown(_RESULT_HEADER, rows))
+        parts.append("Commands of these results, and where they lie:\n")
+        parts.append("\n".join(_command_lines(members)) + "\n")
     return "\n".join(parts)
 
 
 _RESULT_HEADER = [
+    "No.",
     "Model",
-    "Variant",
     "Iterations",
     "Steps",
     "NFE",
     "Guidance",
+    "eta",
     "Sampler",
     "Overall",
-    "Images",
     "Seed",
     "Training seed",
     "Commit",
-    "Command",
-    "Folder",
 ]
 
 
-def _result_row(folder: ResultFolder) -> list[str]:
+def _result_row(number: int, folder: ResultFolder) -> list[str]:
     result = folder.result
     scores = result.scores
     overall = scores.overall
     score = with_interval(overall.mean, overall.low, overall.high) if overall else "no score"
     iterations = result.model.iterations
     return [
-        result.model.label,
-        result.model.variant,
+        str(number),
+        f"{result.model.label} {result.model.variant}".strip(),
         "" if is_missing(iterations) else str(iterations),
         str(result.sampling.steps),
         str(result.sampling.nfe),
         guidance_text(result),
+        plain(eta_of(result)),
         setting_text(result),
-        score + (" (partial)" if scores.partial else ""),
-        str(scores.num_images),
+        score + (f" (partial: {scores.num_images} images)" if scores.partial else ""),
         str(result.sampling.seed),
         plain(result.model.training.get("seed", "")),
         str(result.environment.get("commit", "")),
-        f"`{result.command}`" if result.command else "",
-        f"`{folder.name}`",
     ]
+
+
+def _command_lines(folders: Sequence[ResultFolder]) -> list[str]:
+    """A list item per command: the results it made, by their number in the table."""
+    made: dict[str, list[str]] = {}
+    for number, folder in enumerate(folders, start=1):
+        made.setdefault(folder.result.command, []).append(f"{number}: `{folder.name}`")
+    lines = []
+    for command, results in made.items():
+        lines.append(f"- `{command}`" if command else "- made by no recorded command")
+        lines += [f"  - {result}" for result in results]
+    return lines

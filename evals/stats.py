@@ -1,19 +1,21 @@
 """Intervals and paired tests for shares of correct images, clustered by prompt.
 
 The images of one prompt are not independent. For a task, the variance of the share of correct
-images is taken between prompts; its ratio to that of independent images (the design effect) turns
-the number of images into an effective one, on which Wilson's score interval is built, with
-Student's quantile in place of the normal one. Near 0 and 1 little can be seen of the design
-effect, and the images of a prompt are counted more and more as one. The overall score
-gets the stratified form of that interval. No interval of a share has zero width.
+images is taken between prompts; its ratio to that of independent images (the design effect, Kish
+1965) turns the number of images into an effective one, on which Wilson's score interval (1927) is
+built, as Dean and Pagano (2015) recommend for clustered shares. Near 0 and 1 little can be seen of
+the design effect, and the images of a prompt are counted more and more as one. The overall score
+gets the stratified form of that interval (Yan and Su 2010). No interval has zero width.
+
+`scripts/check_intervals.py` simulates the coverage; reports/bench/intervals.json is what it found.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 
 import numpy as np
 from scipy import stats as distributions
@@ -22,6 +24,7 @@ from evals.base import Interval
 
 CONFIDENCE = 0.95
 POWER = 0.8
+_NORMAL = float(distributions.norm.ppf(0.5 + CONFIDENCE / 2))
 _FLIPS = 9_999
 _EXACT_PROMPTS = 13
 """Up to so many differing prompts all sign patterns are tried (2 to this power)."""
@@ -42,14 +45,25 @@ class PromptCounts:
         if len(self.correct) == 0 or len(self.correct) != len(self.images):
             raise ValueError("counts need at least one prompt, and as many totals as hits")
 
-    @property
+    @cached_property
     def share(self) -> float:
         return float(self.correct.sum() / self.images.sum())
 
-    @property
+    @cached_property
     def residuals(self) -> np.ndarray:
         """(n,) what each prompt adds to the error of the share; they sum to 0."""
         return (self.correct - self.share * self.images) / self.images.sum()
+
+    @cached_property
+    def variance(self) -> float:
+        """Of the share, estimated between prompts; of one prompt nothing is seen: 0."""
+        prompts = len(self.images)
+        return float(np.square(self.residuals).sum()) * prompts / max(1, prompts - 1)
+
+    @cached_property
+    def exceptions(self) -> int:
+        """Prompts unlike the rest: with any image right where most are wrong, or the reverse."""
+        return int(min((self.correct > 0).sum(), (self.correct < self.images).sum()))
 
 
 def count_by_prompt(prompt_ids: Sequence[int], correct: Sequence[bool]) -> PromptCounts:
@@ -59,26 +73,58 @@ def count_by_prompt(prompt_ids: Sequence[int], correct: Sequence[bool]) -> Promp
     return PromptCounts(hits.round().astype(int), np.bincount(place, minlength=len(ids)))
 
 
-def effective_images(counts: PromptCounts) -> float:
-    """How many independent images say as much: between the number of prompts and of images."""
-    images, prompts, share = counts.images.sum(), len(counts.images), counts.share
-    if prompts == images:
-        return float(images)
-    if share in (0.0, 1.0) or prompts == 1:
-        return float(prompts)
-    variance = float(np.square(counts.residuals).sum())
-    variance *= prompts / (prompts - 1)
+def effective_images(counts: PromptCounts, others: Sequence[PromptCounts] = ()) -> float:
+    """How many independent images say as much: between the number of prompts and of images.
+
+    Args:
+        others: further tasks of the same model. Where the task says little of its own design
+            effect, the images of a prompt count as one; midway between that and the design effect
+            of the others, if there are any: tasks resemble each other, but need not.
+    """
+    images, most = counts.images.sum(), counts.images.mean()
+    stand_in = (most + design_effect(others)) / 2 if others else most
+    return float(images / design_effect([counts], stand_in))
+
+
+def design_effect(tasks: Sequence[PromptCounts], stand_in: float | None = None) -> float:
+    """Variance of the tasks' shares between prompts over that of independent images.
+
+    Args:
+        stand_in: of which value it is taken to be as far as the tasks do not show it; None for
+            the number of images per prompt, the largest possible.
+    """
+    images = sum(int(c.images.sum()) for c in tasks)
+    prompts = sum(len(c.images) for c in tasks)
     most = images / prompts
-    design_effect = float(np.clip(variance * images / (share * (1 - share)), 1.0, most))
-    # Where few prompts differ from the rest, the estimate is too often too small: without this
-    # weight the coverage at a share of 0.02 and correlation 0.5 is 0.90, with it 0.97.
-    exceptions = min((counts.correct > 0).sum(), (counts.correct < counts.images).sum())
-    weight = math.exp(-exceptions / 2)
-    return float(images / (design_effect * (1 - weight) + most * weight))
+    stand_in = most if stand_in is None else stand_in
+    if prompts == images:
+        return 1.0
+    independent = sum(c.share * (1 - c.share) / int(c.images.sum()) for c in tasks)
+    if independent == 0 or prompts == 1:
+        return stand_in
+    between = sum(c.variance for c in tasks)
+    # Of independent images the estimate is 1 give or take about sqrt(2 / (prompts - 1)): cut off at
+    # 1 it would be too large on average.
+    least = 1 / (1 + math.sqrt(2 / (prompts - 1)))
+    # Where few prompts differ from the rest, the estimate is too often too small.
+    doubt = _doubt(sum(c.exceptions for c in tasks))
+    return float(np.clip(between / independent, least, most) * (1 - doubt) + stand_in * doubt)
 
 
-def score_interval(share: float, effective: float, quantile: float) -> Interval:
-    """Wilson's interval for a share seen on `effective` images."""
+def _doubt(prompts: int) -> float:
+    """How little so many informative prompts say of a variance: 1 of none, 0.1 of 5, 0 of many.
+
+    Chosen by simulation: without it the coverage at a share of 0.02 and correlation 0.5 is 0.90.
+    """
+    return math.exp(-prompts / 2)
+
+
+def score_interval(share: float, effective: float, quantile: float = _NORMAL) -> Interval:
+    """Wilson's interval for a share seen on `effective` images.
+
+    The quantile is the normal one: the design effect is bounded on both sides, and with Student's
+    the simulated coverage is too large, by most where there are few prompts.
+    """
     square = quantile**2
     centre = (share + square / (2 * effective)) / (1 + square / effective)
     half = (quantile / (1 + square / effective)) * math.sqrt(
@@ -89,7 +135,7 @@ def score_interval(share: float, effective: float, quantile: float) -> Interval:
     return Interval(mean=share, low=min(low, share), high=max(high, share))
 
 
-@functools.lru_cache
+@cache
 def student_quantile(degrees: int) -> float:
     """Two-sided 95% quantile; of one cluster nothing can be estimated, and 1 degree is taken."""
     return float(distributions.t.ppf(0.5 + CONFIDENCE / 2, max(1, degrees)))
@@ -97,21 +143,22 @@ def student_quantile(degrees: int) -> float:
 
 def task_interval(counts: PromptCounts) -> Interval:
     """Share of correct images of a task with its 95% interval."""
-    quantile = student_quantile(len(counts.images) - 1)
-    return score_interval(counts.share, effective_images(counts), quantile)
+    return score_interval(counts.share, effective_images(counts))
 
 
 def overall_interval(tasks: Mapping[str, PromptCounts]) -> Interval:
     """Mean of the task means, with the stratified Wilson interval of Yan and Su (2010).
 
     Its ends are the means of the tasks' own ends, taken at one smaller quantile: the errors of
-    independent tasks partly cancel, and what is left of their skewness shrinks with them. Degrees
-    of freedom are those of all tasks together.
+    independent tasks partly cancel, and what is left of their skewness shrinks with them. A task
+    that says little of its design effect is helped by the others.
     """
-    quantile = student_quantile(sum(len(c.images) - 1 for c in tasks.values()))
-    parts = [(c.share, effective_images(c)) for c in tasks.values()]
-    widths = [_width(score_interval(*part, quantile)) for part in parts]
-    smaller = quantile * math.sqrt(sum(w * w for w in widths)) / sum(widths)
+    every = list(tasks.values())
+    parts = [
+        (c.share, effective_images(c, [*every[:i], *every[i + 1 :]])) for i, c in enumerate(every)
+    ]
+    widths = [_width(score_interval(*part)) for part in parts]
+    smaller = _NORMAL * math.sqrt(sum(w * w for w in widths)) / sum(widths)
     ends = [score_interval(*part, smaller) for part in parts]
     return Interval(
         mean=sum(e.mean for e in ends) / len(ends),
@@ -198,22 +245,29 @@ def _difference_interval(pair: PairedCounts, quantile: float) -> Interval:
     """Paired interval of one task's difference.
 
     Where many prompts moved, the one of the paired t-test, clustered by prompt; where few did,
-    their variance says little, and the square-and-add interval of two dependent shares takes over.
+    their variance says little, and Newcombe's square-and-add interval of two dependent shares
+    (1998) takes over.
+
+    Args:
+        quantile: Student's, of the paired t-test.
     """
-    a = score_interval(pair.a.share, effective_images(pair.a), quantile)
-    b = score_interval(pair.b.share, effective_images(pair.b), quantile)
+    a, b = task_interval(pair.a), task_interval(pair.b)
     r = pair.correlation
     mean = a.mean - b.mean
-    below = _dependent_sum(a.mean - a.low, b.high - b.mean, r)
-    above = _dependent_sum(a.high - a.mean, b.mean - b.low, r)
     prompts = len(pair.a.images)
+    # Room for two more changes like the largest seen, one each way; where there is none, for two of
+    # whole prompts: about 3 / prompts.
+    largest = float((np.abs(pair.a.correct - pair.b.correct) / pair.a.images).max()) or 1.0
+    least = _NORMAL * math.sqrt(2) * largest / prompts
+    below = max(least, _dependent_sum(a.mean - a.low, b.high - b.mean, r))
+    above = max(least, _dependent_sum(a.high - a.mean, b.mean - b.low, r))
     errors = pair.a.residuals - pair.b.residuals
     scale = prompts / (prompts - 1) if prompts > 1 else 1.0
     half = quantile * math.sqrt(scale * float(np.square(errors).sum()))
-    weight = math.exp(-int((pair.contributions != 0).sum()) / 3)
-    below = math.sqrt(weight * below**2 + (1 - weight) * half**2)
-    above = math.sqrt(weight * above**2 + (1 - weight) * half**2)
-    return Interval(mean=mean, low=mean - below, high=mean + above)
+    doubt = _doubt(int((pair.contributions != 0).sum()))
+    below = math.sqrt(doubt * below**2 + (1 - doubt) * half**2)
+    above = math.sqrt(doubt * above**2 + (1 - doubt) * half**2)
+    return Interval(mean=mean, low=max(-1.0, mean - below), high=min(1.0, mean + above))
 
 
 def _dependent_sum(x: float, y: float, correlation: float) -> float:

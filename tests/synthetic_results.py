@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from evals.base import ImageVerdict
+from evals.score import summarize
+
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 SHAPES_DETECTOR = "shapes-grid@1:0123456789ab"
 LABELS = {"selfe": "Self-E", "fm": "Flow Matching", "imm": "IMM"}
@@ -18,6 +21,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "fm": {"sampler": "any-step", "guidance": "linear", "guidance_scale": 3.0, "eta": 0.0,
            "update": "ancestral", "s_fraction": 0.0},
     "imm": {"sampler": "pushforward", "guidance": "linear", "guidance_scale": 2.0},
+}  # fmt: skip
+DIVERSITY: dict[str, Any] = {
+    "tasks": {
+        "counting": {"place": {"tv": 0.125, "tv_data": 0.1, "objects": 40},
+                     "color": {"tv": 0.375, "tv_data": 0.2, "objects": 40}},
+        "colors": {"place": {"tv": 0.25, "tv_data": 0.1, "objects": 40}},
+    },
+    "tv": 0.25, "tv_data": 0.1333, "reference_images_per_prompt": 24,
 }  # fmt: skip
 RATES = {
     "selfe": (0.45, 0.55, 0.6, 0.65),
@@ -72,14 +83,11 @@ def write_result(
     partial = keep is not None
     verdicts = verdicts[:keep]
     (folder / "images.jsonl").write_text("".join(json.dumps(v) + "\n" for v in verdicts))
-    means: dict[str, float] = {}
-    for task in TASKS:
-        correct = [v["correct"] for v in verdicts if v["tag"] == task]
-        if correct:
-            means[task] = sum(correct) / len(correct)
-    overall = sum(means.values()) / len(means)
-    interval = {t: {"mean": m, "low": max(0, m - 0.1), "high": m + 0.1} for t, m in means.items()}
-    score = {"mean": overall, "low": overall - 0.04, "high": overall + 0.04}
+    scores = summarize(
+        [ImageVerdict.model_validate(v) for v in verdicts],
+        partial=partial,
+        allow_partial=allow_partial,
+    )
     chosen = SETTINGS.get(method, {"guidance": "cfg", "guidance_scale": 5.0}) | (settings or {})
     guided = chosen.get("guidance") != "none"
     result = {
@@ -110,16 +118,13 @@ def write_result(
             "settings": chosen,
         },
         "scores": {
-            "overall": score if allow_partial or not partial else None,
-            "tasks": interval,
+            **scores.model_dump(),
             "groups": {
                 "seen": {"mean": 0.6, "low": 0.5, "high": 0.7},
                 "unseen": {"mean": 0.4, "low": 0.2, "high": 0.6},
             },
-            "num_images": len(verdicts),
-            "partial": partial,
         },
-        "diversity": {"counting": {"cell": 0.125}} if diversity is None else diversity,
+        "diversity": DIVERSITY if diversity is None else diversity,
         "environment": {"commit": "0123456789ab", "versions": {"torch": "2.11"}},
         "command": command,
     }

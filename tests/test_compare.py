@@ -59,12 +59,22 @@ def test_differences_flips_and_text(tmp_path: Path) -> None:
     assert c.overall.a == pytest.approx((5 / 8 + 1) / 2)
     assert not c.overall.resolved
     assert [(f.prompt_id, f.a_correct, f.b_correct) for f in c.flipped] == [(1, 2, 0), (2, 0, 1)]
-    text = as_markdown(c, prompts=[f"caption {i}" for i in range(6)])
+    text = as_markdown(c)
     assert "A = Self-E, 2 steps; B = FM, 2 steps (shapes@1)" in text
     assert "| overall | 0.812 | 0.750 | +0.062 |" in text and "not resolved" in text
     assert "2 prompts flipped: 1 better under A, 1 better under B." in text
-    assert "- 00001 colors: 2/2 against 0/2 caption 1" in text
+    assert "- 00001 colors: 2/2 against 0/2\n" in text
     assert f"resolves overall differences above {c.overall.detectable:.3f}" in text
+
+
+def test_flips_show_their_captions_where_the_images_lie(tmp_path: Path) -> None:
+    a, b = _result(tmp_path / "a", A, "A"), _result(tmp_path / "b", B, "B")
+    (b / "00002").mkdir()
+    (b / "00002" / "metadata.jsonl").write_text('{"tag": "colors", "prompt": "a red star"}\n')
+    c = compare(a, b)
+    assert [f.prompt for f in c.flipped] == ["", "a red star"]
+    assert "- 00002 colors: 0/2 against 1/2 a red star" in as_markdown(c)
+    assert "and 1 more; --json lists all" in as_markdown(c, most=1)
 
 
 def test_other_protocols_are_refused_and_named(tmp_path: Path) -> None:

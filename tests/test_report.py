@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import shutil
 import subprocess
@@ -69,6 +70,40 @@ def test_index_links_exist_and_name_protocol_seed_and_commit(tmp_path: Path) -> 
     assert "suite shapes@1, split heldout" in page and "4 images per prompt" in page
     assert summary.results == 24 and len(summary.statements) == 4
     assert all(statement in page for statement in summary.statements)
+
+
+def test_index_lists_every_result_and_its_command_once(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    write_result(runs / "a", "selfe", command="selfe-bench geneval --steps 2,4")
+    write_result(runs / "b", "selfe", steps=4, command="selfe-bench geneval --steps 2,4")
+    write_result(runs / "c", "selfe", variant="aux", keep=100, command="selfe-bench geneval aux")
+    render([runs], tmp_path / "out")
+    page = (tmp_path / "out" / "index.md").read_text()
+    assert page.count("- `selfe-bench geneval --steps 2,4`") == 1
+    numbers = {}
+    for line in page.splitlines():
+        if found := re.fullmatch(r"  - (\d+): `(.*)`", line):
+            numbers[found[1]] = found[2].rpartition("/")[2]
+    assert sorted(numbers.values()) == ["a", "b", "c"]
+    (aux,) = [n for n, folder in numbers.items() if folder == "c"]
+    assert f"| {aux} | Self-E aux | 3000 | 2 |" in page and "(partial: 100 images)" in page
+
+
+def test_diversity_stands_beside_accuracy(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    folder = write_result(runs / "a", "selfe")
+    overall = json.loads((folder / "result.json").read_text())["scores"]["overall"]["mean"]
+    render([runs], tmp_path / "out")
+    with (tmp_path / "out" / "diversity.csv").open() as stream:
+        (row,) = csv.DictReader(stream)
+    assert float(row["overall"]) == pytest.approx(overall, abs=1e-6)
+    assert float(row["tasks.counting.color.tv"]) == 0.375
+    by_kind, by_task = (tmp_path / "out" / "diversity.md").read_text().split("By caption type")
+    # colour: counting alone; place: the mean of counting and colors; all: as measured
+    assert f"{overall:.3f} [" in by_kind
+    assert "| 0.250 (0.133) | 0.375 (0.200) | 0.188 (0.100) |" in by_kind
+    assert "| Counting | Colors |" in by_task or "| Colors | Counting |" in by_task
+    assert "0.250 (0.150)" in by_task and "0.250 (0.100)" in by_task
 
 
 def test_protocols_get_tables_of_their_own(tmp_path: Path) -> None:

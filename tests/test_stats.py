@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +16,7 @@ from evals.stats import (
     PairedCounts,
     PromptCounts,
     count_by_prompt,
+    design_effect,
     effective_images,
     overall_interval,
     paired_difference,
@@ -34,6 +36,7 @@ def simulation() -> ModuleType:
     spec = importlib.util.spec_from_file_location("check_intervals", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
@@ -44,11 +47,10 @@ def test_score_interval_solves_wilsons_equation() -> None:
         assert abs(0.3 - end) == pytest.approx(1.96 * math.sqrt(end * (1 - end) / 50))
 
 
-def test_one_image_per_prompt_is_plain_wilson_with_students_quantile() -> None:
+def test_one_image_per_prompt_is_plain_wilson() -> None:
     counts = _counts([1] * 30 + [0] * 70, images=1)
     assert effective_images(counts) == 100
-    expected = score_interval(0.3, 100, float(distributions.t.ppf(0.975, 99)))
-    assert task_interval(counts) == expected
+    assert task_interval(counts) == score_interval(0.3, 100, float(distributions.norm.ppf(0.975)))
 
 
 def test_equal_images_of_a_prompt_count_as_one() -> None:
@@ -60,8 +62,27 @@ def test_equal_images_of_a_prompt_count_as_one() -> None:
     assert repeated.high == pytest.approx(single.high, abs=1e-3)
 
 
-def test_images_more_even_than_chance_are_not_counted_twice() -> None:
-    assert effective_images(_counts([2] * 100)) == 400
+def test_images_more_even_than_chance_count_little_more_than_independent_ones() -> None:
+    standard_error = math.sqrt(2 / 99)
+    assert effective_images(_counts([2] * 100)) == pytest.approx(400 * (1 + standard_error))
+
+
+def test_design_effect_is_1_of_independent_and_4_of_equal_images() -> None:
+    rng = np.random.default_rng(6)
+    independent = [_counts(rng.binomial(4, p, size=2000).tolist()) for p in (0.2, 0.6)]
+    assert design_effect(independent) == pytest.approx(1, abs=0.08)
+    equal = [_counts((4 * rng.binomial(1, p, size=2000)).tolist()) for p in (0.2, 0.6)]
+    assert design_effect(equal) == pytest.approx(4, rel=1e-3)
+    assert design_effect([_counts([0] * 50)]) == 4  # nothing seen: the largest possible
+
+
+def test_other_tasks_help_one_that_shows_nothing() -> None:
+    silent = _counts([4] * 20)
+    rng = np.random.default_rng(7)
+    others = [_counts(rng.binomial(4, 0.5, size=500).tolist())]
+    assert effective_images(silent) == 20
+    expected = 80 / ((4 + design_effect(others)) / 2)
+    assert effective_images(silent, others) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("hits", [0, 4])
@@ -84,8 +105,7 @@ def test_hits_and_misses_are_mirror_images() -> None:
 def test_overall_of_equal_empty_tasks_is_wilson_of_their_union() -> None:
     """With z / sqrt(6) per task the stratified form is, at 0, the interval of all prompts."""
     tasks = {str(i): _counts([0] * 50) for i in range(6)}
-    z = float(distributions.t.ppf(0.975, 6 * 49))
-    assert overall_interval(tasks).high == pytest.approx(score_interval(0.0, 300, z).high)
+    assert overall_interval(tasks).high == pytest.approx(score_interval(0.0, 300).high)
 
 
 def test_overall_is_the_mean_of_task_means_and_of_one_task_its_interval() -> None:
@@ -173,17 +193,79 @@ def test_detectable_difference_has_the_power_it_says() -> None:
     assert found / trials == pytest.approx(expected, abs=0.06)
 
 
+def test_two_equal_results_leave_room_at_any_share() -> None:
+    """About the rule of three: of n prompts none differing, 3 / n may still differ."""
+    for hits in (0, 1, 2, 3, 4):
+        same = [hits] * 50
+        interval = paired_difference({"x": _pair(same, same)}, test=False).interval
+        assert interval.low <= -2.7 / 50 and interval.high >= 2.7 / 50
+
+
+def test_attainable_coverage_is_enumerated(simulation: ModuleType) -> None:
+    """Of 80 prompts at 0.02 whose images are equal, at most 3 or at most 4 may be right."""
+    images = simulation.Images(1.0, "beta")
+    total = np.ones(1)
+    for _ in range(80):
+        total = np.convolve(total, images.probabilities(0.02))
+    up_to = distributions.binom(80, 0.02).cdf
+    assert up_to(3) < 0.93 and up_to(4) > 0.97
+    assert simulation.attainable(total, 0.95) == pytest.approx(up_to(3), abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["beta", "copy"])
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 1.0])
+def test_simulated_images_have_the_distribution_they_are_enumerated_by(
+    simulation: ModuleType, correlation: float, kind: str
+) -> None:
+    images = simulation.Images(correlation, kind)
+    drawn = images.draw(0.3, (40_000,), np.random.default_rng(0))
+    expected = images.probabilities(0.3)
+    assert expected.sum() == pytest.approx(1)
+    assert np.bincount(drawn, minlength=5) / 40_000 == pytest.approx(expected, abs=0.012)
+    k = np.arange(5)
+    mean = expected @ k
+    variance = expected @ k**2 - mean**2
+    assert mean == pytest.approx(1.2)
+    assert variance == pytest.approx(4 * 0.3 * 0.7 * (1 + 3 * correlation))
+
+
+# 0.93 to 0.97, give or take three standard errors of 400 draws.
+_LEAST, _MOST = 0.93 - 0.037, 0.97 + 0.026
+
+
 @pytest.mark.parametrize("correlation", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("rate", [0.02, 0.5, 0.9])
 def test_coverage_of_task_intervals(
     simulation: ModuleType, correlation: float, rate: float
 ) -> None:
-    row = simulation.coverage("task", 100, rate, correlation, "beta", 400)
-    # 0.93 to 0.97, give or take three standard errors of 400 draws.
-    assert 0.93 - 0.037 < row["coverage"] < 0.97 + 0.026
+    images = simulation.Images(correlation, "beta")
+    row = simulation.task_cell(100, rate, images, 400, np.random.default_rng(8))
+    assert not row["forced"] and _LEAST < row["coverage"] < _MOST
 
 
+@pytest.mark.parametrize("rate", [0.05, None])
 @pytest.mark.parametrize("correlation", [0.0, 1.0])
-def test_coverage_of_the_overall_interval(simulation: ModuleType, correlation: float) -> None:
-    row = simulation.coverage("overall", 90, None, correlation, "beta", 300)
-    assert 0.90 < row["coverage"] < 0.99
+def test_coverage_of_the_overall_interval(
+    simulation: ModuleType, correlation: float, rate: float | None
+) -> None:
+    images = simulation.Images(correlation, "beta")
+    row = simulation.overall_cell("geneval@1", rate, images, 300, np.random.default_rng(9))
+    assert _LEAST < row["coverage"] < _MOST
+
+
+@pytest.mark.parametrize("rates", [(0.5, 0.5), (0.1, 0.05)])
+@pytest.mark.parametrize("correlation", [0.0, 1.0])
+def test_coverage_of_paired_differences(
+    simulation: ModuleType, correlation: float, rates: tuple[float, float]
+) -> None:
+    images = simulation.Images(correlation, "beta")
+    row = simulation.difference_cell(80, rates, images, 400, np.random.default_rng(10))
+    assert not row["forced"] and _LEAST < row["coverage"] < _MOST
+
+
+def test_few_differing_prompts_force_the_interval_to_hold_0(simulation: ModuleType) -> None:
+    images = simulation.Images(1.0, "beta")
+    row = simulation.difference_cell(80, (0.02, 0.02), images, 200, np.random.default_rng(11))
+    assert row["forced"] and row["coverage"] > 0.97
+    assert row["mean_prompts_differing"] == pytest.approx(80 * 0.02 * 0.98)
+    assert simulation.verdict(row) == "forced"

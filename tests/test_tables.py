@@ -10,11 +10,13 @@ import pandas as pd
 import pytest
 from synthetic_results import TASKS, write_result, write_study
 
+from evals.base import ImageVerdict
 from evals.collection import by_protocol, collect
 from evals.commands import CommandContext, protocol_options
 from evals.layout import table1_markdown, table2_latex, table2_markdown
 from evals.markup import latex_escape, to_csv
 from evals.model_table import build_table1
+from evals.score import summarize
 from evals.table_rows import paper_table
 from evals.tables import TABLE2_COLUMNS, build_table2, horizons
 
@@ -252,9 +254,7 @@ def make_full_size(folder: Path) -> None:
     (folder / "images.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     result = json.loads((folder / "result.json").read_text())
     result["protocol"] |= {"num_prompts": 553}
-    result["scores"]["num_images"] = 553 * 4
-    one = {"mean": 1.0, "low": 0.99, "high": 1.0}
-    result["scores"] |= {"overall": one, "tasks": dict.fromkeys(TASKS, one)}
+    result["scores"] = summarize([ImageVerdict.model_validate(v) for v in lines]).model_dump()
     (folder / "result.json").write_text(json.dumps(result))
 
 
@@ -294,3 +294,31 @@ def test_contradicting_and_damaged_results_are_refused(tmp_path: Path) -> None:
 
 def test_latex_escapes_everything_special() -> None:
     assert latex_escape("50% a_b & {c}") == r"50\% a\_b \& \{c\}"
+
+
+def test_intervals_of_other_statistics_are_refused(tmp_path: Path) -> None:
+    folder = write_result(tmp_path / "a")
+    path = folder / "result.json"
+    result = json.loads(path.read_text())
+    result["scores"]["tasks"]["colors"]["low"] -= 0.01
+    result["scores"]["overall"]["high"] += 0.01
+    path.write_text(json.dumps(result))
+    with pytest.raises(ValueError, match="interval of colors, overall is of another version"):
+        collect([tmp_path])
+
+
+def test_commands_stand_below_the_tables_not_in_them(tmp_path: Path) -> None:
+    write_result(tmp_path / "runs" / "a")
+    folders = collect([tmp_path / "runs"])
+    for page in (table2_markdown(build_table2(folders)), table1_markdown(build_table1([]))):
+        cells = [line for line in page.splitlines() if line.startswith("|")]
+        assert any("not run" in line for line in cells)
+        assert not any("selfe-bench" in line for line in cells)
+        assert "- IMM, 2, 4, 8, 50 steps: not run: `" in page or "- SDXL: not run: `" in page
+
+
+def test_under_trained_is_judged_by_the_best_settings_at_many_steps(tmp_path: Path) -> None:
+    write_result(tmp_path / "a", steps=50, rate=0.1, settings={"s_fraction": 1.0})
+    assert all(f.under_trained for f in collect([tmp_path]))
+    write_result(tmp_path / "b", steps=50, rate=1.0)
+    assert not any(f.under_trained for f in collect([tmp_path]))
