@@ -98,7 +98,7 @@ def test_missing_and_unknown_options_are_exit_code_2(run):
     assert run("nope")[0] == 2
 
 
-@pytest.mark.fault
+@pytest.mark.fault(5)
 def test_unwritable_folder(run, tmp_path):
     (tmp_path / "file").write_text("")
     code, _, err = run("train", "--method", "fm", "--runs-dir", "file")
@@ -187,7 +187,7 @@ def test_train_score_report_end_to_end(run, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.fault
+@pytest.mark.fault(6)
 def test_kill_and_resume_gives_the_same_bits(tmp_path):
     def command(name: str, *more: str) -> list[str]:
         code = "from selfe.cli import main; main()"
@@ -211,7 +211,7 @@ def test_kill_and_resume_gives_the_same_bits(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.fault
+@pytest.mark.fault(8)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_finishes_the_iteration_and_saves(tmp_path, number):
     code = "from selfe.cli import main; main()"
