@@ -12,9 +12,11 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import TINY_MODEL
+from tiny import TINY_MODEL, tiny_config, tiny_train
 
 from selfe.cli import app, main
+from selfe.cli.targets import run_targets
+from selfe.runs import write_config
 
 COMMANDS = sorted(
     (c.name or c.callback.__name__) for c in app.registered_commands if c.callback is not None
@@ -143,6 +145,15 @@ def tiny_options(iterations: int) -> list[str]:
         "sampling.batch_slots=8",
     ]
     return [word for setting in settings for word in ("--set", setting)]
+
+
+@pytest.mark.parametrize(("preset", "suite"), [("grid", "shapes@1"), ("free", "shapes-free@1")])
+def test_a_run_is_scored_on_the_suite_of_its_world(tmp_path, preset, suite):
+    config = tiny_config("fm", f"data.preset={preset}")
+    tiny_train(config, tmp_path)
+    write_config(tmp_path, config)
+    (target,) = run_targets(tmp_path, [None], "cpu", {})
+    assert target.suite == suite
 
 
 @pytest.mark.slow

@@ -37,7 +37,9 @@ def test_resume_is_bit_equal_to_never_stopping(method, trial, tmp_path):
     stop = (3, 7, 4, 1, 2, 5, 6)[trial]  # of 8 iterations; 4 is saved anyway
     config = tiny_config(method)
     whole = tiny_train(config, tmp_path / "whole")
-    stopped = tiny_train(config, tmp_path / "parts", callbacks=Callbacks(should_stop=StopAfter(stop)))
+    stopped = tiny_train(
+        config, tmp_path / "parts", callbacks=Callbacks(should_stop=StopAfter(stop))
+    )
     assert stopped.step == stop
     resumed = tiny_train(config, tmp_path / "parts", resume=True)
     assert resumed.step == whole.step == 8
