@@ -16,11 +16,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from evals.files import write_atomically
 
+ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = {
     "denoiser": "the network against diffusers' FluxTransformer2DModel; text and masks",
     "objectives": "steps of Self-E and IMM against Flow Matching's",

@@ -33,6 +33,7 @@ WIDE = (
     "model.num_attention_heads=8",
     "model.joint_attention_dim=256",
     "train.precision=fp32",
+    "train.compile=false",
 )
 WIDE_BATCH, WIDE_SIDE, WIDE_TEXT = 8, 32, 256
 SHAPES_BATCH, SHAPES_SIDE, SHAPES_TEXT = 128, 8, 12

@@ -10,6 +10,7 @@ Writes faults.json and faults.md; exits 1 where a test failed or a fault has no 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -19,16 +20,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-import json
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import pytest
 
 from evals.files import write_atomically
 from selfe.provenance import provenance
 
+ROOT = Path(__file__).resolve().parent.parent
 FAULTS: dict[int, tuple[str, str]] = {
     1: ("kill -9 during a save", "resumes from the newest valid checkpoint, one valid always"),
     2: ("newest checkpoint truncated", "named error, falls back to the one before"),

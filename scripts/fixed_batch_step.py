@@ -6,12 +6,10 @@ data source, logging, and the host's wait for the loss, which are no property of
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-import torch._dynamo
 from torch import Tensor
 
+from selfe.acceleration import accelerate
 from selfe.builder import build_model
 from selfe.config import RunConfig
 from selfe.ema import Ema
@@ -72,22 +70,11 @@ def random_batch(
     )
 
 
-def compile_blocks(network: Any, backend: str = "inductor") -> None:
-    """Compile each repeated block, in place: a diffusers model that knows which they are.
-
-    A block has a version for every batch, text length and mode it meets: two networks, with and
-    without gradient, the whole batch and its half are more than torch's usual limit of 8.
-    """
-    torch._dynamo.config.recompile_limit = 64
-    network.compile_repeated_blocks(fullgraph=True, dynamic=False, backend=backend)
-
-
 class TrainingStep:
     """Calling it makes one step; `gradients` stops before clipping, Adam and moving average.
 
     Args:
-        config: method and precision are taken from it; the step is its `LATE`th.
-        backend: compiles the blocks of the live and the averaged network; None leaves them eager.
+        config: of method, precision, compilation and optimiser; the step is its `LATE`th.
     """
 
     def __init__(
@@ -95,7 +82,6 @@ class TrainingStep:
         config: RunConfig,
         batch: LatentBatch,
         device: torch.device | str = "cpu",
-        backend: str | None = None,
     ) -> None:
         self.config, self.batch = config, batch
         self.device = torch.device(device)
@@ -104,9 +90,8 @@ class TrainingStep:
         self.optimizer = build_optimizer(self.model, config.optim)
         self.objective = config.build_objective()
         self.rng = SampleRng(config.seed, torch.arange(len(batch)), device)
-        if backend is not None:
-            compile_blocks(self.model, backend)
-            compile_blocks(self.ema.module, backend)
+        for network in (self.model, self.ema.module):
+            accelerate(network, config.train)
 
     def gradients(self) -> Tensor:
         """The loss, on the device; gradients are left in the parameters."""

@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from fixed_batch_step import TrainingStep, build_perturbed, compile_blocks, random_batch
+from fixed_batch_step import TrainingStep, build_perturbed, random_batch
 from gpu_study_rows import Measurement, Mismatch, Part, Row, Settings
 from torch import Tensor
 
+from selfe.acceleration import accelerate
 from selfe.any_step import AnyStepGenerator
 from selfe.builder import build_codec, build_text_encoder
 from selfe.generator import GeneratorFacts
@@ -91,13 +92,28 @@ def precision(settings: Settings, bf16: bool, compiled: bool) -> Row:
     )
     del reference
     model = build_perturbed(config, settings.device)
-    if compiled:
-        compile_blocks(model, settings.backend)
-    kind = torch.device(settings.device).type
-    context = torch.autocast(kind, torch.bfloat16) if bf16 else contextlib.nullcontext()
-    v, gradient = velocity_and_gradient(model, batch, context)
+
+    def of_model() -> tuple[Tensor, Tensor]:
+        kind = torch.device(settings.device).type
+        context = torch.autocast(kind, torch.bfloat16) if bf16 else contextlib.nullcontext()
+        return velocity_and_gradient(model, batch, context)
+
     limits = {"velocity": 3e-2, "gradient": 6e-2} if bf16 else {"velocity": 1e-5, "gradient": 1e-4}
-    row = {"velocity": relative_error(v, v_ref), "gradient": relative_error(gradient, gradient_ref)}
+    v, gradient = of_model()
+    row = {}
+    if compiled:
+        v_eager, gradient_eager = v, gradient
+        accelerate(model, config.train)
+        v, gradient = of_model()
+        row = {
+            "velocity_from_eager": relative_error(v, v_eager),
+            "gradient_from_eager": relative_error(gradient, gradient_eager),
+        }
+        limits |= {f"{key}_from_eager": most for key, most in limits.items()}
+    row |= {
+        "velocity": relative_error(v, v_ref),
+        "gradient": relative_error(gradient, gradient_ref),
+    }
     return check(row, limits)
 
 
@@ -106,7 +122,8 @@ def loss_and_gradient(
 ) -> tuple[Tensor, Tensor]:
     """Of the shapes-64 network (shapes in a rehearsal), fp32 or with the networks in fp64."""
     recipe = "shapes" if settings.tiny else "shapes-64"
-    config = resolve(recipe, method, variant=variant, assignments=["train.precision=fp32"])
+    assignments = ["train.precision=fp32", "train.compile=false"]
+    config = resolve(recipe, method, variant=variant, assignments=assignments)
     batch = random_batch(config, 8 if settings.tiny else 32, 8, 12, device=device)
     step = TrainingStep(config, batch, device)
     if double:

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from selfe.config import RunConfig
+from selfe.mfu import GPUS
 from selfe.recipes import resolve
 
-PEAK_TFLOPS = 790
+PEAK_TFLOPS = GPUS["h200"].flops / 1e12
 """Dense bf16 of one H200: the denominator of every MFU figure, whatever the card."""
 
 Row = dict[str, Any]
@@ -60,17 +61,12 @@ class Settings:
     def on_gpu(self) -> bool:
         return torch.device(self.device).type == "cuda"
 
-    @property
-    def backend(self) -> str:
-        """What compiles blocks: a rehearsal only traces them, as C++ takes minutes."""
-        return "eager" if self.tiny else "inductor"
-
     def seconds_left(self) -> float:
         return self.ends - time.monotonic()
 
     def config(self, recipe: str, method: str, variant: str = "") -> RunConfig:
-        """A recipe's run with bf16 autocast on a GPU, its network shrunk where the study is."""
-        assignments = ["train.precision=auto", *(TINY if self.tiny else ())]
+        """A recipe's run, blocks compiled, bf16 on a GPU; its network shrunk where the study is."""
+        assignments = ["train.precision=auto", "train.compile=true", *(TINY if self.tiny else ())]
         return resolve(recipe, method, variant=variant, assignments=assignments)
 
 

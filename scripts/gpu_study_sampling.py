@@ -7,12 +7,13 @@ import time
 from collections.abc import Sequence
 
 import torch
-from fixed_batch_step import build_perturbed, compile_blocks
+from fixed_batch_step import build_perturbed
 from gpu_study_rows import Measurement, Part, Row, Settings, synchronize
 from torch import Tensor, nn
 
 from evals.generate import draw_images
 from evals.suites.geneval import geneval_records
+from selfe.acceleration import accelerate
 from selfe.any_step import AnyStepGenerator
 from selfe.encoders.flux import FluxVAE
 from selfe.generator import GeneratorFacts
@@ -96,7 +97,7 @@ def sampling_row(
     config = settings.config(recipe, "selfe")
     network = build_perturbed(config, settings.device)
     if fast:
-        compile_blocks(network, settings.backend)
+        accelerate(network, config.train)
         network = Under(network, settings.device)
     side = 4 if settings.tiny else 32
     generator = AnyStepGenerator(

@@ -7,11 +7,12 @@ import json
 import sys
 from pathlib import Path
 
-TESTS = Path(__file__).resolve().parent
-sys.path.insert(0, str(TESTS.parent / "scripts"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
 import bench_all
 from fault_report import FAULTS, Trials, render, summarise
+
+TESTS = Path(__file__).resolve().parent
 
 
 def problem(outcome: str) -> dict[str, str]:
@@ -50,8 +51,8 @@ def test_every_marker_names_known_faults():
 def test_benchmarks_are_listed_with_their_verdicts(tmp_path):
     row = {"name": "a / b", "ratio": 0.25, "ideal": None, "passes": 0.5, "verdict": "pass"}
     (tmp_path / "ema.json").write_text(json.dumps({"commit": "abc", "rows": [row]}))
-    (tmp_path / "colors.json").write_text(json.dumps({"ratio_cpu": 16.0, "target_cpu": 20}))
+    (tmp_path / "colors.json").write_text(json.dumps({"ratio_cpu": 10.0, "target_cpu": 20}))
     table = bench_all.render(tmp_path)
     assert "| [ema](ema.json) | a / b | 0.250 |  | 0.500 | pass | abc |" in table
-    assert "| 0.062 |  | 0.050 | over by 0.013 | not recorded |" in table
+    assert "| 0.100 |  | 0.050 | over by 0.050 | not recorded |" in table
     assert "| loader | not measured here |" in table

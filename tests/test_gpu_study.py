@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
-sys.path.insert(0, str(SCRIPTS))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
 import gpu_study
 import gpu_study_shapes64
 import torch
 from gpu_study_rows import Measurement, Part, Settings, Unfinished, largest_that_fits
 
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 FACTS = {"commit": "c", "machine": "m", "torch": "t", "settings": {}}
 
 
