@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from selfe.config import OptimConfig
 
@@ -30,10 +30,11 @@ class Ema:
     def __init__(self, model: nn.Module, config: OptimConfig) -> None:
         self.config = config
         self.module = copy.deepcopy(model).requires_grad_(False)
-        self._parameters = list(self.module.parameters())
+        self._parameters: list[Tensor] = list(self.module.parameters())
 
     @torch.no_grad()
     def update(self, model: nn.Module, update: int) -> None:
         """Move towards `model` after its update number `update` (0-based)."""
         weight = 1 - ema_decay(update, self.config)
-        torch._foreach_lerp_(self._parameters, list(model.parameters()), weight)
+        current: list[Tensor] = list(model.parameters())
+        torch._foreach_lerp_(self._parameters, current, weight)
