@@ -26,7 +26,7 @@ from selfe.network.flops import flops_per_image
 from selfe.recipes import resolve
 
 SEED = 0
-# Width 512, 512 tokens, batch 8: nearly all the work is matrix products, as at the paper's sizes. At
+# Width 512, 512 tokens, batch 8: nearly all the work is matrix products, as in the paper. At
 # half the batch adding up the gradients of two passes (Self-E + aux) is no longer negligible.
 WIDE = (
     "model.num_layers=1",
