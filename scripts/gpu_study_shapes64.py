@@ -15,6 +15,7 @@ from gpu_study_rows import Measurement, Part, Row, Settings, Unfinished
 
 from evals.benchmark import BenchmarkSettings, score_model
 from selfe.config import OBJECTIVES, RunConfig
+from selfe.footprint import count_parameters
 from selfe.recipes import resolve, run_name
 from selfe.runlog import read_lines
 from selfe.runs import load_run
@@ -74,6 +75,9 @@ def training_row(settings: Settings, method: str) -> Row:
         Unfinished: at the end of the time, once the checkpoint is written.
     """
     config = run_config(settings, method)
+    parameters = count_parameters(config.model)
+    if parameters > MOST_PARAMETERS:
+        raise ValueError(f"{parameters} parameters, more than {MOST_PARAMETERS}")
     run_dir = settings.work / run_name(config)
     seconds = min(settings.seconds_left() - SAVING_SECONDS, threading.TIMEOUT_MAX)
     if seconds < LEAST_SECONDS:
@@ -91,9 +95,6 @@ def training_row(settings: Settings, method: str) -> Row:
     except Stopped:
         done = [line["step"] for line in read_lines(run_dir / "metrics.jsonl") if "step" in line]
         raise Unfinished(f"stopped near iteration {max(done, default=0)}") from None
-    parameters = sum(p.numel() for p in state.model.parameters())
-    if parameters > MOST_PARAMETERS:
-        raise ValueError(f"{parameters} parameters, more than {MOST_PARAMETERS}")
     lines = [line for line in read_lines(run_dir / "metrics.jsonl") if "images_per_second" in line]
     rates = sorted(line["images_per_second"] for line in lines)
     return {

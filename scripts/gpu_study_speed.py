@@ -39,6 +39,7 @@ RESOLUTION = 256
 GROUP = 4
 """IMM's particles: every batch is a multiple."""
 BATCHES = {"0.5b": 64, "2b": 16}
+CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 METHODS = (("fm", ""), ("selfe", ""), ("selfe", "aux"), ("imm", ""))
 
 
@@ -69,17 +70,17 @@ def gib(number: float) -> float:
 @contextmanager
 def empty_compile_cache() -> Iterator[None]:
     """Whatever was compiled before, by this process or another, is not found."""
-    before = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    before = {name: os.environ.pop(name, None) for name in CACHES}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+        os.environ |= dict.fromkeys(CACHES, folder)
         torch.compiler.reset()
         try:
             yield
         finally:
-            if before is None:
-                del os.environ["TORCHINDUCTOR_CACHE_DIR"]
-            else:
-                os.environ["TORCHINDUCTOR_CACHE_DIR"] = before
+            for name, value in before.items():
+                del os.environ[name]
+                if value is not None:
+                    os.environ[name] = value
 
 
 def network_row(settings: Settings, recipe: str, batch: int) -> Row:
@@ -91,16 +92,15 @@ def network_row(settings: Settings, recipe: str, batch: int) -> Row:
     model = build_perturbed(config, settings.device)
     inputs = (data.x_0, t, data.condition)
     cast = partial(autocast, torch.device(settings.device), config.train.precision)
-    ours, theirs = our_step(model, *inputs, cast), flux_step(to_flux(model), *inputs, cast)
+    flux = to_flux(model)
+    ours, theirs = our_step(model, *inputs, cast), flux_step(flux, *inputs, cast)
     difference = (ours() - theirs()).abs().max().item()
     budget = 0.0 if settings.tiny else 10.0
     eager = median_seconds([ours, theirs], settings.device, budget)
-    flux = to_flux(model)
     with empty_compile_cache():
         accelerate(model, config.train)
         cold = wall_seconds(ours, settings.device)
         flux.compile_repeated_blocks(fullgraph=True)
-        theirs = flux_step(flux, *inputs, cast)
         compiled = median_seconds([ours, theirs], settings.device, budget)
     images = {
         "ours_compiled": batch / compiled[0],
