@@ -57,7 +57,7 @@ def per_object_loader(ours: ClipColorClassifier, images: list, found: list) -> l
                 )
                 head = ours.text_classifier(label)
                 for batch in loader:
-                    features = ours.model.encode_image(batch, normalize=True)
+                    features = ours.model.encode_image(batch.to(ours.device), normalize=True)
                     best = (features @ head.T).argmax(dim=1).tolist()
                     colors.update(zip(rows, (COLORS[i] for i in best), strict=True))
             names.append([colors[i] for i in range(len(objects))])

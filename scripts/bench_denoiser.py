@@ -9,6 +9,7 @@ on one CPU thread.
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,36 +63,54 @@ def make_batch(config: dict, batch: int, side: int, lengths: Tensor, no_padding:
     return x_t, t, condition
 
 
-def our_step(model: DualTimeDenoiser, x_t: Tensor, t: Tensor, condition: TextCondition):
+Context = Callable[[], contextlib.AbstractContextManager]
+"""Under what a forward pass runs, autocast for example."""
+
+
+def our_step(
+    model: DualTimeDenoiser,
+    x_t: Tensor,
+    t: Tensor,
+    condition: TextCondition,
+    context: Context = contextlib.nullcontext,
+) -> Callable[[], Tensor]:
     def step() -> Tensor:
         model.zero_grad(set_to_none=True)
-        v = model(x_t, t, t, condition)
-        v.square().mean().backward()
+        with context():
+            v = model(x_t, t, t, condition)
+        v.float().square().mean().backward()
         return v.detach()
 
     return step
 
 
-def flux_step(flux, x_t: Tensor, t: Tensor, condition: TextCondition):
+def flux_step(
+    flux,
+    x_t: Tensor,
+    t: Tensor,
+    condition: TextCondition,
+    context: Context = contextlib.nullcontext,
+) -> Callable[[], Tensor]:
     batch, channels, height, width = x_t.shape
     image_ids = FluxPipeline._prepare_latent_image_ids(
         batch, height // 2, width // 2, x_t.device, x_t.dtype
     )
-    text_ids = torch.zeros(condition.tokens.shape[1], 3)
+    text_ids = torch.zeros(condition.tokens.shape[1], 3, device=x_t.device)
 
     def step() -> Tensor:
         flux.zero_grad(set_to_none=True)
         packed = FluxPipeline._pack_latents(x_t, batch, channels, height, width)
-        v = flux(
-            hidden_states=packed,
-            encoder_hidden_states=condition.tokens,
-            pooled_projections=condition.pooled,
-            timestep=t,
-            img_ids=image_ids,
-            txt_ids=text_ids,
-            return_dict=False,
-        )[0]
-        v.square().mean().backward()
+        with context():
+            v = flux(
+                hidden_states=packed,
+                encoder_hidden_states=condition.tokens,
+                pooled_projections=condition.pooled,
+                timestep=t,
+                img_ids=image_ids,
+                txt_ids=text_ids,
+                return_dict=False,
+            )[0]
+        v.float().square().mean().backward()
         return FluxPipeline._unpack_latents(v.detach(), height * 8, width * 8, 8)
 
     return step

@@ -89,6 +89,14 @@ def collect_parts(model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optim
     return dict(zip(PARTS, parts, strict=True))
 
 
+def _write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raises OSError where safetensors would report a full disk by an exception of its own."""
+    try:
+        save_file(_plain(tensors), path)
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written ({error})") from None
+
+
 def save_checkpoint(
     folder: Path,
     step: int,
@@ -109,7 +117,7 @@ def save_checkpoint(
         digests = {}
         for name, tensors in collect_parts(model, ema, optimizer).items():
             path = temporary / f"{name}.safetensors"
-            save_file(_plain(tensors), path)
+            _write_tensors(tensors, path)
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
             digests[path.name] = file_sha256(path)

@@ -1,14 +1,13 @@
-"""Exponential moving average of the weights: torch's AveragedModel with a warmed-up decay."""
+"""Exponential moving average of the weights, with a warmed-up decay."""
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from selfe.config import OptimConfig
-
-Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def ema_decay(update: int, config: OptimConfig) -> float:
@@ -22,25 +21,20 @@ def ema_decay(update: int, config: OptimConfig) -> float:
 
 
 class Ema:
-    """The average of a model's parameters, and a module that evaluates with it."""
+    """The average of a model's parameters, as a module that evaluates with it; it starts as a copy.
+
+    torch's AveragedModel visits every parameter in Python, which on small networks costs more than
+    the average itself (scripts/bench_ema.py).
+    """
 
     def __init__(self, model: nn.Module, config: OptimConfig) -> None:
         self.config = config
-        self._decay = 0.0
-        self._averaged = AveragedModel(model, multi_avg_fn=self._lerp)
-        self._averaged.requires_grad_(False)
-        # torch copies at the first update; ours starts as a copy, so that update n is update n
-        self._averaged.n_averaged.fill_(1)
-
-    @property
-    def module(self) -> nn.Module:
-        return self._averaged.module
-
-    def _lerp(self, averaged: Tensors, current: Tensors, _: Tensor | int) -> None:
-        torch._foreach_lerp_(averaged, [p.detach() for p in current], 1 - self._decay)
+        self.module = copy.deepcopy(model).requires_grad_(False)
+        self._parameters: list[Tensor] = list(self.module.parameters())
 
     @torch.no_grad()
     def update(self, model: nn.Module, update: int) -> None:
         """Move towards `model` after its update number `update` (0-based)."""
-        self._decay = ema_decay(update, self.config)
-        self._averaged.update_parameters(model)
+        weight = 1 - ema_decay(update, self.config)
+        current: list[Tensor] = list(model.parameters())
+        torch._foreach_lerp_(self._parameters, current, weight)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import pickle
 import random
@@ -15,21 +16,30 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import differing, tiny_config, tiny_train
+from tiny import TINY_MODEL, differing, tiny_config, tiny_train
 
 from selfe import checkpoint
 from selfe.builder import build_model
 from selfe.checkpoint import CheckpointError, list_checkpoints, newest_valid, verify
 from selfe.session import check_folder, locked, parse_fork, train_run
+from selfe.trainer import TrainState
 
 FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run with checkpoints at 4 and 8, and its state; nobody changes either."""
+    folder = tmp_path_factory.mktemp("trained")
+    return folder, tiny_train(tiny_config("fm"), folder)
+
+
 @pytest.fixture
-def run(tmp_path):
-    """A run with checkpoints at 4 and 8."""
-    state = tiny_train(tiny_config("fm"), tmp_path)
-    return tmp_path, state
+def run(trained, tmp_path):
+    """A copy of the run, to be damaged."""
+    folder, state = trained
+    shutil.copytree(folder, tmp_path / "run")
+    return tmp_path / "run", state
 
 
 def flip_bytes(path: Path, seed: int) -> None:
@@ -40,11 +50,11 @@ def flip_bytes(path: Path, seed: int) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.fault
-@pytest.mark.parametrize("name", FILES)
-def test_flipped_bytes_are_noticed_and_the_one_before_is_used(run, name):
+@pytest.mark.fault(3, full=30)
+def test_flipped_bytes_are_noticed_and_the_one_before_is_used(run, trial):
     folder, state = run
-    flip_bytes(folder / "checkpoints" / "step-00000008" / name, seed=len(name))
+    name = FILES[trial % 3]
+    flip_bytes(folder / "checkpoints" / "step-00000008" / name, seed=trial)
     path, problems = newest_valid(folder / "checkpoints")
     assert path.name == "step-00000004"
     assert len(problems) == 1 and name in problems[0] and "damaged" in problems[0]
@@ -54,7 +64,7 @@ def test_flipped_bytes_are_noticed_and_the_one_before_is_used(run, name):
     verify(folder / "checkpoints" / "step-00000008")
 
 
-@pytest.mark.fault
+@pytest.mark.fault(2)
 @pytest.mark.parametrize("name", [*FILES, "state.json"])
 def test_truncated_newest_checkpoint_falls_back(run, name):
     folder, _ = run
@@ -65,7 +75,7 @@ def test_truncated_newest_checkpoint_falls_back(run, name):
     assert name in problems[0]
 
 
-@pytest.mark.fault
+@pytest.mark.fault(2, 3)
 def test_no_valid_checkpoint_is_an_error_not_a_fresh_start(run):
     folder, _ = run
     for step in (4, 8):
@@ -79,7 +89,7 @@ class Payload:
         return (os.mkdir, (str(Payload.target),))
 
 
-@pytest.mark.fault
+@pytest.mark.fault(12)
 def test_a_pickle_is_refused_and_not_run(run, tmp_path):
     folder, _ = run
     Payload.target = tmp_path / "executed"
@@ -94,7 +104,7 @@ def test_a_pickle_is_refused_and_not_run(run, tmp_path):
     assert not Payload.target.exists()
 
 
-@pytest.mark.fault
+@pytest.mark.fault(13)
 def test_wrong_architecture_lists_the_keys(run):
     folder, _ = run
     path = folder / "checkpoints" / "step-00000008" / "model.safetensors"
@@ -110,7 +120,7 @@ def test_wrong_architecture_lists_the_keys(run):
         checkpoint.load_weights(model, tensors, path)
 
 
-@pytest.mark.fault
+@pytest.mark.fault(13)
 def test_partial_optimizer_state_is_refused(run):
     folder, state = run
     path = folder / "checkpoints" / "step-00000008" / "optimizer.safetensors"
@@ -120,61 +130,65 @@ def test_partial_optimizer_state_is_refused(run):
         checkpoint.load_optimizer(state.optimizer, state.model, removed, path)
 
 
-KILL_SCRIPT = """
-import sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-import torch
-from selfe.checkpoint import prune, save_checkpoint
-from tiny import tiny_config, tiny_train
-torch.set_num_threads(1)
-folder = Path({folder!r})
-state = tiny_train(tiny_config("fm", "train.iterations=1"), folder)
-print("ready", flush=True)
-for step in range(2, 100000):
-    save_checkpoint(folder / "checkpoints", step, model=state.model, ema=state.ema.module,
-                    optimizer=state.optimizer, state={{}}, milestone=False)
-    prune(folder / "checkpoints", 2)
-"""
+def save_for_ever(folder: Path, state: TrainState) -> None:
+    for step in range(9, 100_000_000):
+        save_step(folder, state, step)
+        checkpoint.prune(folder / "checkpoints", 2)
 
 
-@pytest.mark.fault
-def test_kill_during_a_save_always_leaves_a_valid_checkpoint(tmp_path):
-    script = KILL_SCRIPT.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
-    chance = random.Random(0)
-    for _ in range(3):
-        process = subprocess.Popen(
-            [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout.readline().strip() == "ready"
-        time.sleep(0.2 + chance.random() * 0.3)
-        process.kill()
-        process.wait()
-        path, problems = newest_valid(tmp_path / "checkpoints")
-        assert path is not None
-        assert problems == []
-        shutil.rmtree(tmp_path / "checkpoints")
+def save_step(folder: Path, state: TrainState, step: int) -> None:
+    checkpoint.save_checkpoint(
+        folder / "checkpoints",
+        step,
+        model=state.model,
+        ema=state.ema.module,
+        optimizer=state.optimizer,
+        state={},
+        milestone=False,
+    )
 
 
-@pytest.mark.fault
-def test_a_full_disk_loses_nothing(run, monkeypatch):
+@pytest.mark.fault(1, full=50)
+def test_kill_during_a_save_always_leaves_a_valid_checkpoint(run, trial):
     folder, state = run
+    process = multiprocessing.get_context("fork").Process(
+        target=save_for_ever, args=(folder, state)
+    )
+    process.start()
+    while not (folder / "checkpoints" / "step-00000009").exists() and process.is_alive():
+        time.sleep(0.001)
+    time.sleep(0.1 * random.Random(trial).random())  # a save takes some 10 ms
+    process.kill()
+    process.join()
+    path, problems = newest_valid(folder / "checkpoints")
+    assert path is not None and int(path.name[-8:]) >= 9
+    assert problems == []
+    # what the kill left behind disturbs neither loading nor the next save
+    model = build_model(tiny_config("fm"), "cpu")
+    checkpoint.restore(path, model=model, ema=state.ema.module, optimizer=None)
+    assert all(map(torch.equal, model.parameters(), state.model.parameters()))
+    save_step(folder, state, int(path.name[-8:]) + 1)
+    checkpoint.prune(folder / "checkpoints", 2)
+    assert not list((folder / "checkpoints").glob(".*"))
+
+
+@pytest.mark.fault(4)
+@pytest.mark.parametrize("write", range(3))
+def test_a_full_disk_loses_nothing(run, monkeypatch, write):
+    """The disk is full at the first, second or third file of a checkpoint."""
+    folder, state = run
+    real, written = checkpoint.save_file, []
 
     def full(tensors, path):
+        written.append(path)
+        if len(written) <= write:
+            return real(tensors, path)
         Path(path).write_bytes(b"x" * 100)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", full)
     with pytest.raises(OSError, match="No space left"):
-        checkpoint.save_checkpoint(
-            folder / "checkpoints",
-            9,
-            model=state.model,
-            ema=state.ema.module,
-            optimizer=state.optimizer,
-            state={},
-            milestone=False,
-        )
+        save_step(folder, state, 9)
     assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == [
         "step-00000004",
         "step-00000008",
@@ -182,7 +196,55 @@ def test_a_full_disk_loses_nothing(run, monkeypatch):
     assert newest_valid(folder / "checkpoints")[0].name == "step-00000008"
 
 
-@pytest.mark.fault
+TRAIN_ON_A_SMALL_DISK = """
+mount -t tmpfs -o size={size} none {disk} || exit 77
+{python} -c 'from selfe.cli import main; main()' train --method fm --runs-dir {disk} --name run \
+    --device cpu {options}
+code=$?
+cp -r {disk}/run {copy}
+exit $code
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.fault(4)
+def test_training_on_a_full_disk_ends_and_keeps_what_there_is(trained, tmp_path):
+    """On a real file system with room for two checkpoints and a half of the third."""
+    one = trained[0] / "checkpoints" / "step-00000008"
+    pages = sum(-(-path.stat().st_size // 4096) for path in one.iterdir())
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    settings = (
+        *TINY_MODEL,
+        "train.iterations=20",
+        "train.batch_size=8",
+        "train.checkpoint_every=2",
+        "train.sample_every=null",
+        "data.size=8",
+    )
+    script = TRAIN_ON_A_SMALL_DISK.format(
+        size=int(2.5 * pages) * 4096 + 65536,
+        disk=disk,
+        python=sys.executable,
+        options=" ".join(f"--set {setting}" for setting in settings),
+        copy=tmp_path / "copy",
+    )
+    done = subprocess.run(
+        ["unshare", "--map-root-user", "--mount", "sh", "-c", script],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode in (1, 77) and not (tmp_path / "copy").exists():
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    assert done.returncode != 0
+    assert "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+    left = [path.name for path in (tmp_path / "copy" / "checkpoints").iterdir()]
+    assert sorted(left) == ["step-00000002", "step-00000004"]
+    assert newest_valid(tmp_path / "copy" / "checkpoints")[1] == []
+
+
+@pytest.mark.fault(5)
 def test_unwritable_run_folder_is_an_error_before_the_first_step(tmp_path):
     blocker = tmp_path / "file"
     blocker.write_text("")
@@ -190,7 +252,7 @@ def test_unwritable_run_folder_is_an_error_before_the_first_step(tmp_path):
         pass
 
 
-@pytest.mark.fault
+@pytest.mark.fault(23)
 def test_two_processes_cannot_train_in_one_folder(tmp_path):
     with locked(tmp_path), pytest.raises(ValueError, match="another process"), locked(tmp_path):
         pass

@@ -12,9 +12,11 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import TINY_MODEL
+from tiny import TINY_MODEL, tiny_config, tiny_train
 
 from selfe.cli import app, main
+from selfe.cli.targets import run_targets
+from selfe.runs import write_config
 
 COMMANDS = sorted(
     (c.name or c.callback.__name__) for c in app.registered_commands if c.callback is not None
@@ -98,7 +100,7 @@ def test_missing_and_unknown_options_are_exit_code_2(run):
     assert run("nope")[0] == 2
 
 
-@pytest.mark.fault
+@pytest.mark.fault(5)
 def test_unwritable_folder(run, tmp_path):
     (tmp_path / "file").write_text("")
     code, _, err = run("train", "--method", "fm", "--runs-dir", "file")
@@ -145,6 +147,15 @@ def tiny_options(iterations: int) -> list[str]:
     return [word for setting in settings for word in ("--set", setting)]
 
 
+@pytest.mark.parametrize(("preset", "suite"), [("grid", "shapes@1"), ("free", "shapes-free@1")])
+def test_a_run_is_scored_on_the_suite_of_its_world(tmp_path, preset, suite):
+    config = tiny_config("fm", f"data.preset={preset}")
+    tiny_train(config, tmp_path)
+    write_config(tmp_path, config)
+    (target,) = run_targets(tmp_path, [None], "cpu", {})
+    assert target.suite == suite
+
+
 @pytest.mark.slow
 def test_train_score_report_end_to_end(run, tmp_path):
     for method in ("selfe", "fm", "imm"):
@@ -187,7 +198,7 @@ def test_train_score_report_end_to_end(run, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.fault
+@pytest.mark.fault(6)
 def test_kill_and_resume_gives_the_same_bits(tmp_path):
     def command(name: str, *more: str) -> list[str]:
         code = "from selfe.cli import main; main()"
@@ -211,7 +222,7 @@ def test_kill_and_resume_gives_the_same_bits(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.fault
+@pytest.mark.fault(8)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_finishes_the_iteration_and_saves(tmp_path, number):
     code = "from selfe.cli import main; main()"

@@ -144,7 +144,7 @@ def test_empty_boxes_and_foreign_masks_are_named(classifier):
         classifier.classify([image], [[foreign]])
 
 
-@pytest.mark.fault
+@pytest.mark.fault(24)
 def test_absent_or_wrong_weights(tmp_path, monkeypatch):
     monkeypatch.setenv("SELFE_BENCH_CACHE", str(tmp_path))
     with pytest.raises(ValueError, match="selfe-bench fetch geneval") as absent:

@@ -93,7 +93,7 @@ def test_order_of_lines_does_not_matter() -> None:
     assert compare_verdicts(A, B[::-1]) == compare_verdicts(A, B)
 
 
-@pytest.mark.fault
+@pytest.mark.fault(21)
 def test_results_of_another_schema_or_torn_are_refused(tmp_path: Path) -> None:
     folder = _result(tmp_path / "a", A, "A")
     path = folder / "result.json"

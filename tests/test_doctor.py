@@ -41,7 +41,7 @@ def test_a_machine_with_nothing(tmp_path):
     assert not (tmp_path / "cache").exists() and not (tmp_path / "runs").exists()
 
 
-@pytest.mark.fault
+@pytest.mark.fault(24)
 def test_wrong_weights(tmp_path):
     cache = tmp_path / "cache"
     cache.mkdir()
@@ -119,7 +119,7 @@ def test_folders_that_cannot_be_written(tmp_path, monkeypatch):
         assert not checks_of(tmp_path, "shapes@1")["cache folder"].ok
 
 
-@pytest.mark.fault
+@pytest.mark.fault(25)
 @pytest.mark.parametrize("silent", [True, False])
 def test_an_unreachable_hub_is_found_out_quickly(tmp_path, monkeypatch, silent):
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")

@@ -161,7 +161,7 @@ def test_identity_follows_repository_files_and_limit(folder: str, tmp_path: Path
     assert load_flux_vae(folder=str(tmp_path)).digest != local
 
 
-@pytest.mark.fault
+@pytest.mark.fault(25)
 @pytest.mark.parametrize(
     ("load", "missing", "pattern"),
     [
@@ -180,7 +180,7 @@ def test_a_cold_cache_is_explained(load: Any, missing: str, pattern: str, tmp_pa
         load(cache_dir=str(tmp_path), revision="abc")
 
 
-@pytest.mark.fault
+@pytest.mark.fault(25)
 def test_a_missing_shard_is_named(folder: str, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "flux")
     (tmp_path / "flux" / "text_encoder_2" / "model.safetensors").unlink()

@@ -105,14 +105,14 @@ def test_a_complete_part_file_is_only_renamed(server, tmp_path):
     assert fetch.fetch(cache_dir=tmp_path, files=[published(server)])[0].read_bytes() == CONTENT
 
 
-@pytest.mark.fault
+@pytest.mark.fault(24)
 def test_wrong_hash_is_thrown_away(server, tmp_path):
     with pytest.raises(ValueError, match="does not begin with 00000000"):
         fetch.fetch(cache_dir=tmp_path, files=[published(server, "00000000")])
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.fault
+@pytest.mark.fault(24)
 def test_a_wrong_file_already_there_is_named(server, tmp_path):
     (tmp_path / "weights.pth").write_bytes(b"other")
     with pytest.raises(ValueError, match="not the published file.*delete it"):
@@ -120,7 +120,7 @@ def test_a_wrong_file_already_there_is_named(server, tmp_path):
     assert server.asked == []
 
 
-@pytest.mark.fault
+@pytest.mark.fault(25)
 def test_offline_says_which_files_to_put_where(server, tmp_path):
     gone = published(server)
     server.shutdown()

@@ -94,7 +94,7 @@ def test_long_prompts_with_other_clauses_are_refused_by_line(tmp_path: Path) -> 
         read_long_records(_long_file(tmp_path / "long.jsonl", {1: swapped}))
 
 
-@pytest.mark.fault
+@pytest.mark.fault(21)
 def test_malformed_long_prompts_are_refused_by_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"line 12: not JSON"):
         read_long_records(_long_file(tmp_path / "long.jsonl", {12: "{broken"}))

@@ -206,7 +206,7 @@ class Explosive:
         return (open, (self.path, "w"))
 
 
-@pytest.mark.fault
+@pytest.mark.fault(12)
 def test_a_pickle_payload_is_refused_and_not_run(tmp_path):
     trace = tmp_path / "ran"
     bad = tmp_path / "weights-743b7d99.pth"
@@ -231,7 +231,7 @@ def test_plain_facts_beside_the_weights_are_read_over(tmp_path):
         assert torch.equal(mask2former.read_checkpoint(path)["a"], torch.ones(2))
 
 
-@pytest.mark.fault
+@pytest.mark.fault(24)
 def test_wrong_hash_and_missing_file(tmp_path, monkeypatch):
     monkeypatch.setenv("SELFE_BENCH_CACHE", str(tmp_path))
     with pytest.raises(ValueError, match="selfe-bench fetch geneval") as missing:

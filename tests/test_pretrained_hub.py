@@ -90,7 +90,7 @@ def test_listing_models_imports_no_model_library() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.fault
+@pytest.mark.fault(25)
 @pytest.mark.parametrize("name", REPOSITORIES)
 def test_a_cold_cache_is_explained(name: str, tmp_path: Path, no_network: None) -> None:
     # Processor time: a busy machine must not fail this, and waiting for a network cannot happen.
@@ -107,7 +107,7 @@ def test_a_cold_cache_is_explained(name: str, tmp_path: Path, no_network: None) 
     assert "\n" not in message
 
 
-@pytest.mark.fault
+@pytest.mark.fault(25)
 def test_a_cold_cache_is_explained_within_ten_seconds_of_the_command(tmp_path: Path) -> None:
     code = (
         "from baselines import registry\n"
@@ -133,7 +133,7 @@ def test_a_cold_cache_is_explained_within_ten_seconds_of_the_command(tmp_path: P
     assert spent < 10
 
 
-@pytest.mark.fault
+@pytest.mark.fault(25)
 def test_tim_names_the_part_that_is_missing(tmp_path: Path) -> None:
     folder = Path(build_tiny("tim", tmp_path / "tim"))
     shutil.rmtree(folder / "text_encoder")
@@ -145,7 +145,7 @@ def test_tim_names_the_part_that_is_missing(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.fault
+@pytest.mark.fault(25)
 def test_a_warm_cache_needs_no_network(
     tmp_path: Path, no_network: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,7 +167,7 @@ def test_a_warm_cache_needs_no_network(
     assert by_commit.facts.digest == model.facts.digest
 
 
-@pytest.mark.fault
+@pytest.mark.fault(25)
 @pytest.mark.parametrize(
     "lost", ["unet/diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json"]
 )
@@ -221,7 +221,7 @@ def http_library() -> Any:
     return importlib.import_module(HfHubHTTPError.__bases__[0].__module__.split(".")[0])
 
 
-@pytest.mark.fault
+@pytest.mark.fault(25)
 def test_hub_failures_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
     from huggingface_hub.errors import (
@@ -256,7 +256,7 @@ def test_hub_failures_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         registry.load("flux-dev", cache_dir=str(tmp_path))
 
 
-@pytest.mark.fault
+@pytest.mark.fault(25)
 def test_a_broken_download_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
     from huggingface_hub.errors import LocalEntryNotFoundError

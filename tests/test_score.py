@@ -179,9 +179,9 @@ def test_two_processes_share_the_batches_and_agree(tmp_path: Path) -> None:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
-@pytest.mark.fault
-@pytest.mark.parametrize("die_at", [1, 4, 8])
-def test_kill_in_scoring_loses_at_most_one_batch(tmp_path: Path, die_at: int) -> None:
+@pytest.mark.fault(20, full=8)
+def test_kill_in_scoring_loses_at_most_one_batch(tmp_path: Path, trial: int) -> None:
+    die_at = (1, 4, 8, 2, 3, 5, 6, 7)[trial]
     images = _draw(tmp_path / "images")
     _score(images, tmp_path / "whole")
     context = multiprocessing.get_context("fork")
@@ -201,7 +201,7 @@ def test_kill_in_scoring_loses_at_most_one_batch(tmp_path: Path, die_at: int) ->
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
 
 
-@pytest.mark.fault
+@pytest.mark.fault(18)
 def test_truncated_and_flipped_pngs_are_detected(tmp_path: Path) -> None:
     path = sample_path(tmp_path, 0, 0)
     rng = np.random.default_rng(0)
@@ -220,7 +220,7 @@ def test_truncated_and_flipped_pngs_are_detected(tmp_path: Path) -> None:
         read_image(path)
 
 
-@pytest.mark.fault
+@pytest.mark.fault(22)
 def test_incomplete_and_over_complete_sets_have_no_score(tmp_path: Path) -> None:
     images = _draw(tmp_path / "images")
     broken = sample_path(images, 0, 1)
@@ -252,7 +252,7 @@ def test_a_limited_set_has_task_scores_but_no_overall(tmp_path: Path) -> None:
     assert scored.scores.tasks["single_object"].mean == 1.0
 
 
-@pytest.mark.fault
+@pytest.mark.fault(21)
 def test_wrong_or_malformed_metadata_is_refused(tmp_path: Path) -> None:
     images = _draw(tmp_path / "images")
     path = images / "00001" / "metadata.jsonl"
@@ -268,7 +268,7 @@ def test_wrong_or_malformed_metadata_is_refused(tmp_path: Path) -> None:
         _score(images, tmp_path / "out")
 
 
-@pytest.mark.fault
+@pytest.mark.fault(21)
 def test_torn_tail_is_dropped_and_malformed_lines_are_named(tmp_path: Path) -> None:
     scored = _score(_draw(tmp_path / "images"), tmp_path / "out")
     path = tmp_path / "out" / "detections.jsonl"
@@ -290,7 +290,7 @@ def test_torn_tail_is_dropped_and_malformed_lines_are_named(tmp_path: Path) -> N
             read_detections(path, len(RECORDS))
 
 
-@pytest.mark.fault
+@pytest.mark.fault(19)
 def test_images_that_were_not_finite_count_as_wrong(tmp_path: Path) -> None:
     images = _draw(tmp_path / "images")
     write_failed_marker(images, 0, 1, "latents are not finite")
@@ -311,7 +311,7 @@ def _hold(folder: Path, ready, done) -> None:
         done.wait(60)
 
 
-@pytest.mark.fault
+@pytest.mark.fault(23)
 def test_second_process_on_a_results_folder_is_refused(tmp_path: Path) -> None:
     images = _draw(tmp_path / "images")
     context = multiprocessing.get_context("fork")

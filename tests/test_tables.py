@@ -131,6 +131,7 @@ def test_everything_not_run_without_results() -> None:
     assert two.frame["resolved"].str.startswith("not run: selfe-bench ").all()
 
 
+@pytest.mark.fault(22)
 def test_partial_results_are_marked_and_compared_with_nothing(tmp_path: Path) -> None:
     write_result(tmp_path / "a", "selfe")
     write_result(tmp_path / "b", "fm", keep=100)

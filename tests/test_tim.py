@@ -78,7 +78,7 @@ def test_every_key_is_accounted_for() -> None:
             load_published(TiMTransformer(**TINY), bad)
 
 
-@pytest.mark.fault
+@pytest.mark.fault(12)
 def test_no_code_runs_from_a_weight_file(tmp_path: Path) -> None:
     folder = Path(build_tiny("tim", tmp_path / "tim"))
     witness = tmp_path / "ran"

@@ -12,7 +12,9 @@ from selfe.config import RunConfig, parse_assignments
 from selfe.generator import TextToImage
 from selfe.runs import find_checkpoint, load_run, read_config
 
-SHAPES_SUITE, PHOTO_SUITE = "shapes@1", "geneval@1"
+PHOTO_SUITE = "geneval@1"
+SHAPES_SUITES = {"grid": "shapes@1", "free": "shapes-free@1"}
+"""Preset of the shapes world -> its suite."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def run_targets(
             Target(
                 name=f"{run_dir.name}@{checkpoint.step}",
                 results=run_dir / "results" / checkpoint.path.name,
-                suite=SHAPES_SUITE if shapes else PHOTO_SUITE,
+                suite=SHAPES_SUITES[config.data.preset] if shapes else PHOTO_SUITE,
                 preset=config.data.preset if shapes else "",
                 load=load,
             )

@@ -1,0 +1,172 @@
+"""Part "shapes64": Self-E, Flow Matching and IMM trained and scored on the free 64 x 64 world."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from gpu_study_rows import Measurement, Part, Row, Settings, Unfinished
+
+from evals.benchmark import BenchmarkSettings, score_model
+from selfe.config import OBJECTIVES, RunConfig
+from selfe.footprint import count_parameters
+from selfe.recipes import resolve, run_name
+from selfe.runlog import read_lines
+from selfe.runs import load_run
+from selfe.session import Stopped, train_run
+
+SUITE = "shapes-free@1"
+STEP_COUNTS = (2, 4, 8, 50)
+MOST_PARAMETERS = 20_000_000
+SAVING_SECONDS = 20
+"""Left for the last checkpoint when the time is up."""
+LEAST_SECONDS = 5
+"""Of training: less is not begun."""
+REHEARSAL = (
+    "model.num_layers=1",
+    "model.num_single_layers=1",
+    "model.num_attention_heads=1",
+    "model.attention_head_dim=16",
+    "model.axes_dims_rope=[4,6,6]",
+    "data.size=16",
+    "train.iterations=6",
+    "train.batch_size=8",
+    "train.checkpoint_every=2",
+    "train.milestone_every=null",
+    "train.sample_every=null",
+    "train.log_every=2",
+    "train.compile=false",
+    "sampling.batch_slots=4",
+)
+
+
+def run_config(settings: Settings, method: str) -> RunConfig:
+    # drawing sample sheets is left out: it would be timed as training
+    usual = ("train.sample_every=null", "sampling.batch_slots=64")
+    assignments = [*(REHEARSAL if settings.tiny else usual), *settings.assignments]
+    return resolve("shapes-64", method, assignments=assignments)
+
+
+@contextmanager
+def terminate_after(seconds: float) -> Iterator[None]:
+    """SIGTERM to this process when the time is up: training finishes its iteration and saves."""
+    # one that comes when nothing is trained any more must not end the study
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    timer = threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        signal.signal(signal.SIGTERM, before)
+
+
+def training_row(settings: Settings, method: str) -> Row:
+    """Train, or go on training, until the end of the run or of the time.
+
+    Raises:
+        Unfinished: at the end of the time, once the checkpoint is written.
+    """
+    config = run_config(settings, method)
+    parameters = count_parameters(config.model)
+    if parameters > MOST_PARAMETERS:
+        raise ValueError(f"{parameters} parameters, more than {MOST_PARAMETERS}")
+    run_dir = settings.work / run_name(config)
+    seconds = min(settings.seconds_left() - SAVING_SECONDS, threading.TIMEOUT_MAX)
+    if seconds < LEAST_SECONDS:
+        raise Unfinished("no time left to train")
+    try:
+        with terminate_after(seconds):
+            state = train_run(
+                config,
+                run_dir,
+                runs_dir=settings.work,
+                device=settings.device,
+                resume=(run_dir / "config.json").exists(),
+                command=shlex.join(["python", *sys.argv]),
+            )
+    except Stopped:
+        done = [line["step"] for line in read_lines(run_dir / "metrics.jsonl") if "step" in line]
+        raise Unfinished(f"stopped near iteration {max(done, default=0)}") from None
+    lines = [line for line in read_lines(run_dir / "metrics.jsonl") if "images_per_second" in line]
+    rates = sorted(line["images_per_second"] for line in lines)
+    return {
+        "parameters": parameters,
+        "iterations": state.step,
+        "batch": config.train.batch_size,
+        "images_s_median": rates[len(rates) // 2],
+        "last_loss": lines[-1]["loss"],
+    }
+
+
+def scoring_row(settings: Settings, method: str, num_steps: int) -> Row:
+    """The run's newest weights on held-out prompts, with its recipe's sampling settings.
+
+    Raises:
+        Unfinished: if the run has not come to its end.
+    """
+    config = run_config(settings, method)
+    run_dir = settings.work / run_name(config)
+    if not (run_dir / "config.json").exists():
+        raise Unfinished("the run has not begun")
+    generator = load_run(run_dir, device=settings.device)
+    if generator.facts.iterations != config.train.iterations:
+        raise Unfinished(f"the run is at iteration {generator.facts.iterations}")
+    scored = score_model(
+        generator,
+        num_steps,
+        SUITE,
+        run_dir / "results",
+        BenchmarkSettings(
+            limit=1 if settings.tiny else None,
+            images_per_prompt=1 if settings.tiny else None,
+            allow_partial=settings.tiny,
+            device=settings.device,
+            command=shlex.join(["python", *sys.argv]),
+        ),
+        lambda name, done, total: None,
+    )
+    assert scored is not None  # there is one process
+    _, result = scored
+    overall = result.scores.overall
+    assert overall is not None
+    return {
+        "steps": num_steps,
+        "nfe": generator.nfe(num_steps),
+        "overall": overall.mean,
+        "low": overall.low,
+        "high": overall.high,
+        "images": result.scores.num_images,
+        "draw_s_per_image": result.cost.get("wall_s_per_image", float("nan")),
+    }
+
+
+def shapes64(settings: Settings) -> Part:
+    methods = OBJECTIVES.names()
+    return Part(
+        "Recipe shapes-64, training seed 0: one run each, overall score on the held-out prompts "
+        "with 95% intervals over prompts; sampling settings are those found on the 32 x 32 world, "
+        "not searched here.",
+        [
+            *(
+                Measurement(f"train {method}", 90, partial(training_row, settings, method))
+                for method in methods
+            ),
+            *(
+                Measurement(
+                    f"{method}, {steps} steps",
+                    60,
+                    partial(scoring_row, settings, method, steps),
+                )
+                for method in methods
+                for steps in STEP_COUNTS
+            ),
+        ],
+    )

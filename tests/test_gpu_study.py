@@ -1,0 +1,137 @@
+"""The GPU study, rehearsed on the processor: every part, time limits, kills and resumption."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+
+import gpu_study
+import gpu_study_shapes64
+import torch
+from gpu_study_rows import Measurement, Part, Settings, Unfinished, largest_that_fits
+
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+FACTS = {"commit": "c", "machine": "m", "torch": "t", "settings": {}}
+
+
+def rehearsal(work: Path, seconds: float = 600.0, assignments: tuple[str, ...] = ()) -> Settings:
+    return Settings("cpu", True, work, assignments, time.monotonic() + seconds)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in gpu_study.PARTS if name != "shapes64"])
+def test_every_part_runs_to_its_end(name, tmp_path):
+    rows = gpu_study.run_part(name, rehearsal(tmp_path / "work"), tmp_path, FACTS)
+    assert rows
+    assert [row for row in rows if not gpu_study.is_done(row)] == []
+    stored = json.loads((tmp_path / f"{name}.json").read_text())
+    assert stored["rows"] == rows
+    assert stored["commit"] == "c" and stored["about"]
+
+
+@pytest.fixture
+def part(monkeypatch):
+    """A part of three rows: one that works, one that fails at first, one that needs two calls."""
+    calls: list[str] = []
+
+    def fails_once():
+        calls.append("b")
+        if calls.count("b") == 1:
+            raise RuntimeError("no kernel\ndetails")
+        return {"value": 2.0}
+
+    def takes_two():
+        calls.append("c")
+        if calls.count("c") == 1:
+            raise Unfinished("half way")
+        return {"value": 3.0}
+
+    def works():
+        calls.append("a")
+        return {"value": 1.0}
+
+    rows = [Measurement("a", 1, works), Measurement("b", 1, fails_once)]
+    rows += [Measurement("c", 1, takes_two), Measurement("d", 1000, lambda: {"value": 4.0})]
+    monkeypatch.setattr(gpu_study, "build_part", lambda name, settings: Part("about", rows))
+    return calls
+
+
+def run(tmp_path, seconds=600.0, facts=FACTS):
+    settings = Settings("cpu", False, tmp_path, (), time.monotonic() + seconds)
+    return gpu_study.run_part("steps", settings, tmp_path, facts)
+
+
+def test_failed_and_unfinished_rows_are_tried_again_and_the_others_are_not(part, tmp_path, capsys):
+    first = {row["name"]: row for row in run(tmp_path)}
+    assert first["b"]["error"] == "RuntimeError: no kernel"
+    assert first["c"]["unfinished"] == "half way"
+    assert "d" not in first and "no time left for d (1000 s)" in capsys.readouterr().out
+    second = {row["name"]: row for row in run(tmp_path)}
+    assert part == ["a", "b", "c", "b", "c"]
+    assert [second[name]["value"] for name in "abc"] == [1.0, 2.0, 3.0]
+    assert second["a"] == first["a"]
+
+
+def test_nothing_is_started_without_time(part, tmp_path):
+    assert run(tmp_path, seconds=0.5) == []
+    assert part == []
+
+
+def test_figures_of_another_machine_are_not_mixed(part, tmp_path):
+    run(tmp_path)
+    with pytest.raises(ValueError, match="another study .machine: m, now n.*--out"):
+        run(tmp_path, facts={**FACTS, "machine": "n"})
+
+
+def test_a_batch_that_does_not_fit_is_halved():
+    tried = []
+
+    def measure(batch):
+        tried.append(batch)
+        if batch > 8:
+            raise torch.cuda.OutOfMemoryError("out of memory")
+        return {"seconds": 1.0}
+
+    assert largest_that_fits(32, 4, measure, "cpu") == {"batch": 8, "seconds": 1.0}
+    assert tried == [32, 16, 8]
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        largest_that_fits(32, 16, measure, "cpu")
+
+
+def test_training_stops_in_time_and_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_study_shapes64, "SAVING_SECONDS", 0)
+    monkeypatch.setattr(gpu_study_shapes64, "LEAST_SECONDS", 0)
+    longer = ("train.iterations=30", "train.checkpoint_every=1000")
+    with pytest.raises(Unfinished, match="stopped near iteration"):
+        gpu_study_shapes64.training_row(rehearsal(tmp_path, 0.1, longer), "fm")
+    with pytest.raises(Unfinished, match="the run is at iteration"):
+        gpu_study_shapes64.scoring_row(rehearsal(tmp_path, 60, longer), "fm", 2)
+    (saved,) = (tmp_path / "shapes-64-fm" / "checkpoints").glob("step-*")
+    assert 0 < int(saved.name[-8:]) < 30
+    row = gpu_study_shapes64.training_row(rehearsal(tmp_path, 600, longer), "fm")
+    assert row["iterations"] == 30
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+def test_kill_and_run_again(tmp_path):
+    command = [sys.executable, str(SCRIPTS / "gpu_study.py"), "--tiny", "--device", "cpu"]
+    command += ["--part", "shapes64", "--out", str(tmp_path), "--work", str(tmp_path / "work")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    first = process.stdout.readline()
+    process.kill()
+    process.communicate()
+    assert first.startswith("shapes64: {")
+    path = tmp_path / "shapes64.json"
+    before = json.loads(path.read_text())
+    facts = {key: before[key] for key in ("commit", "machine", "torch", "settings")}
+    rows = gpu_study.run_part("shapes64", rehearsal(tmp_path / "work"), tmp_path, facts)
+    assert rows[: len(before["rows"])] == before["rows"]
+    assert len(rows) == 3 + 3 * 4 and all(map(gpu_study.is_done, rows))
