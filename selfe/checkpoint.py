@@ -89,8 +89,12 @@ def collect_parts(model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optim
     return dict(zip(PARTS, parts, strict=True))
 
 
-def _write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Raises OSError where safetensors would report a full disk by an exception of its own."""
+def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """A safetensors file of detached copies on the host.
+
+    Raises:
+        OSError: if it cannot be written; safetensors reports a full disk by another exception.
+    """
     try:
         save_file(_plain(tensors), path)
     except SafetensorError as error:
@@ -117,7 +121,7 @@ def save_checkpoint(
         digests = {}
         for name, tensors in collect_parts(model, ema, optimizer).items():
             path = temporary / f"{name}.safetensors"
-            _write_tensors(tensors, path)
+            write_tensors(tensors, path)
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
             digests[path.name] = file_sha256(path)

@@ -24,7 +24,6 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import (
@@ -44,6 +43,7 @@ from selfe.checkpoint import (
     load_tensors,
     prepare,
     prune,
+    write_tensors,
 )
 from selfe.process_group import HostGroup
 
@@ -137,7 +137,7 @@ def _write_shards(folder: Path, tensors: Mapping[str, Tensor], host: HostGroup) 
 def _join(temporary: Path, part: str) -> None:
     """Replace a part's folder of shards by one file, as an unsharded run writes it."""
     path = temporary / f"{part}.safetensors"
-    save_file(read_shards(temporary / part, {}), path)
+    write_tensors(read_shards(temporary / part, {}), path)
     with path.open("rb+") as file:
         os.fsync(file.fileno())
     shutil.rmtree(temporary / part)

@@ -159,6 +159,7 @@ def test_text_is_padded_to_few_lengths_known_on_the_host(cache):
     assert long._condition([long._null_text] * 2).tokens.shape[1] == 7
 
 
+@pytest.mark.fault(7)
 def test_samples_depend_on_the_position_alone(cache):
     """Not on workers, micro-batches, processes, what was announced, or where reading starts."""
     plain = open_cache(cache, "data.workers=0")
@@ -275,7 +276,7 @@ def flip(path: Path, content: bytes) -> None:
     path.write_bytes(bytes(data))
 
 
-@pytest.mark.fault
+@pytest.mark.fault(14)
 @pytest.mark.parametrize("what", ["latents", "tokens", "fake_tokens", "frame"])
 def test_damaged_rows_give_way_and_are_counted(what, cache, tmp_path, caplog):
     copy = shutil.copytree(cache, tmp_path / "copy")
@@ -316,7 +317,7 @@ def test_damaged_rows_give_way_and_are_counted(what, cache, tmp_path, caplog):
             strict.batch(at(position))
 
 
-@pytest.mark.fault
+@pytest.mark.fault(14)
 def test_a_flipped_bit_anywhere_is_never_taken_for_data(tmp_path):
     """Each byte of a bucket's file in turn: what is still handed out equals what was stored."""
     run_prepare(write_tars(tmp_path / "tars", ITEMS[:2], 2), tmp_path / "out")
@@ -344,7 +345,7 @@ def test_a_flipped_bit_anywhere_is_never_taken_for_data(tmp_path):
     assert noticed > 0
 
 
-@pytest.mark.fault
+@pytest.mark.fault(14)
 def test_damage_found_by_a_worker_ends_training_too(cache, tmp_path):
     copy = shutil.copytree(cache, tmp_path / "copy")
     for folder in (copy / "shards").iterdir():

@@ -7,6 +7,7 @@ order; where nothing may differ, every tensor of a checkpoint is compared.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -250,6 +251,7 @@ def alone(tmp_path_factory):
     return folder, tiny_train(tiny_config(*RUN), folder)
 
 
+@pytest.mark.fault(7)
 def test_a_run_of_two_processes_has_the_losses_of_one(whole, alone):
     ours, theirs = losses(whole), losses(alone[0])
     assert [step for step, _ in ours] == [step for step, _ in theirs] == list(range(1, 9))
@@ -284,6 +286,7 @@ def stop_then_resume(processes: OneProcess, folder: Path) -> list[int]:
     return [stopped.step, resumed.step]
 
 
+@pytest.mark.fault(6)
 def test_stopping_one_process_stops_all_and_resuming_changes_no_bit(two, whole, tmp_path):
     assert two(stop_then_resume, tmp_path) == [[3, 8], [3, 8]]
     assert differences(content(tmp_path), content(whole)) == []
@@ -303,6 +306,7 @@ def resume_and_gather(processes: OneProcess, folder: Path) -> dict[str, torch.Te
     return before
 
 
+@pytest.mark.fault(7)
 def test_a_run_moves_from_two_processes_to_one_to_four(two, four, alone, tmp_path):
     config = tiny_config(*RUN)
     two(many_until, tmp_path, 3)
@@ -331,7 +335,7 @@ def resume_run(processes: OneProcess, folder: Path) -> list[str]:
     return messages
 
 
-@pytest.mark.fault
+@pytest.mark.fault(3)
 @pytest.mark.parametrize("part", ["model", "optimizer"])
 def test_a_flipped_byte_in_a_shard_is_noticed_and_the_one_before_is_used(
     part, two, whole, tmp_path
@@ -376,7 +380,7 @@ def elastic_agent(folder: Path) -> None:
     elastic_launch(config, elastic_worker)(folder)
 
 
-@pytest.mark.fault
+@pytest.mark.fault(11)
 def test_kill_of_one_process_restarts_the_group_and_changes_no_bit(whole, tmp_path, monkeypatch):
     # the first sample of rank 1 at iteration 5: checkpoint 4 is there or still being written
     source = Killer(tiny_source(tiny_config(*RUN)), 5 * 16 + 8, tmp_path / "killed")
@@ -409,7 +413,7 @@ def stopped_in_a_save(processes: OneProcess, folder: Path) -> str:
     return str(stopped.value)
 
 
-@pytest.mark.fault
+@pytest.mark.fault(9)
 def test_sigterm_to_one_process_in_a_save_leaves_complete_checkpoints(two, tmp_path):
     assert two(stopped_in_a_save, tmp_path) == ["SIGTERM", "SIGTERM"]
     folder = tmp_path / "checkpoints"
@@ -421,23 +425,31 @@ def test_sigterm_to_one_process_in_a_save_leaves_complete_checkpoints(two, tmp_p
     assert losses(tmp_path)[-1][0] == read_state(newest)["step"] < 8
 
 
-@pytest.mark.fault
-@pytest.mark.parametrize("file", [0, 1, 2])
+@pytest.mark.fault(9, full=20)
 def test_sigterm_in_a_save_of_one_process_leaves_one_complete_checkpoint(
-    file, tmp_path, monkeypatch
+    trial, tmp_path, monkeypatch
 ):
-    save_file, calls = checkpoint.save_file, iter(range(100))
+    """The signal comes before or after one of the calls that a save is made of."""
+    instants = itertools.count()
 
-    def signalled(tensors, path):
-        if next(calls) == file:
-            os.kill(os.getpid(), signal.SIGTERM)
-        save_file(tensors, path)
+    def signalled(work):
+        def call(*arguments):
+            for step in (lambda: None, lambda: work(*arguments)):
+                outcome = step()
+                if next(instants) == trial:
+                    os.kill(os.getpid(), signal.SIGTERM)
+            return outcome
 
-    monkeypatch.setattr(checkpoint, "save_file", signalled)
+        return call
+
+    for name in ("prepare", "save_file", "file_sha256", "write_atomically", "commit"):
+        monkeypatch.setattr(checkpoint, name, signalled(getattr(checkpoint, name)))
     monkeypatch.setattr("selfe.session.build_source", lambda config, **_: tiny_source(config))
     with pytest.raises(Stopped, match="SIGTERM"):
         train_run(tiny_config(*RUN), tmp_path, runs_dir=tmp_path)
-    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
+    # a save has 18 such instants: the last trials reach into the next one
+    saved = ["step-00000002", "step-00000004"][: 1 + trial // 18]
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == saved
     assert newest_valid(tmp_path / "checkpoints")[1] == []
 
 
@@ -446,14 +458,14 @@ def full_disk(processes: OneProcess, folder: Path) -> str:
         raise OSError(28, "No space left on device")
 
     with (
-        patch("selfe.sharded.save_file", full),  # called by rank 0 alone
+        patch("selfe.checkpoint.save_file", full),  # called by rank 0 alone
         pytest.raises((OSError, PeerError)) as raised,
     ):
         plain_run(processes, folder)
     return f"{raised.typename}: {raised.value}"
 
 
-@pytest.mark.fault
+@pytest.mark.fault(4)
 def test_a_full_disk_ends_every_process_and_leaves_nothing_half_written(two, tmp_path):
     assert two(full_disk, tmp_path) == [
         "OSError: [Errno 28] No space left on device",
@@ -470,7 +482,7 @@ def broken_step(processes: OneProcess, folder: Path) -> None:
     many_train(processes, config, folder, objective=objective)
 
 
-@pytest.mark.fault
+@pytest.mark.fault(10)
 def test_a_nonfinite_loss_on_one_process_skips_the_update_on_all(two, tmp_path):
     two(broken_step, tmp_path)
     config = tiny_config("fm", BATCH, "train.iterations=3")

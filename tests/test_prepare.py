@@ -185,7 +185,7 @@ def spoil(png: bytes, how: str) -> bytes:
     return png[: len(png) // 2] if how == "truncated" else b"\0" * 8 + png[8:]
 
 
-@pytest.mark.fault
+@pytest.mark.fault(14)
 @pytest.mark.parametrize("how", ["truncated", "overwritten"])
 def test_damaged_images_are_skipped_counted_and_named(how, tmp_path):
     broken = [2, 11]
@@ -204,7 +204,7 @@ def test_damaged_images_are_skipped_counted_and_named(how, tmp_path):
     assert captions == [x.caption for i, x in enumerate(ITEMS) if i % 5 != 4 and i not in broken]
 
 
-@pytest.mark.fault
+@pytest.mark.fault(14)
 def test_too_much_damage_ends_the_work_with_count_and_names(tmp_path):
     items = make_items(40)
     items[3] = type(items[3])(items[3].key, b"nothing", items[3].caption)
@@ -215,7 +215,7 @@ def test_too_much_damage_ends_the_work_with_count_and_names(tmp_path):
     assert run_prepare(spelling, tmp_path / "out", max_skipped=0.025) is not None
 
 
-@pytest.mark.fault
+@pytest.mark.fault(14)
 def test_much_damage_is_noticed_before_everything_was_read(tmp_path, monkeypatch):
     monkeypatch.setattr("selfe.data.prepare.ENOUGH_TO_JUDGE", 3)
     spelling = write_tars(tmp_path / "tars", ITEMS, 10)
@@ -226,7 +226,7 @@ def test_much_damage_is_noticed_before_everything_was_read(tmp_path, monkeypatch
     assert not (tmp_path / "out" / "shards" / "000001").exists()
 
 
-@pytest.mark.fault
+@pytest.mark.fault(16)
 def test_nothing_usable_is_said(tmp_path):
     spelling = write_folder(tmp_path / "images", make_items(3, ((16, 16),)))
     with pytest.raises(ValueError, match=r"none of the 3 samples .*\(3 are smaller"):
@@ -254,7 +254,7 @@ def test_features_that_do_not_fit_are_never_stored(tmp_path):
         )
 
 
-@pytest.mark.fault
+@pytest.mark.fault(14)
 def test_damaged_shards_are_named_and_made_again(tmp_path):
     spelling = write_tars(tmp_path / "tars", ITEMS, 10)
     out = tmp_path / "out"

@@ -80,7 +80,7 @@ def broken_webdataset(folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.fault
+@pytest.mark.fault(14)
 def test_a_webdataset_with_broken_tars_becomes_a_scored_checkpoint(run, tmp_path):
     broken_webdataset(tmp_path / "tars")
     words = ["prepare", "--data", "wds:tars", "--out", "cache", "--fake", *SHAPES]
@@ -218,7 +218,7 @@ def test_flux_encoders_from_raw_images_to_images(run, tmp_path, monkeypatch):
     assert code == 0, err
 
 
-@pytest.mark.fault
+@pytest.mark.fault(25)
 def test_cold_caches_are_explained_before_anything_is_written(run, tmp_path, monkeypatch):
     from huggingface_hub import constants
 

@@ -127,7 +127,7 @@ def test_columns_can_be_named(tmp_path):
         ("hf:nobody/nothing", "hf download --repo-type dataset nobody/nothing"),
     ],
 )
-@pytest.mark.fault
+@pytest.mark.fault(16)
 def test_missing_and_empty_data_is_named_at_once(spelling, sentence, tmp_path):
     start = time.monotonic()
     with pytest.raises(ValueError, match=sentence) as caught:
@@ -152,7 +152,7 @@ def hostile(kind: str) -> tarfile.TarInfo:
     return member
 
 
-@pytest.mark.fault
+@pytest.mark.fault(15)
 @pytest.mark.parametrize(
     "kind",
     ["parent", "inner parent", "absolute", "symbolic link", "hard link", "device", "oversized"],
@@ -190,7 +190,7 @@ def snapshot(folder: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.fault
+@pytest.mark.fault(14)
 @pytest.mark.parametrize("keep", [0, 100, 512, 513, 4000, 9000])
 def test_a_truncated_tar_keeps_what_came_before(keep, tmp_path):
     path = write_tar(tmp_path / "a.tar", ITEMS)
@@ -204,7 +204,7 @@ def test_a_truncated_tar_keeps_what_came_before(keep, tmp_path):
     assert any("cut short" in s.reason and s.name == str(path) for s in skipped)
 
 
-@pytest.mark.fault
+@pytest.mark.fault(14)
 def test_a_damaged_header_does_not_end_a_tar_quietly(tmp_path):
     """tarfile and webdataset take it for the end of the archive."""
     path = write_tar(tmp_path / "a.tar", ITEMS)
@@ -258,7 +258,7 @@ def test_a_stream_that_breaks_off_is_named(tmp_path):
     assert "after row 0 (the line is dead)" in skipped.reason
 
 
-@pytest.mark.fault
+@pytest.mark.fault(15)
 def test_paths_in_tables_do_not_lead_out(tmp_path):
     import pyarrow
     import pyarrow.parquet
