@@ -9,8 +9,9 @@
     # outputs of mmdet on a small network, kept in tests/assets so that CI needs no mmdet
     python scripts/check_mask2former_parity.py --golden tests/assets/mask2former_golden.npz
 
-Needs mmdet (scripts/install_mmdet.sh). Every finished image is kept in the report, and a second
-call goes on from there. The part of the network that both class heads share is evaluated once.
+Needs mmdet (scripts/install_mmdet.sh). The weights go through checkpoint files as mmengine writes
+them, one in each key layout; images take turns between the two. Every finished image is kept in the
+report, and a second call goes on from there. What both class heads share is evaluated once.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from evals.detectors import mask2former, mask2former_selftest
 from evals.detectors import mask2former_keys as keys
 from evals.detectors import mmdet as official
 from evals.rules import judge
+from selfe.provenance import provenance
 
 # Height, width; the former go through the real (1333, 800), the latter through half of it.
 REAL_SIZE = [(256, 256), (512, 512), (1024, 1024), (480, 640), (300, 1000), (768, 512)]
@@ -44,6 +47,8 @@ GOLDEN_EDGES = (213, 128)
 # Class head times this: the sharpened scores cross both of GenEval's thresholds.
 CLASS_GAINS = {"plain": 1.0, "sharpened": 12.0}
 LIMITS = {"box_px": 1.0, "score": 1e-4, "mask_iou": 0.999}
+# Objects whose scores are nearer than this have no order: both sides round differently.
+TIE = 1e-5
 
 
 def main() -> None:
@@ -94,49 +99,63 @@ def compare_all(
     arguments: argparse.Namespace,
 ) -> dict[str, Any]:
     layouts = both_layouts(state)
-    report = {"rows": read_rows(arguments.out)}
+    report = begun(arguments)
     theirs = official.MMDetDetector(
         official.build_model(config, state), config, "mmdet", arguments.device
     )
     network = mask2former.build_network(**sizes)
-    keys.load_strictly(network, layouts["mmdet-3"])
     ours = mask2former.Mask2FormerDetector(network, "ours", arguments.device)
     shared = share_features(theirs, ours)
-    head = network.class_predictor
-    weight, bias = head.weight.clone(), head.bias.clone()
-    for name, image, edges in cases:
+    # Each side scales the class head that it loaded itself.
+    heads = (theirs.model.panoptic_head.cls_embed, network.class_predictor)
+    for place, (name, image, edges) in enumerate(cases):
         shared.clear()
         set_edges(theirs, ours, edges)
+        layout = tuple(layouts)[place % 2]
+        keys.load_strictly(network, layouts[layout])
+        loaded = [(head, head.weight.clone(), head.bias.clone()) for head in heads]
         for case, gain in gains.items():
             row_name = f"{case} {name}"
             if any(row["image"] == row_name for row in report["rows"]):
                 continue
             started = time.time()
-            head.weight.copy_(weight * gain)
-            head.bias.copy_(bias * gain)
-            theirs.model.panoptic_head.cls_embed.weight.copy_(weight * gain)
-            theirs.model.panoptic_head.cls_embed.bias.copy_(bias * gain)
+            for head, weight, bias in loaded:
+                head.weight.copy_(weight * gain)
+                head.bias.copy_(bias * gain)
             row = compare(theirs.detect([image])[0], ours.detect([image])[0])
-            row = {"image": row_name, **row, "seconds": round(time.time() - started, 1)}
+            seconds = round(time.time() - started, 1)
+            row = {"image": row_name, "layout": layout, **row, "seconds": seconds}
             print(json.dumps(row), flush=True)
             report["rows"].append(row)
             report["summary"] = summarise(report["rows"], len(cases) * len(gains))
-            report["facts"] = facts(arguments)
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
             arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+        for head, weight, bias in loaded:
+            head.weight.copy_(weight)
+            head.bias.copy_(bias)
     report.setdefault("summary", summarise(report["rows"], len(cases) * len(gains)))
     return report
 
 
 def both_layouts(state: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
-    """Converted weights from the names of mmdet 3 and of mmdet 2; they must be bit-equal."""
-    third = keys.to_transformers(keys.to_mmdet_3(state))
-    second_names = keys.to_mmdet_2(keys.to_mmdet_3(state))
-    assert keys.layout_of(second_names) == "mmdet-2"
-    second = keys.to_transformers(second_names)
-    if third.keys() != second.keys() or not all(torch.equal(third[k], second[k]) for k in third):
+    """Weights out of a checkpoint file of mmdet 3 and one of mmdet 2; they must be bit-equal."""
+    from mmengine.runner.checkpoint import save_checkpoint
+
+    third = keys.to_mmdet_3(state)
+    named = {"mmdet-3": third, "mmdet-2": keys.to_mmdet_2(third)}
+    converted = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for layout, content in named.items():
+            path = str(Path(folder) / f"{layout}.pth")
+            save_checkpoint({"meta": {"epoch": 50}, "state_dict": content}, path)
+            stored = mask2former.read_checkpoint(Path(path))
+            if keys.layout_of(stored) != layout or stored.keys() != content.keys():
+                raise SystemExit(f"the checkpoint file of {layout} holds other keys")
+            converted[layout] = keys.to_transformers(stored)
+    a, b = converted.values()
+    if a.keys() != b.keys() or not all(torch.equal(a[k], b[k]) for k in a):
         raise SystemExit("the two key layouts convert to different weights")
-    return {"mmdet-3": third, "mmdet-2": second}
+    return converted
 
 
 def random_state(config: Any) -> dict[str, torch.Tensor]:
@@ -181,10 +200,17 @@ def set_edges(theirs: Any, ours: Any, edges: tuple[int, int] | None) -> None:
 def compare(theirs: list[Detection], ours: list[Detection]) -> dict[str, Any]:
     """Largest differences over one image's objects, in order of score."""
     row: dict[str, Any] = {"objects": len(theirs), "objects_ours": len(ours)}
-    pairs = list(zip(theirs, ours, strict=False))
     row["over_0.3"] = sum(a.score > 0.3 for a in theirs)
     row["over_0.9"] = sum(a.score > 0.9 for a in theirs)
+    records = records_for(theirs)
+    row["verdicts"] = len(records)
+    row["verdicts_correct"] = sum(judge(r, theirs).correct for r in records)
+    row["verdicts_equal"] = all(judge(r, theirs) == judge(r, ours) for r in records)
+    in_order = ours
+    ours = in_order_of(theirs, ours)
+    pairs = list(zip(theirs, ours, strict=False))
     row["labels_equal"] = [a.label for a in theirs] == [b.label for b in ours]
+    row["reordered_ties"] = sum(a is not b for a, b in zip(in_order, ours, strict=True))
     row["score"] = max((abs(a.score - b.score) for a, b in pairs), default=0.0)
     row["box_px"] = max(
         (abs(x - y) for a, b in pairs for x, y in zip(a.box, b.box, strict=True)), default=0.0
@@ -193,11 +219,25 @@ def compare(theirs: list[Detection], ours: list[Detection]) -> dict[str, Any]:
     row["smallest_gap"] = min(
         (a.score - b.score for a, b in zip(theirs[:-1], theirs[1:], strict=True)), default=1.0
     )
-    records = records_for(theirs)
-    row["verdicts"] = len(records)
-    row["verdicts_correct"] = sum(judge(r, theirs).correct for r in records)
-    row["verdicts_equal"] = all(judge(r, theirs) == judge(r, ours) for r in records)
     return row
+
+
+def in_order_of(theirs: list[Detection], ours: list[Detection]) -> list[Detection]:
+    """Ours, put into their order inside runs of ties, by label and mask; elsewhere as they are."""
+    if len(theirs) != len(ours):
+        return ours
+    ordered: list[Detection] = []
+    start = 0
+    for end in range(1, len(theirs) + 1):
+        if end < len(theirs) and theirs[end - 1].score - theirs[end].score < TIE:
+            continue
+        left = ours[start:end]
+        for wanted in theirs[start:end]:
+            best = max(left, key=lambda d: (d.label == wanted.label, iou(d.mask, wanted.mask)))
+            left = [d for d in left if d is not best]
+            ordered.append(best)
+        start = end
+    return ordered
 
 
 def iou(a: np.ndarray | None, b: np.ndarray | None) -> float:
@@ -250,36 +290,29 @@ def summarise(rows: list[dict[str, Any]], wanted: int) -> dict[str, Any]:
         "over_0.3": sum(row["over_0.3"] for row in rows),
         "over_0.9": sum(row["over_0.9"] for row in rows),
         "labels_and_order_equal": all(row["labels_equal"] for row in rows),
+        "reordered_ties": sum(row["reordered_ties"] for row in rows),
+        "tie": TIE,
         "verdicts": sum(row["verdicts"] for row in rows),
         "verdicts_correct": sum(row["verdicts_correct"] for row in rows),
         "verdicts_equal": all(row["verdicts_equal"] for row in rows),
         "worst": worst,
         "limits": LIMITS,
-        "key_layouts": "mmdet-2 and mmdet-3 convert to bit-equal weights; every key used",
+        "key_layouts": "files of mmdet-2 and mmdet-3 convert to bit-equal weights; every key used",
     }
 
 
-def facts(arguments: argparse.Namespace) -> dict[str, str]:
+def facts(arguments: argparse.Namespace) -> dict[str, Any]:
     import importlib.metadata
-    import platform
 
-    names = ("torch", "transformers", "mmdet", "mmengine", "opencv-python-headless", "numpy")
-    versions = {}
-    for name in names:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not listed"
-    import mmcv
-
+    names = ("mmcv", "mmengine", "opencv-python-headless")
     return {
         "command": "python " + " ".join(["scripts/check_mask2former_parity.py", *sys.argv[1:]]),
         "weights": arguments.weights.name if arguments.weights else "random, by name",
         "device": arguments.device,
-        "python": platform.python_version(),
-        "mmcv": mmcv.__version__,
+        "threads": torch.get_num_threads(),
         "mmcv_operators": compiled_operators(),
-        **versions,
+        **provenance(),
+        "official": {name: importlib.metadata.version(name) for name in names},
     }
 
 
@@ -290,8 +323,14 @@ def compiled_operators() -> str:
     return "stand-in" if str(_ext.__file__).endswith(".py") else "compiled"
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    return json.loads(path.read_text())["rows"] if path.is_file() else []
+def begun(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The stored report, if it was made by this very code on this machine; else an empty one."""
+    now = facts(arguments)
+    if arguments.out.is_file():
+        stored = json.loads(arguments.out.read_text())
+        if stored["facts"] == now:
+            return stored
+    return {"rows": [], "facts": now}
 
 
 def pngs(folder: Path | None, limit: int) -> list[Path]:
