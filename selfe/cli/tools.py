@@ -17,6 +17,7 @@ from selfe.cli.common import (
     console,
     pick_device,
     progress_bar,
+    tell_clip_limit,
 )
 
 CacheDir = Annotated[
@@ -35,7 +36,10 @@ def prompts(
     from evals.registry import open_suite
     from evals.suites.base import records_as_jsonl
 
-    typer.echo(records_as_jsonl(open_suite(suite, split, file).records), nl=False)
+    records = open_suite(suite, split, file).records
+    typer.echo(records_as_jsonl(records), nl=False)
+    if file is not None:
+        tell_clip_limit(records)
 
 
 def doctor(
