@@ -109,6 +109,14 @@ def test_the_shapes_suite_asks_for_no_downloads(tmp_path):
     assert all(c.ok for c in checks.values()), checks
 
 
+def test_every_suite_is_known_and_no_other(tmp_path):
+    free = checks_of(tmp_path, "shapes-free@1")
+    assert free["shapes detector"].detail.startswith("shapes-free@1:")
+    assert "shapes-free@1:" in checks_of(tmp_path, None)["shapes detector"].detail
+    with pytest.raises(ValueError, match=r"unknown suite 'geneval@9'; did you mean 'geneval@1'"):
+        doctor.run_checks("geneval@9")
+
+
 @pytest.mark.fault
 def test_folders_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "runs").write_text("a file")

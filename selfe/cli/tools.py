@@ -54,7 +54,9 @@ def doctor(
     """Check this machine: versions, device, weights, detector, CLIP, disk, hub, folders."""
     from evals.doctor import run_checks
 
-    checks = run_checks(suite, pick_device(device), cache_dir, runs_dir)
+    # a device that is named is looked at by a check of its own, whether or not it is there
+    place = pick_device(device) if device == "auto" else device
+    checks = run_checks(suite, place, cache_dir, runs_dir)
     if as_json:
         typer.echo(json.dumps({"checks": [asdict(check) for check in checks]}, indent=1))
     else:
