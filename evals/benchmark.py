@@ -142,6 +142,8 @@ def score_model(
     suite = settings.open_suite(suite_name)
     folder = result_folder(root, suite, generator, num_steps, settings.seed)
     folder.mkdir(parents=True, exist_ok=True)
+    if not (_scores_folder(folder, suite, settings) / RESULT).exists():
+        _require_parts(suite)
     name = f"{generator.facts.label} {generator.facts.variant}".strip()
     title = f"{name}, {num_steps} steps"
     with folder_lock(folder, _lock_name(settings.processes)):
@@ -170,6 +172,18 @@ def score_model(
             truncated=truncated,
             cost=meter.cost(),
         )
+
+
+_found: set[tuple[str, str]] = set()
+
+
+def _require_parts(suite: Suite) -> None:
+    """Raises before hours of drawing, not after them, where weights or packages are missing."""
+    parts = (suite.detector, suite.color_classifier)
+    if parts not in _found:
+        open_detector(suite.detector, device="cpu", **dict(suite.detector_options))
+        open_color_classifier(suite.color_classifier, device="cpu")
+        _found.add(parts)
 
 
 def score_images(

@@ -80,8 +80,8 @@ def run_checks(
         plan.append(("detector weights", _hub_weights))
     if geneval:
         plan += [
-            ("detector self-test", lambda: _read_out(device)),
-            ("mmdet", lambda: _mmdet(device)),
+            ("detector self-test", lambda: _on(device, "detector self-test", _read_out)),
+            ("mmdet", lambda: _on(device, "mmdet", _mmdet)),
             ("CLIP weights", lambda: _clip_weights(cache)),
             ("CLIP activation", _clip_activation),
         ]
@@ -178,6 +178,13 @@ def _hub_weights() -> Check:
                 f"run `hf download {HF_VARIANT}`",
             )
     return Check("detector weights", True, HF_VARIANT)
+
+
+def _on(device: str, name: str, check: Callable[[str], Check]) -> Check:
+    """A check that computes on the device, where there is one."""
+    if not _device(device).ok:
+        return Check(name, False, f"not tried: {device} cannot be used", "mend the device, above")
+    return check(device)
 
 
 def _read_out(device: str) -> Check:

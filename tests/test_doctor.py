@@ -101,6 +101,9 @@ def test_an_absent_gpu_is_an_error_where_asked_for(tmp_path):
         pytest.skip("there is a GPU")
     checks = by_name(doctor.run_checks("shapes@1", "cuda", tmp_path, tmp_path))
     assert not checks["device"].ok and "--device cpu" in checks["device"].fix
+    checks = by_name(doctor.run_checks("geneval@1", "cuda", tmp_path, tmp_path))
+    for name in ("detector self-test", "mmdet"):
+        assert not checks[name].ok and "mend the device" in checks[name].fix
 
 
 def test_the_shapes_suite_asks_for_no_downloads(tmp_path):

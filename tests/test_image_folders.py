@@ -9,7 +9,7 @@ import pytest
 from test_processes import Painter, quiet
 
 from evals import benchmark
-from evals.benchmark import BenchmarkSettings, score_images
+from evals.benchmark import BenchmarkSettings, score_images, score_model
 from evals.generate import draw_images
 from evals.images import failed_marker_path, sample_path
 from evals.registry import open_suite
@@ -106,3 +106,15 @@ def test_an_image_that_was_not_finite_counts_as_wrong(score, tmp_path, monkeypat
     assert (result.scores.num_failed, result.scores.num_images) == (1, 6)
     (stored,) = tmp_path.rglob("result.json")
     assert read_result(stored) == result
+
+
+@pytest.mark.fault
+def test_missing_weights_are_told_before_anything_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.setenv("SELFE_BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="selfe-bench fetch geneval"):
+        score_model(Painter(), 2, "geneval@1", tmp_path / "r", BenchmarkSettings(), quiet)
+    assert not list(tmp_path.rglob("*.png"))
+    (tmp_path / "images").mkdir()
+    with pytest.raises(ValueError, match="selfe-bench fetch geneval"):
+        score_images(tmp_path / "images", "geneval@1", tmp_path, BenchmarkSettings(), quiet)
