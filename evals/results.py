@@ -62,8 +62,8 @@ def model_facts(facts: GeneratorFacts) -> ModelFacts:
 def truncation_text(result: Result) -> str:
     """How many prompts each text encoder of the model cuts off."""
     whole = result.protocol.num_prompts
-    counts = [f"{name} of {count}" for name, count in result.truncated_prompts.items()]
-    return f"the text encoders cut prompts off, {', '.join(counts)} of {whole}"
+    counts = [f"{name} {count}" for name, count in result.truncated_prompts.items()]
+    return f"prompts cut off by text encoders: {', '.join(counts)}, of {whole}"
 
 
 def write_result(folder: str | Path, result: Result) -> Path:

@@ -130,10 +130,10 @@ def geneval(
             else "no overall score"
         )
         partial = ", PARTIAL" if result.scores.partial else ""
-        typer.echo(
-            f"{result.model.label} {result.model.variant}".strip()
-            + f", {result.sampling.steps} steps, NFE {result.sampling.nfe}: {score}{partial}"
-        )
+        title = f"{result.model.label} {result.model.variant}".strip()
+        if images is None:
+            title += f", {result.sampling.steps} steps, NFE {result.sampling.nfe}"
+        typer.echo(f"{title}: {score}{partial}")
         if any(result.truncated_prompts.values()):
             console.print(f"  {truncation_text(result)}", markup=False, soft_wrap=True)
         console.print(f"  {folder}", markup=False, soft_wrap=True)
