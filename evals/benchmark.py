@@ -208,9 +208,9 @@ def score_images(
     suite = settings.open_suite(suite_name)
     place = hashlib.sha256(str(images.resolve()).encode()).hexdigest()[:8]
     name = images.resolve().name
-    out = (
-        runs_dir / "images" / f"{name}-{place}" / "-".join(filter(None, (suite.name, suite.split)))
-    )
+    protocol = f"{len(suite.records)}x{suite.images_per_prompt}-{suite.prompts_sha256[:6]}"
+    out = runs_dir / "images" / f"{name}-{place}"
+    out /= "-".join(filter(None, (suite.name, suite.split, protocol)))
     out.mkdir(parents=True, exist_ok=True)
     numbers = _numbers(images, suite_name, suite, settings)
     found = scan_folder(images, suite.records, suite.images_per_prompt, numbers=numbers).images

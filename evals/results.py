@@ -59,13 +59,6 @@ def model_facts(facts: GeneratorFacts) -> ModelFacts:
     )
 
 
-def truncation_text(result: Result) -> str:
-    """How many prompts each text encoder of the model cuts off."""
-    whole = result.protocol.num_prompts
-    counts = [f"{name} {count}" for name, count in result.truncated_prompts.items()]
-    return f"prompts cut off by text encoders: {', '.join(counts)}, of {whole}"
-
-
 def write_result(folder: str | Path, result: Result) -> Path:
     """Write result.json atomically; returns its path."""
     path = Path(folder) / RESULT

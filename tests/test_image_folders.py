@@ -44,13 +44,16 @@ def score(monkeypatch, tmp_path):
     return call
 
 
-def test_a_limit_takes_its_prompts_from_the_whole_set(whole, score):
+def test_a_limit_takes_its_prompts_from_the_whole_set(whole, score, tmp_path):
     everything = score(whole)
     assert everything.scores.num_images == len(open_suite(SUITE).records)
     few = score(whole, limit=2)
     assert few.scores.num_images == 12 and few.scores.overall is not None
     assert few.protocol.num_prompts == 12 and not few.scores.partial
     assert few.protocol.prompts_sha256 != everything.protocol.prompts_sha256
+    # another protocol, another folder: nothing was written over
+    stored = [read_result(path) for path in tmp_path.rglob("result.json")]
+    assert len(stored) == 2 and everything in stored and few in stored
 
 
 def test_a_folder_drawn_with_the_limit_is_numbered_by_it(score, tmp_path, monkeypatch):

@@ -29,6 +29,7 @@ class Painter:
 
     facts = GeneratorFacts("painter", "Painter", "painter", "0", (32, 32))
     chunk_size = 5
+    device = torch.device("cpu")
 
     def nfe(self, num_steps: int) -> int:
         return num_steps

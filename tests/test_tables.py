@@ -149,16 +149,6 @@ def test_partial_results_are_marked_and_compared_with_nothing(tmp_path: Path) ->
     assert table.statements == []
 
 
-def test_prompts_that_a_text_encoder_cuts_off_are_noted(tmp_path: Path) -> None:
-    folder = write_result(tmp_path / "a", "sdxl", suite="geneval@1", iterations=None)
-    assert "cut off" not in table1_markdown(build_table1(collect([tmp_path])))
-    stored = json.loads((folder / "result.json").read_text())
-    stored["truncated_prompts"] = {"clip": 29, "t5": 0}
-    (folder / "result.json").write_text(json.dumps(stored))
-    page = table1_markdown(build_table1(collect([tmp_path])))
-    assert "sdxl: prompts cut off by text encoders: clip 29, t5 0, of 30." in page
-
-
 @pytest.mark.parametrize(
     ("change", "field"),
     [

@@ -76,7 +76,6 @@ def geneval(
     from evals.base import Result
     from evals.benchmark import BenchmarkSettings, score_images, score_model
     from evals.processes import join_processes
-    from evals.results import truncation_text
     from selfe.cli.targets import PHOTO_SUITE, find_targets
 
     counts = parse_steps(steps)
@@ -134,8 +133,10 @@ def geneval(
         if images is None:
             title += f", {result.sampling.steps} steps, NFE {result.sampling.nfe}"
         typer.echo(f"{title}: {score}{partial}")
-        if any(result.truncated_prompts.values()):
-            console.print(f"  {truncation_text(result)}", markup=False, soft_wrap=True)
+        for encoder, count in result.truncated_prompts.items():
+            if count:
+                cut = f"{count} of {result.protocol.num_prompts} prompts were cut"
+                console.print(f"  {cut} for the text encoder {encoder}", markup=False)
         console.print(f"  {folder}", markup=False, soft_wrap=True)
 
 
