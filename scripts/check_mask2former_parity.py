@@ -3,6 +3,9 @@
     # random weights, the published architecture, both key layouts, plain and sharpened class head
     python scripts/check_mask2former_parity.py
 
+    # the same in double precision, where rounding no longer tips pixels of the attention masks
+    python scripts/check_mask2former_parity.py --double --out DOUBLE.json
+
     # the same with real weights and your own images: what a user with the weights can confirm
     python scripts/check_mask2former_parity.py --weights WEIGHTS.pth --images FOLDER
 
@@ -12,6 +15,10 @@
 Needs mmdet (scripts/install_mmdet.sh). The weights go through checkpoint files as mmengine writes
 them, one in each key layout; images take turns between the two. Every finished image is kept in the
 report, and a second call goes on from there. What both class heads share is evaluated once.
+
+Mask2Former attends where its last mask has a probability of at least one half: a hard threshold. A
+pixel that is nearer to it than the rounding of either side changes what a query attends to, and in
+single precision chance bounds the agreement; double precision shows whether the networks are one.
 """
 
 from __future__ import annotations
@@ -57,6 +64,8 @@ ATTENTION_GAIN = 0.1
 LIMITS = {"box_px": 1.0, "score": 1e-4, "mask_iou": 0.999}
 # Objects whose scores are nearer than this have no order: both sides round differently.
 TIE = 1e-5
+# Normalised pixel values of the two preparations.
+INPUT_GAP = 1e-4
 
 
 Case = tuple[str, np.ndarray, tuple[int, int]]
@@ -74,6 +83,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="a published checkpoint")
     parser.add_argument("--images", type=Path, help="folder of PNGs, searched in depth")
     parser.add_argument("--limit", type=int, default=40, help="at most so many PNGs")
+    parser.add_argument("--double", action="store_true", help="both networks in double precision")
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     config = official.official_config()
@@ -128,6 +138,8 @@ def compare_all(
     network = mask2former.build_network(**sizes)
     ours = mask2former.Mask2FormerDetector(network, "ours", arguments.device)
     shared = share_features(theirs, ours)
+    if arguments.double:
+        in_double_precision(theirs, ours, shared)
     # Each side scales the class head that it loaded itself.
     heads = (theirs.model.panoptic_head.cls_embed, network.class_predictor)
     for place, (name, image, edges) in enumerate(cases):
@@ -209,6 +221,39 @@ def share_features(theirs: Any, ours: mask2former.Mask2FormerDetector) -> dict[s
     level = ours.network.model.pixel_level_module
     level.forward = once("our pixels", level.forward)
     return kept
+
+
+def in_double_precision(
+    theirs: Any, ours: mask2former.Mask2FormerDetector, shared: dict[str, Any]
+) -> None:
+    """Both networks in fp64, on their input: the two preparations differ by fp32 rounding alone."""
+    theirs.model.double()
+    network: Any = ours.network.double()
+    extract, forward = theirs.model.extract_feat, network.forward
+
+    def noting(batch: torch.Tensor) -> Any:
+        shared["input"] = batch
+        return extract(batch)
+
+    def on_their_input(pixel_values: torch.Tensor) -> Any:
+        gap = float((pixel_values - shared["input"]).abs().max())
+        if gap > INPUT_GAP:
+            raise SystemExit(f"the prepared images differ by {gap:.3g}")
+        return forward(pixel_values=shared["input"])
+
+    theirs.model.extract_feat, network.forward = noting, on_their_input
+    for module in network.modules():
+        if type(module).__name__ == "Mask2FormerSinePositionEmbedding":
+            module.forward = single_places(module.forward)
+
+
+def single_places(forward: Any) -> Any:
+    """mmdet computes sine positions in fp32 whatever the precision of the network."""
+
+    def call(shape: Any, device: Any, dtype: torch.dtype, mask: Any = None) -> torch.Tensor:
+        return forward(shape, device, torch.float32, mask).to(dtype)
+
+    return call
 
 
 def set_edges(theirs: Any, ours: Any, edges: tuple[int, int]) -> None:
@@ -331,6 +376,7 @@ def facts(arguments: argparse.Namespace) -> dict[str, Any]:
         "command": "python " + " ".join(["scripts/check_mask2former_parity.py", *sys.argv[1:]]),
         "weights": arguments.weights.name if arguments.weights else "random, by name",
         "device": arguments.device,
+        "precision": "double" if arguments.double else "single",
         "threads": torch.get_num_threads(),
         "mmcv_operators": compiled_operators(),
         **provenance(),
