@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ from evals.detections import read_detections
 from evals.diversity import REFERENCE_IMAGES, DiversityReference
 from evals.files import folder_lock
 from evals.generate import draw_images
-from evals.images import scan_folder
+from evals.images import folder_numbers, scan_folder
+from evals.processes import Processes
 from evals.registry import open_color_classifier, open_detector, open_suite
 from evals.results import RESULT, model_facts, protocol_facts, read_result, write_result
 from evals.rules import DEFAULT_RULES
@@ -27,6 +27,9 @@ from selfe.provenance import provenance
 
 Progress = Callable[[str, int, int], None]
 
+IMAGES_PER_SAVE = 32
+"""Images that are detected between two saves, where no batch size is asked for."""
+
 
 def limited(suite: Suite, per_task: int | None) -> Suite:
     """The first `per_task` prompts of every task: a smaller protocol, never mixed with the whole.
@@ -36,12 +39,7 @@ def limited(suite: Suite, per_task: int | None) -> Suite:
     """
     if per_task is None:
         return suite
-    if per_task < 1:
-        raise ValueError(f"--limit must be at least 1 prompt per task, got {per_task}")
-    kept: list[int] = []
-    for task in TASKS:
-        kept += [i for i, r in enumerate(suite.records) if r["tag"] == task][:per_task]
-    kept.sort()
+    kept = _places_kept(suite, per_task)
     place = {old: new for new, old in enumerate(kept)}
     groups = {
         name: tuple(place[i] for i in members if i in place)
@@ -52,6 +50,15 @@ def limited(suite: Suite, per_task: int | None) -> Suite:
         records=[suite.records[i] for i in kept],
         groups={name: members for name, members in groups.items() if members},
     )
+
+
+def _places_kept(suite: Suite, per_task: int) -> list[int]:
+    if per_task < 1:
+        raise ValueError(f"--limit must be at least 1 prompt per task, got {per_task}")
+    kept: list[int] = []
+    for task in TASKS:
+        kept += [i for i, r in enumerate(suite.records) if r["tag"] == task][:per_task]
+    return sorted(kept)
 
 
 def result_folder(
@@ -87,10 +94,11 @@ class BenchmarkSettings:
     Attributes:
         split, prompts, limit, images_per_prompt, detector: None or "" for the suite's own.
         seed: of the images.
-        device, batch_size: of the detector.
+        device: of the detector.
+        batch_size: images per detector call; None for the detector's own.
         allow_partial: score sets that are not complete, marked as such.
         command: recorded in the result.
-        rank, world_size: of this process; drawing is shared, process 0 scores.
+        processes: drawing and detection are shared among them; process 0 judges.
     """
 
     split: str = ""
@@ -100,11 +108,10 @@ class BenchmarkSettings:
     seed: int = 0
     detector: str | None = None
     device: str = "cpu"
-    batch_size: int = 32
+    batch_size: int | None = None
     allow_partial: bool = False
     command: str = ""
-    rank: int = 0
-    world_size: int = 1
+    processes: Processes = Processes()
 
     def open_suite(self, name: str) -> Suite:
         suite = limited(open_suite(name, self.split, self.prompts), self.limit)
@@ -135,10 +142,11 @@ def score_model(
     suite = settings.open_suite(suite_name)
     folder = result_folder(root, suite, generator, num_steps, settings.seed)
     folder.mkdir(parents=True, exist_ok=True)
+    if not (_scores_folder(folder, suite, settings) / RESULT).exists():
+        _require_parts(suite)
     name = f"{generator.facts.label} {generator.facts.variant}".strip()
     title = f"{name}, {num_steps} steps"
-    lock = ".lock" if settings.rank == 0 else f".lock-{settings.rank}"
-    with folder_lock(folder, lock):
+    with folder_lock(folder, _lock_name(settings.processes)):
         meter = draw_images(
             generator,
             suite.records,
@@ -147,13 +155,10 @@ def score_model(
             seed=settings.seed,
             folder=folder,
             progress=lambda done, total: progress(f"{title}: drawing", done, total),
-            rank=settings.rank,
-            world_size=settings.world_size,
+            rank=settings.processes.rank,
+            world_size=settings.processes.world_size,
         )
-        if settings.rank != 0:
-            return None
-        if settings.world_size > 1:
-            _wait_for_the_others(folder, suite, progress, title)
+        settings.processes.wait()
         truncated = generator.count_truncated([r["prompt"] for r in suite.records])
         return _score(
             folder,
@@ -169,14 +174,31 @@ def score_model(
         )
 
 
+_found: set[tuple[str, str]] = set()
+
+
+def _require_parts(suite: Suite) -> None:
+    """Raises before hours of drawing, not after them, where weights or packages are missing."""
+    parts = (suite.detector, suite.color_classifier)
+    if parts not in _found:
+        open_detector(suite.detector, device="cpu", **dict(suite.detector_options))
+        open_color_classifier(suite.color_classifier, device="cpu")
+        _found.add(parts)
+
+
 def score_images(
     images: Path,
     suite_name: str,
     runs_dir: Path,
     settings: BenchmarkSettings,
     progress: Progress,
-) -> tuple[Path, Result]:
+) -> tuple[Path, Result] | None:
     """Score a folder in GenEval's layout made by anything; results go below `runs_dir`/images.
+
+    With a limit, the folder may be numbered by the whole suite or by the prompts that are left.
+
+    Returns:
+        As `score_model`.
 
     Raises:
         ValueError: as `score_model`, and if the folder does not exist.
@@ -186,17 +208,18 @@ def score_images(
     suite = settings.open_suite(suite_name)
     place = hashlib.sha256(str(images.resolve()).encode()).hexdigest()[:8]
     name = images.resolve().name
-    out = (
-        runs_dir / "images" / f"{name}-{place}" / "-".join(filter(None, (suite.name, suite.split)))
-    )
+    protocol = f"{len(suite.records)}x{suite.images_per_prompt}-{suite.prompts_sha256[:6]}"
+    out = runs_dir / "images" / f"{name}-{place}"
+    out /= "-".join(filter(None, (suite.name, suite.split, protocol)))
     out.mkdir(parents=True, exist_ok=True)
-    found = scan_folder(images, suite.records, suite.images_per_prompt).images
+    numbers = _numbers(images, suite_name, suite, settings)
+    found = scan_folder(images, suite.records, suite.images_per_prompt, numbers=numbers).images
     contents = hashlib.sha256("".join(image.digest for image in found).encode()).hexdigest()
     sizes = [image.size for image in found if image.path is not None] or [(0, 0)]
     facts = ModelFacts(
         name=str(images), label=name, method="images", digest=contents, resolution=sizes[0][::-1]
     )
-    with folder_lock(out):
+    with folder_lock(out, _lock_name(settings.processes)):
         return _score(
             images,
             _scores_folder(out, suite, settings),
@@ -206,7 +229,21 @@ def score_images(
             SamplingFacts(steps=0, nfe=0, seed=settings.seed),
             name,
             progress,
+            numbers=numbers,
         )
+
+
+def _numbers(
+    images: Path, suite_name: str, suite: Suite, settings: BenchmarkSettings
+) -> Sequence[int] | None:
+    """Which folder holds which prompt of a limited suite; None for one after the other."""
+    if settings.limit is None or max(folder_numbers(images), default=0) < len(suite.records):
+        return None
+    return _places_kept(open_suite(suite_name, settings.split, settings.prompts), settings.limit)
+
+
+def _lock_name(processes: Processes) -> str:
+    return ".lock" if processes.rank == 0 else f".lock-{processes.rank}"
 
 
 def _scores_folder(folder: Path, suite: Suite, settings: BenchmarkSettings) -> Path:
@@ -228,8 +265,12 @@ def _score(
     *,
     truncated: dict[str, int] | None = None,
     cost: dict[str, float] | None = None,
-) -> tuple[Path, Result]:
-    detector = open_detector(suite.detector, device=settings.device, **dict(suite.detector_options))
+    numbers: Sequence[int] | None = None,
+) -> tuple[Path, Result] | None:
+    options = dict(suite.detector_options)
+    if settings.batch_size is not None:
+        options["batch_size"] = settings.batch_size
+    detector = open_detector(suite.detector, device=settings.device, **options)
     classifier = open_color_classifier(suite.color_classifier, device=settings.device)
     scored = score_folder(
         images,
@@ -240,12 +281,17 @@ def _score(
         images_per_prompt=suite.images_per_prompt,
         groups=suite.groups,
         allow_partial=settings.allow_partial,
-        batch_size=settings.batch_size,
+        batch_size=settings.batch_size or IMAGES_PER_SAVE,
         progress=lambda done, total: progress(f"{title}: scoring", done, total),
         color_every_class=bool(suite.world_preset),  # diversity looks at all of them
         lock=False,  # the result folder is held already
+        rank=settings.processes.rank,
+        world_size=settings.processes.world_size,
+        barrier=settings.processes.wait,
+        numbers=numbers,
     )
-    assert scored is not None  # only processes other than 0 get None
+    if scored is None:
+        return None
     result = Result(
         protocol=protocol_facts(
             suite, suite.images_per_prompt, detector, classifier, DEFAULT_RULES
@@ -294,14 +340,3 @@ def _changed(folder: Path, result: Result) -> bool:
     incidental = {"environment", "command", "cost"}
     old = read_result(folder)
     return old.model_dump(exclude=incidental) != result.model_dump(exclude=incidental)
-
-
-def _wait_for_the_others(folder: Path, suite: Suite, progress: Progress, title: str) -> None:
-    """Until every process has drawn its share. Processes share nothing but the folder."""
-    total = len(suite.records) * suite.images_per_prompt
-    while True:
-        found = scan_folder(folder, suite.records, suite.images_per_prompt)
-        progress(f"{title}: waiting for other processes", len(found.images), total)
-        if len(found.images) >= total:
-            return
-        time.sleep(2)

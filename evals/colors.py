@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from evals.base import Detection
 from evals.fetch import CLIP_VIT_L_14, check_hash, default_cache, place_by_hand
 from evals.rules import COLORS
+from evals.torchscript import read_torchscript_tensors
 
 CLIP_MODEL = "ViT-L-14-quickgelu"
 TEMPLATES = ("a photo of a {c} {x}", "a photo of a {c}-colored {x}", "a photo of a {c} object")
@@ -83,15 +84,16 @@ class ClipColorClassifier:
                 f"there:\n{place_by_hand([CLIP_VIT_L_14], path.parent)}"
             )
         check_hash(path, CLIP_VIT_L_14)
-        # A TorchScript archive: opened only because its whole sha256 is the published one.
-        state = torch.jit.load(str(path), map_location="cpu").state_dict()
-        for constant in ("input_resolution", "context_length", "vocab_size"):
-            state.pop(constant, None)
+        state = read_torchscript_tensors(path)
         model = open_clip.create_model(CLIP_MODEL, pretrained=None)
+        # What is left over are constants of the traced program ("input_resolution", ...).
+        own = model.state_dict().keys()
         try:
-            model.load_state_dict(state, strict=True)
+            model.load_state_dict({k: v for k, v in state.items() if k in own}, strict=True)
         except RuntimeError as error:
-            raise ValueError(f"{path} does not fit {CLIP_MODEL}: {error}") from error
+            raise ValueError(
+                f"{path} does not fit {CLIP_MODEL}: {' '.join(str(error).split())}"
+            ) from error
         identity = f"clip-{CLIP_MODEL}:{CLIP_VIT_L_14.sha256[:8]}"
         return cls(model, open_clip.get_tokenizer(CLIP_MODEL), identity, device, **options)
 

@@ -12,7 +12,7 @@ import shutil
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,11 +23,13 @@ from evals.fetch import (
     default_cache,
     find_detector,
 )
+from evals.registry import SUITES
 
 HUB = ("huggingface.co", 443)
 HUB_TIMEOUT_S = 4.0
 PACKAGES = ("torch", "torchvision", "transformers", "diffusers", "open_clip_torch", "numpy")
 FREE_GIB = 5
+SHAPES_PRESETS = {"shapes@1": "grid", "shapes-free@1": "free"}
 FETCH = "run `selfe-bench fetch geneval`"
 
 
@@ -50,11 +52,16 @@ def run_checks(
     """Everything that scoring `suite` on `device` needs; all suites where none is named.
 
     Args:
-        suite: "geneval@1", "geneval-long@1", "geneval-hf@1", "shapes@1" or None.
+        suite: a name of `evals.registry.SUITES`, or None.
         device: torch's name of it.
         cache_dir: where weights are kept; default `fetch.default_cache()`.
         runs_dir: where results are written; default "runs".
+
+    Raises:
+        ValueError: if the suite is unknown.
     """
+    if suite is not None and suite not in SUITES:
+        raise ValueError(SUITES.unknown(suite))
     cache = Path(cache_dir or default_cache())
     runs = Path(runs_dir or "runs")
     name = (suite or "").split("@")[0]
@@ -64,16 +71,17 @@ def run_checks(
         ("versions", _versions),
         ("device", lambda: _device(device)),
     ]
-    if name in ("", "shapes"):
-        plan.append(("shapes detector", _shapes_detector))
+    presets = [p for s, p in SHAPES_PRESETS.items() if suite in (None, s)]
+    if presets:
+        plan.append(("shapes detector", lambda: _shapes_detector(presets)))
     if published:
         plan.append(("detector weights", lambda: _detector_weights(cache)))
     if name == "geneval-hf":
         plan.append(("detector weights", _hub_weights))
     if geneval:
         plan += [
-            ("detector self-test", lambda: _read_out(device)),
-            ("mmdet", lambda: _mmdet(device)),
+            ("detector self-test", lambda: _on(device, "detector self-test", _read_out)),
+            ("mmdet", lambda: _on(device, "mmdet", _mmdet)),
             ("CLIP weights", lambda: _clip_weights(cache)),
             ("CLIP activation", _clip_activation),
         ]
@@ -137,10 +145,11 @@ def _device(device: str) -> Check:
     return Check("device", True, f"{device}, {os.cpu_count()} cores{seen}")
 
 
-def _shapes_detector() -> Check:
+def _shapes_detector(presets: Sequence[str]) -> Check:
     from evals.detectors.shapes import ShapesDetector
 
-    return Check("shapes detector", True, ShapesDetector().identity)
+    identities = [ShapesDetector(preset).identity for preset in presets]
+    return Check("shapes detector", True, ", ".join(identities))
 
 
 def _detector_weights(cache: Path) -> Check:
@@ -169,6 +178,13 @@ def _hub_weights() -> Check:
                 f"run `hf download {HF_VARIANT}`",
             )
     return Check("detector weights", True, HF_VARIANT)
+
+
+def _on(device: str, name: str, check: Callable[[str], Check]) -> Check:
+    """A check that computes on the device, where there is one."""
+    if not _device(device).ok:
+        return Check(name, False, f"not tried: {device} cannot be used", "mend the device, above")
+    return check(device)
 
 
 def _read_out(device: str) -> Check:

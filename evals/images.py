@@ -148,11 +148,13 @@ def scan_folder(
     records: Sequence[Mapping[str, Any]],
     images_per_prompt: int,
     limit: int | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> ImageFolder:
     """Match a folder in GenEval's layout to a suite's records.
 
     Missing, duplicate, extra and corrupt images, and folders of no prompt, are listed as problems.
-    With `limit` only the first so many prompts are looked at.
+    With `limit` only the first so many prompts are looked at. `numbers` says which folder holds
+    which record, where they are not numbered like the records; other folders are passed over.
 
     Raises:
         ValueError: if the folder does not exist, or a metadata.jsonl is missing or differs from
@@ -161,30 +163,38 @@ def scan_folder(
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder of images")
-    by_prompt: dict[int, Path] = {}
+    by_number: dict[int, Path] = {}
     problems: list[str] = []
-    for entry in sorted(folder.iterdir()):
-        if not entry.is_dir() or not re.fullmatch(r"[0-9]+", entry.name):
-            continue
-        prompt_id = int(entry.name)
-        if prompt_id in by_prompt:
-            problems.append(f"{entry}: duplicate of {by_prompt[prompt_id].name}")
-        elif prompt_id >= len(records):
+    for entry in _numbered_folders(folder):
+        number = int(entry.name)
+        if number in by_number:
+            problems.append(f"{entry}: duplicate of {by_number[number].name}")
+        elif numbers is None and number >= len(records):
             problems.append(f"{entry}: extra prompt, the suite has {len(records)}")
         else:
-            by_prompt[prompt_id] = entry
+            by_number[number] = entry
     records = records[:limit]
     images: list[FoundImage] = []
     for prompt_id, record in enumerate(records):
-        if prompt_id not in by_prompt:
-            problems.append(f"{prompt_folder(folder, prompt_id)}: missing prompt")
+        number = prompt_id if numbers is None else numbers[prompt_id]
+        if number not in by_number:
+            problems.append(f"{prompt_folder(folder, number)}: missing prompt")
             continue
-        found, faults = _scan_prompt(by_prompt[prompt_id], prompt_id, images_per_prompt)
+        found, faults = _scan_prompt(by_number[number], prompt_id, images_per_prompt)
         if found:
-            _check_metadata(by_prompt[prompt_id] / "metadata.jsonl", record)
+            _check_metadata(by_number[number] / "metadata.jsonl", record)
         images += found
         problems += faults
     return ImageFolder(images, problems)
+
+
+def folder_numbers(folder: Path) -> list[int]:
+    """Numbers of the prompts that a folder in GenEval's layout holds."""
+    return [int(entry.name) for entry in _numbered_folders(folder)]
+
+
+def _numbered_folders(folder: Path) -> list[Path]:
+    return [p for p in sorted(folder.iterdir()) if p.is_dir() and re.fullmatch(r"[0-9]+", p.name)]
 
 
 def _scan_prompt(

@@ -30,7 +30,7 @@ DETECTORS = Registry(
         "mmdet": "evals.detectors.mmdet:MMDetDetector.from_published",
     },
 )
-"""name -> function of (device=..., further options) that returns a `Detector`."""
+"""name -> function of (device=..., batch_size=..., further options) that returns a `Detector`."""
 
 COLOR_CLASSIFIERS = Registry(
     "colour classifier",

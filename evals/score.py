@@ -101,12 +101,13 @@ def score_folder(
     rank: int = 0,
     world_size: int = 1,
     barrier: Callable[[], None] = lambda: None,
+    numbers: Sequence[int] | None = None,
 ) -> ScoredFolder | None:
     """Score images in GenEval's layout; write detections.jsonl and images.jsonl to `out_dir`.
 
     Args:
         images_dir: may be `out_dir` itself.
-        records: the suite's; a prompt's folder number is its place.
+        records: the suite's; a prompt's folder number is its place, or stands in `numbers`.
         groups: further cuts, name -> prompt_ids.
         allow_partial: score an incomplete or over-complete set, marked as partial.
         limit: only the first so many prompts; such a set is partial, without an overall score
@@ -133,7 +134,7 @@ def score_folder(
             raise ValueError(f"record {number}: {error}") from None
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
-    folder = scan_folder(images_dir, records, images_per_prompt, limit)
+    folder = scan_folder(images_dir, records, images_per_prompt, limit, numbers)
     if folder.problems and not allow_partial:
         raise ValueError(_incomplete(images_dir, folder.problems))
     judge = _Judge(detector, color_classifier, settings.max_objects, color_every_class)

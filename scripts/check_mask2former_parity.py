@@ -3,14 +3,22 @@
     # random weights, the published architecture, both key layouts, plain and sharpened class head
     python scripts/check_mask2former_parity.py
 
+    # the same in double precision, where rounding no longer tips pixels of the attention masks
+    python scripts/check_mask2former_parity.py --double --out DOUBLE.json
+
     # the same with real weights and your own images: what a user with the weights can confirm
     python scripts/check_mask2former_parity.py --weights WEIGHTS.pth --images FOLDER
 
     # outputs of mmdet on a small network, kept in tests/assets so that CI needs no mmdet
     python scripts/check_mask2former_parity.py --golden tests/assets/mask2former_golden.npz
 
-Needs mmdet (scripts/install_mmdet.sh). Every finished image is kept in the report, and a second
-call goes on from there. The part of the network that both class heads share is evaluated once.
+Needs mmdet (scripts/install_mmdet.sh). The weights go through checkpoint files as mmengine writes
+them, one in each key layout; images take turns between the two. Every finished image is kept in the
+report, and a second call goes on from there. What both class heads share is evaluated once.
+
+Mask2Former attends where its last mask has a probability of at least one half: a hard threshold. A
+pixel that is nearer to it than the rounding of either side changes what a query attends to, and in
+single precision chance bounds the agreement; double precision shows whether the networks are one.
 """
 
 from __future__ import annotations
@@ -18,6 +26,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -32,18 +41,36 @@ from evals.detectors import mask2former, mask2former_selftest
 from evals.detectors import mask2former_keys as keys
 from evals.detectors import mmdet as official
 from evals.rules import judge
+from selfe.provenance import provenance
 
-# Height, width; the former go through the real (1333, 800), the latter through half of it.
-REAL_SIZE = [(256, 256), (512, 512), (1024, 1024), (480, 640), (300, 1000), (768, 512)]
-HALF_SIZE = [
-    (256, 320), (512, 384), (640, 480), (321, 457), (1024, 256), (256, 1024), (400, 400),
-    (1024, 768), (333, 333), (600, 800), (799, 1333), (260, 500), (512, 512), (1000, 1024),
-]  # fmt: skip
+# (long, short) edge to fit -> heights and widths of images. Beside the published edges, smaller
+# ones of the same shape, which cost a fraction.
+PUBLISHED = (1333, 800)
+IMAGES = {
+    PUBLISHED: [(768, 768), (450, 600), (1000, 300)],
+    (667, 400): [(512, 512), (480, 640), (300, 1000)],
+    (333, 200): [
+        (256, 320), (512, 384), (640, 480), (321, 457), (1024, 256), (256, 1024), (400, 400),
+        (1024, 768), (333, 333), (600, 800), (799, 1333), (260, 500), (1000, 1024), (150, 90),
+        (720, 1280), (500, 333), (224, 224),
+    ],
+}  # fmt: skip
 GOLDEN = [(96, 128), (150, 90), (128, 128)]
 GOLDEN_EDGES = (213, 128)
 # Class head times this: the sharpened scores cross both of GenEval's thresholds.
-CLASS_GAINS = {"plain": 1.0, "sharpened": 12.0}
+CLASS_GAINS = {"plain": 1.0, "sharpened": 5.0}
+SMALL_CLASS_GAINS = {"plain": 1.0, "sharpened": 12.0}
+# Keeps the hundred queries of the large random network apart; the small one has less depth.
+ATTENTION_GAIN = 0.1
 LIMITS = {"box_px": 1.0, "score": 1e-4, "mask_iou": 0.999}
+# Objects whose scores are nearer than this have no order: both sides round differently.
+TIE = 1e-5
+# Normalised pixel values of the two preparations.
+INPUT_GAP = 1e-4
+
+
+Case = tuple[str, np.ndarray, tuple[int, int]]
+"""(name, image, edges)"""
 
 
 def main() -> None:
@@ -51,9 +78,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("reports/bench/mask2former_parity.json"))
     parser.add_argument("--golden", type=Path, help="write mmdet's outputs on the small network")
     parser.add_argument("--small", action="store_true", help="the small network only: a minute")
+    parser.add_argument(
+        "--all-published", action="store_true", help="every image at the published size: an hour"
+    )
     parser.add_argument("--weights", type=Path, help="a published checkpoint")
     parser.add_argument("--images", type=Path, help="folder of PNGs, searched in depth")
     parser.add_argument("--limit", type=int, default=40, help="at most so many PNGs")
+    parser.add_argument("--double", action="store_true", help="both networks in double precision")
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     config = official.official_config()
@@ -62,7 +93,7 @@ def main() -> None:
         return
     if arguments.weights:
         state = mask2former.read_checkpoint(arguments.weights)
-        cases = [(str(p), read_png(p), None) for p in pngs(arguments.images, arguments.limit)]
+        cases = [(str(p), read_png(p), PUBLISHED) for p in pngs(arguments.images, arguments.limit)]
         gains = {"published": 1.0}
     elif arguments.small:
         shrink(config)
@@ -71,13 +102,10 @@ def main() -> None:
         cases = [
             (n, mask2former_selftest.image_by_name(n, h, w), GOLDEN_EDGES) for n, h, w in cases
         ]
-        gains = CLASS_GAINS
+        gains = SMALL_CLASS_GAINS
     else:
-        state = random_state(config)
-        cases = [(f"{h}x{w} half", h, w, (667, 400)) for h, w in HALF_SIZE]
-        for place, (h, w) in enumerate(REAL_SIZE):
-            cases.insert(3 * place + 1, (f"{h}x{w}", h, w, None))
-        cases = [(n, mask2former_selftest.image_by_name(n, h, w), e) for n, h, w, e in cases]
+        state = random_state(config, ATTENTION_GAIN)
+        cases = random_cases(arguments.all_published, arguments.double)
         gains = CLASS_GAINS
     sizes = mask2former_selftest.SMALL if arguments.small else mask2former.swin_s_config()
     report = compare_all(config, sizes, state, gains, cases, arguments)
@@ -85,67 +113,96 @@ def main() -> None:
     sys.exit(0 if report["summary"]["passed"] else 1)
 
 
+def random_cases(all_published: bool, double: bool) -> list[Case]:
+    """The images of every size; of the published one in double precision only where asked for."""
+    cases = []
+    for edges, sizes in IMAGES.items():
+        if double and edges == PUBLISHED and not all_published:
+            continue
+        edges = PUBLISHED if all_published else edges
+        for height, width in sizes:
+            name = f"{height}x{width} in {edges[0]}x{edges[1]}"
+            cases.append((name, mask2former_selftest.image_by_name(name, height, width), edges))
+    return cases
+
+
 def compare_all(
     config: Any,
     sizes: dict[str, Any],
     state: dict[str, torch.Tensor],
     gains: dict[str, float],
-    cases: list[tuple[str, np.ndarray, tuple[int, int] | None]],
+    cases: list[Case],
     arguments: argparse.Namespace,
 ) -> dict[str, Any]:
     layouts = both_layouts(state)
-    report = {"rows": read_rows(arguments.out)}
+    report = begun(arguments)
     theirs = official.MMDetDetector(
         official.build_model(config, state), config, "mmdet", arguments.device
     )
     network = mask2former.build_network(**sizes)
-    keys.load_strictly(network, layouts["mmdet-3"])
     ours = mask2former.Mask2FormerDetector(network, "ours", arguments.device)
     shared = share_features(theirs, ours)
-    head = network.class_predictor
-    weight, bias = head.weight.clone(), head.bias.clone()
-    for name, image, edges in cases:
+    if arguments.double:
+        in_double_precision(theirs, ours, shared)
+    # Each side scales the class head that it loaded itself.
+    heads = (theirs.model.panoptic_head.cls_embed, network.class_predictor)
+    for place, (name, image, edges) in enumerate(cases):
         shared.clear()
         set_edges(theirs, ours, edges)
+        layout = tuple(layouts)[place % 2]
+        keys.load_strictly(network, layouts[layout])
+        loaded = [(head, head.weight.clone(), head.bias.clone()) for head in heads]
         for case, gain in gains.items():
             row_name = f"{case} {name}"
             if any(row["image"] == row_name for row in report["rows"]):
                 continue
             started = time.time()
-            head.weight.copy_(weight * gain)
-            head.bias.copy_(bias * gain)
-            theirs.model.panoptic_head.cls_embed.weight.copy_(weight * gain)
-            theirs.model.panoptic_head.cls_embed.bias.copy_(bias * gain)
+            for head, weight, bias in loaded:
+                head.weight.copy_(weight * gain)
+                head.bias.copy_(bias * gain)
             row = compare(theirs.detect([image])[0], ours.detect([image])[0])
-            row = {"image": row_name, **row, "seconds": round(time.time() - started, 1)}
+            seconds = round(time.time() - started, 1)
+            row = {"image": row_name, "layout": layout, **row, "seconds": seconds}
             print(json.dumps(row), flush=True)
             report["rows"].append(row)
             report["summary"] = summarise(report["rows"], len(cases) * len(gains))
-            report["facts"] = facts(arguments)
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
             arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+        for head, weight, bias in loaded:
+            head.weight.copy_(weight)
+            head.bias.copy_(bias)
     report.setdefault("summary", summarise(report["rows"], len(cases) * len(gains)))
     return report
 
 
 def both_layouts(state: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
-    """Converted weights from the names of mmdet 3 and of mmdet 2; they must be bit-equal."""
-    third = keys.to_transformers(keys.to_mmdet_3(state))
-    second_names = keys.to_mmdet_2(keys.to_mmdet_3(state))
-    assert keys.layout_of(second_names) == "mmdet-2"
-    second = keys.to_transformers(second_names)
-    if third.keys() != second.keys() or not all(torch.equal(third[k], second[k]) for k in third):
+    """Weights out of a checkpoint file of mmdet 3 and one of mmdet 2; they must be bit-equal."""
+    from mmengine.runner.checkpoint import save_checkpoint
+
+    third = keys.to_mmdet_3(state)
+    named = {"mmdet-3": third, "mmdet-2": keys.to_mmdet_2(third)}
+    converted = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for layout, content in named.items():
+            path = str(Path(folder) / f"{layout}.pth")
+            save_checkpoint({"meta": {"epoch": 50}, "state_dict": content}, path)
+            stored = mask2former.read_checkpoint(Path(path))
+            if keys.layout_of(stored) != layout or stored.keys() != content.keys():
+                raise SystemExit(f"the checkpoint file of {layout} holds other keys")
+            converted[layout] = keys.to_transformers(stored)
+    a, b = converted.values()
+    if a.keys() != b.keys() or not all(torch.equal(a[k], b[k]) for k in a):
         raise SystemExit("the two key layouts convert to different weights")
-    return {"mmdet-3": third, "mmdet-2": second}
+    return converted
 
 
-def random_state(config: Any) -> dict[str, torch.Tensor]:
+def random_state(config: Any, attention_gain: float = 1.0) -> dict[str, torch.Tensor]:
     """Weights by name for mmdet's model, position indices from the model itself."""
     from mmdet.registry import MODELS
 
     own = MODELS.build(config.model).state_dict()
     shapes = {name: tuple(value.shape) for name, value in own.items()}
-    filled = mask2former_selftest.weights_by_name(shapes)
+    filled = mask2former_selftest.weights_by_name(shapes, attention_gain=attention_gain)
     return {name: filled.get(name, value) for name, value in own.items()}
 
 
@@ -170,21 +227,61 @@ def share_features(theirs: Any, ours: mask2former.Mask2FormerDetector) -> dict[s
     return kept
 
 
-def set_edges(theirs: Any, ours: Any, edges: tuple[int, int] | None) -> None:
-    scale = edges or (1333, 800)
-    ours.edges = scale
+def in_double_precision(
+    theirs: Any, ours: mask2former.Mask2FormerDetector, shared: dict[str, Any]
+) -> None:
+    """Both networks in fp64, on their input: the two preparations differ by fp32 rounding alone."""
+    theirs.model.double()
+    network: Any = ours.network.double()
+    extract, forward = theirs.model.extract_feat, network.forward
+
+    def noting(batch: torch.Tensor) -> Any:
+        shared["input"] = batch
+        return extract(batch)
+
+    def on_their_input(pixel_values: torch.Tensor) -> Any:
+        gap = float((pixel_values - shared["input"]).abs().max())
+        if gap > INPUT_GAP:
+            raise SystemExit(f"the prepared images differ by {gap:.3g}")
+        return forward(pixel_values=shared["input"])
+
+    theirs.model.extract_feat, network.forward = noting, on_their_input
+    for module in network.modules():
+        if type(module).__name__ == "Mask2FormerSinePositionEmbedding":
+            module.forward = single_places(module.forward)
+
+
+def single_places(forward: Any) -> Any:
+    """mmdet computes sine positions in fp32 whatever the precision of the network."""
+
+    def call(shape: Any, device: Any, dtype: torch.dtype, mask: Any = None) -> torch.Tensor:
+        return forward(shape, device, torch.float32, mask).to(dtype)
+
+    return call
+
+
+def set_edges(theirs: Any, ours: Any, edges: tuple[int, int]) -> None:
+    ours.edges = edges
     for step in theirs.pipeline.transforms:
         if type(step).__name__ == "Resize":
-            step.scale = scale
+            step.scale = edges
 
 
 def compare(theirs: list[Detection], ours: list[Detection]) -> dict[str, Any]:
     """Largest differences over one image's objects, in order of score."""
     row: dict[str, Any] = {"objects": len(theirs), "objects_ours": len(ours)}
-    pairs = list(zip(theirs, ours, strict=False))
     row["over_0.3"] = sum(a.score > 0.3 for a in theirs)
     row["over_0.9"] = sum(a.score > 0.9 for a in theirs)
+    records = records_for(theirs)
+    row["verdicts"] = len(records)
+    row["verdicts_correct"] = sum(judge(r, theirs).correct for r in records)
+    row["verdicts_equal"] = all(judge(r, theirs) == judge(r, ours) for r in records)
+    in_order = ours
+    ours = in_order_of(theirs, ours)
+    pairs = list(zip(theirs, ours, strict=False))
+    row["classes"] = len({a.label for a in theirs})
     row["labels_equal"] = [a.label for a in theirs] == [b.label for b in ours]
+    row["reordered_ties"] = sum(a is not b for a, b in zip(in_order, ours, strict=True))
     row["score"] = max((abs(a.score - b.score) for a, b in pairs), default=0.0)
     row["box_px"] = max(
         (abs(x - y) for a, b in pairs for x, y in zip(a.box, b.box, strict=True)), default=0.0
@@ -193,11 +290,25 @@ def compare(theirs: list[Detection], ours: list[Detection]) -> dict[str, Any]:
     row["smallest_gap"] = min(
         (a.score - b.score for a, b in zip(theirs[:-1], theirs[1:], strict=True)), default=1.0
     )
-    records = records_for(theirs)
-    row["verdicts"] = len(records)
-    row["verdicts_correct"] = sum(judge(r, theirs).correct for r in records)
-    row["verdicts_equal"] = all(judge(r, theirs) == judge(r, ours) for r in records)
     return row
+
+
+def in_order_of(theirs: list[Detection], ours: list[Detection]) -> list[Detection]:
+    """Ours, put into their order inside runs of ties, by label and mask; elsewhere as they are."""
+    if len(theirs) != len(ours):
+        return ours
+    ordered: list[Detection] = []
+    start = 0
+    for end in range(1, len(theirs) + 1):
+        if end < len(theirs) and theirs[end - 1].score - theirs[end].score < TIE:
+            continue
+        left = ours[start:end]
+        for wanted in theirs[start:end]:
+            best = max(left, key=lambda d: (d.label == wanted.label, iou(d.mask, wanted.mask)))
+            left = [d for d in left if d is not best]
+            ordered.append(best)
+        start = end
+    return ordered
 
 
 def iou(a: np.ndarray | None, b: np.ndarray | None) -> float:
@@ -250,36 +361,30 @@ def summarise(rows: list[dict[str, Any]], wanted: int) -> dict[str, Any]:
         "over_0.3": sum(row["over_0.3"] for row in rows),
         "over_0.9": sum(row["over_0.9"] for row in rows),
         "labels_and_order_equal": all(row["labels_equal"] for row in rows),
+        "reordered_ties": sum(row["reordered_ties"] for row in rows),
+        "tie": TIE,
         "verdicts": sum(row["verdicts"] for row in rows),
         "verdicts_correct": sum(row["verdicts_correct"] for row in rows),
         "verdicts_equal": all(row["verdicts_equal"] for row in rows),
         "worst": worst,
         "limits": LIMITS,
-        "key_layouts": "mmdet-2 and mmdet-3 convert to bit-equal weights; every key used",
+        "key_layouts": "files of mmdet-2 and mmdet-3 convert to bit-equal weights; every key used",
     }
 
 
-def facts(arguments: argparse.Namespace) -> dict[str, str]:
+def facts(arguments: argparse.Namespace) -> dict[str, Any]:
     import importlib.metadata
-    import platform
 
-    names = ("torch", "transformers", "mmdet", "mmengine", "opencv-python-headless", "numpy")
-    versions = {}
-    for name in names:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not listed"
-    import mmcv
-
+    names = ("mmcv", "mmengine", "opencv-python-headless")
     return {
         "command": "python " + " ".join(["scripts/check_mask2former_parity.py", *sys.argv[1:]]),
         "weights": arguments.weights.name if arguments.weights else "random, by name",
         "device": arguments.device,
-        "python": platform.python_version(),
-        "mmcv": mmcv.__version__,
+        "precision": "double" if arguments.double else "single",
+        "threads": torch.get_num_threads(),
         "mmcv_operators": compiled_operators(),
-        **versions,
+        **provenance(),
+        "official": {name: importlib.metadata.version(name) for name in names},
     }
 
 
@@ -290,8 +395,14 @@ def compiled_operators() -> str:
     return "stand-in" if str(_ext.__file__).endswith(".py") else "compiled"
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    return json.loads(path.read_text())["rows"] if path.is_file() else []
+def begun(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The stored report, if it was made by this very code on this machine; else an empty one."""
+    now = facts(arguments)
+    if arguments.out.is_file():
+        stored = json.loads(arguments.out.read_text())
+        if stored["facts"] == now:
+            return stored
+    return {"rows": [], "facts": now}
 
 
 def pngs(folder: Path | None, limit: int) -> list[Path]:
@@ -342,7 +453,7 @@ def write_golden(config: Any, path: Path) -> None:
     shrink(config)
     state = random_state(config)
     arrays: dict[str, np.ndarray] = {}
-    for case, gain in CLASS_GAINS.items():
+    for case, gain in SMALL_CLASS_GAINS.items():
         changed = {k: v * gain if ".cls_embed." in k else v for k, v in state.items()}
         detector = official.MMDetDetector(official.build_model(config, changed), config, "mmdet")
         for step in detector.pipeline.transforms:

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the official detector, mmdet 3.3 with mmcv 2.1, into the project's .venv.
-# mmcv has to be compiled against the torch that is there: about 8 minutes on 2 cores.
+# mmcv has to be compiled against the torch that is there: 77 files, from 8 minutes on 2 fast cores
+# to three quarters of an hour of processor time on slow ones. A second run has nothing to do.
 #
 #   scripts/install_mmdet.sh           with CUDA kernels for the GPUs present, else for the CPU
 #   scripts/install_mmdet.sh --cpu     for the CPU, even where there is a GPU

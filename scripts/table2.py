@@ -112,6 +112,7 @@ class Commands:
         words += ["--variant", run.variant] if run.variant else []
         words += ["--name", run.name, "--runs-dir", str(run.runs_dir)]
         words += ["--init-from", run.init_from] if run.init_from else []
+        words += ["--shard", str(plan.shard)] if self.args.gpus > 1 else []
         settings = [*self.common, *run.settings]
         if plan.micro_batch_per_gpu < plan.images_per_gpu:
             settings.append(f"train.micro_batch_size={plan.micro_batch_per_gpu}")

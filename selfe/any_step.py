@@ -108,7 +108,7 @@ class AnyStepGenerator:
         return sampling_facts(self.settings.at(num_steps))
 
     def count_truncated(self, prompts: Sequence[str]) -> dict[str, int]:
-        return {self.facts.training.get("text", "text"): self.text.count_truncated(prompts)}
+        return self.text.count_truncated_by_encoder(prompts)
 
     def generate(
         self, prompts: Sequence[str], num_steps: int, seeds: Sequence[int]

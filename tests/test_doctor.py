@@ -101,12 +101,23 @@ def test_an_absent_gpu_is_an_error_where_asked_for(tmp_path):
         pytest.skip("there is a GPU")
     checks = by_name(doctor.run_checks("shapes@1", "cuda", tmp_path, tmp_path))
     assert not checks["device"].ok and "--device cpu" in checks["device"].fix
+    checks = by_name(doctor.run_checks("geneval@1", "cuda", tmp_path, tmp_path))
+    for name in ("detector self-test", "mmdet"):
+        assert not checks[name].ok and "mend the device" in checks[name].fix
 
 
 def test_the_shapes_suite_asks_for_no_downloads(tmp_path):
     checks = checks_of(tmp_path, "shapes@1")
     assert "detector weights" not in checks and "CLIP weights" not in checks
     assert all(c.ok for c in checks.values()), checks
+
+
+def test_every_suite_is_known_and_no_other(tmp_path):
+    free = checks_of(tmp_path, "shapes-free@1")
+    assert free["shapes detector"].detail.startswith("shapes-free@1:")
+    assert "shapes-free@1:" in checks_of(tmp_path, None)["shapes detector"].detail
+    with pytest.raises(ValueError, match=r"unknown suite 'geneval@9'; did you mean 'geneval@1'"):
+        doctor.run_checks("geneval@9")
 
 
 @pytest.mark.fault

@@ -14,6 +14,7 @@ from evals.suites.base import records_as_jsonl, records_sha256
 from evals.suites.geneval import (
     COCO_CLASSES,
     GENEVAL_SHA256,
+    count_beyond_clip,
     geneval_records,
     read_long_records,
 )
@@ -122,3 +123,10 @@ def test_missing_long_file_says_where_it_is_published(tmp_path: Path) -> None:
 def test_published_long_prompts_are_accepted() -> None:
     records = read_long_records(SHARED / "evaluation_metadata_long.jsonl")
     assert len(records) == 553 and all(len(r["prompt"]) > 100 for r in records)
+    assert count_beyond_clip(records) == 553
+
+
+def test_prompts_beyond_clips_limit_are_counted_with_its_two_marks() -> None:
+    records = [{"prompt": "cat " * words} for words in (1, 75, 76, 300)]
+    assert count_beyond_clip(records) == 2
+    assert count_beyond_clip(geneval_records()) == 0

@@ -252,6 +252,24 @@ def test_a_limited_set_has_task_scores_but_no_overall(tmp_path: Path) -> None:
     assert scored.scores.tasks["single_object"].mean == 1.0
 
 
+def test_a_limit_finds_its_prompts_in_the_whole_set(tmp_path: Path) -> None:
+    images = _draw(tmp_path / "images")
+    kept = [RECORDS[1], RECORDS[2]]
+
+    def scored(folder: Path, out: str, **options):
+        options = {"images_per_prompt": PER_PROMPT, **options}
+        return score_folder(folder, kept, PixelDetector(), PixelColors(), tmp_path / out, **options)
+
+    with pytest.raises(ValueError, match="the suite has"):
+        scored(images, "a")
+    found = scored(images, "b", numbers=[1, 2])
+    assert not found.problems and found.scores.num_images == 6
+    assert [(v.prompt_id, v.tag) for v in found.verdicts[::3]] == [(0, "colors"), (1, "counting")]
+    sample_path(images, 2, 0).unlink()
+    with pytest.raises(ValueError, match=r"00002.samples: 2 of 3 images, missing 0"):
+        scored(images, "b", numbers=[1, 2])
+
+
 @pytest.mark.fault(21)
 def test_wrong_or_malformed_metadata_is_refused(tmp_path: Path) -> None:
     images = _draw(tmp_path / "images")

@@ -42,12 +42,14 @@ def uniform(name: str, count: int) -> np.ndarray:
 
 
 def weights_by_name(
-    shapes: Mapping[str, tuple[int, ...]], class_gain: float = 1.0
+    shapes: Mapping[str, tuple[int, ...]], class_gain: float = 1.0, attention_gain: float = 1.0
 ) -> dict[str, Tensor]:
     """Weights for the names of an mmdet 3 checkpoint (position indices are left out).
 
     Matrices keep the variance of their input, normalisations stay near 1, the offsets of the
-    deformable attention span a few places. `class_gain` multiplies the class head.
+    deformable attention span a few places. `class_gain` multiplies the class head,
+    `attention_gain` what the decoder's attentions add to a query: unhindered, nine random layers
+    make all hundred queries alike, and then one class and one mask is all there is to compare.
     """
     filled = {}
     for name, shape in shapes.items():
@@ -66,6 +68,8 @@ def weights_by_name(
             value = centred * math.sqrt(3 / math.prod(shape[1:]))
         if "cls_embed" in name:
             value = class_gain * value
+        if "transformer_decoder" in name and ".attn.out_proj." in name:
+            value = attention_gain * value
         filled[name] = torch.from_numpy(value.reshape(shape).astype(np.float32))
     return filled
 

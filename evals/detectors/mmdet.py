@@ -24,7 +24,7 @@ from evals.detectors.mask2former import (
 from evals.suites.geneval import COCO_CLASSES
 
 CONFIG = "mask2former/mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco.py"
-INSTALL = "run scripts/install_mmdet.sh (about 8 minutes), or use the detector mask2former"
+INSTALL = "run scripts/install_mmdet.sh (8 minutes or more), or use the detector mask2former"
 
 
 def official_config() -> Any:

@@ -83,9 +83,14 @@ class ShapesDetector:
             another size than the preset's.
     """
 
-    batch_size = 64
-
-    def __init__(self, preset: str = "grid", device: str = "cpu", folder: Path = ASSETS) -> None:
+    def __init__(
+        self,
+        preset: str = "grid",
+        device: str = "cpu",
+        folder: Path = ASSETS,
+        batch_size: int = 64,
+    ) -> None:
+        self.batch_size = batch_size
         state, facts, digest = read_checked_weights(folder, f"shapes_detector_{preset}.safetensors")
         self.preset = PRESETS[preset]
         self.classes: Sequence[str] = self.preset.shapes

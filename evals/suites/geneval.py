@@ -7,6 +7,7 @@ exact duplicates are dropped at the end, the first kept.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ GENEVAL_SHA256 = "5c48e0813e812e3c373fa5c8ed07a8f0a483be30272b4427b0559c8048e67c
 LONG_PROMPTS_HOME = (
     "github.com/ByteDance-Seed/Bagel, eval/gen/geneval/prompts/evaluation_metadata_long.jsonl"
 )
+CLIP_TOKENS = 77
 _SEED = 43
 _PER_TASK = 100
 
@@ -155,6 +157,18 @@ def read_long_records(path: str | Path) -> list[dict[str, Any]]:
     if len(records) < len(ours):
         raise ValueError(f"{path}: {len(records)} records, GenEval has {len(ours)}")
     return records
+
+
+def count_beyond_clip(records: Sequence[Mapping[str, Any]]) -> int:
+    """How many prompts have more than CLIP's 77 tokens (its two marks included).
+
+    Counted without any model, for images whose text encoders are not known: many models read
+    prompts through CLIP, alone or beside another encoder.
+    """
+    import open_clip
+
+    tokenizer = open_clip.get_tokenizer("ViT-L-14-quickgelu")
+    return sum(len(tokenizer.encode(r["prompt"])) + 2 > CLIP_TOKENS for r in records)
 
 
 def _parse_record(line: str, place: str) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -43,14 +44,17 @@ def command_line() -> str:
 def pick_device(name: str) -> str:
     """ "auto" -> the best device there is; anything else is checked.
 
+    Under torchrun "auto" and "cuda" are the GPU of this process's place on its machine.
+
     Raises:
         ValueError: if torch does not know or does not have the device.
     """
     import torch
 
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        local_rank = os.environ.get("LOCAL_RANK")
+        return "cuda" if local_rank is None else f"cuda:{local_rank}"
     if name == "auto":
-        if torch.cuda.is_available():
-            return "cuda"
         return "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         torch.empty(0, device=name)
@@ -58,6 +62,18 @@ def pick_device(name: str) -> str:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device {name!r} cannot be used here ({reason})") from None
     return name
+
+
+def tell_clip_limit(records: Sequence[Mapping[str, Any]]) -> None:
+    """A line on stderr: how many of the user's own prompts are too long for CLIP."""
+    from evals.suites.geneval import CLIP_TOKENS, count_beyond_clip
+
+    console.print(
+        f"{count_beyond_clip(records)} of {len(records)} prompts have more than {CLIP_TOKENS} "
+        "CLIP tokens: a text encoder of that kind cuts them off",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def parse_steps(text: str) -> list[int]:

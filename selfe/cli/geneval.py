@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +18,7 @@ from selfe.cli.common import (
     parse_steps,
     pick_device,
     progress_bar,
+    tell_clip_limit,
 )
 
 SuiteOption = Annotated[
@@ -58,7 +58,10 @@ def geneval(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the images.")] = 0,
     detector: Annotated[str | None, typer.Option(help="Another detector than the suite's.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per detector call.")] = 32,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images per detector call.", show_default="the detector's own"),
+    ] = None,
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Score incomplete sets, marked in every table.")
     ] = False,
@@ -72,10 +75,12 @@ def geneval(
     """Draw a suite's images and score them. Goes on where it was; shares work under torchrun."""
     from evals.base import Result
     from evals.benchmark import BenchmarkSettings, score_images, score_model
+    from evals.processes import join_processes
     from selfe.cli.targets import PHOTO_SUITE, find_targets
 
     counts = parse_steps(steps)
     place = pick_device(device)
+    processes = join_processes()
     common = BenchmarkSettings(
         split=split,
         prompts=prompts,
@@ -87,14 +92,17 @@ def geneval(
         batch_size=batch_size,
         allow_partial=allow_partial,
         command=command_line(),
-        rank=int(os.environ.get("RANK", "0")),
-        world_size=int(os.environ.get("WORLD_SIZE", "1")),
+        processes=processes,
     )
     results: list[tuple[Path, Result]] = []
     with progress_bar() as bar:
-        tick = Ticker(bar)
+        tick = Ticker(bar) if processes.rank == 0 else lambda name, done, total: None
         if images is not None:
-            results.append(score_images(images, suite or PHOTO_SUITE, runs_dir, common, tick))
+            if prompts is not None and processes.rank == 0:
+                tell_clip_limit(common.open_suite(suite or PHOTO_SUITE).records)
+            scored = score_images(images, suite or PHOTO_SUITE, runs_dir, common, tick)
+            if scored is not None:
+                results.append(scored)
         else:
             targets = find_targets(
                 model or [],
@@ -110,8 +118,9 @@ def geneval(
                     scored = score_model(
                         generator, count, suite or target.suite, target.results, common, tick
                     )
-                    if scored is not None:  # processes other than 0 only draw
+                    if scored is not None:
                         results.append(scored)
+    processes.leave()
     for folder, result in results:
         overall = result.scores.overall
         score = (
@@ -120,10 +129,14 @@ def geneval(
             else "no overall score"
         )
         partial = ", PARTIAL" if result.scores.partial else ""
-        typer.echo(
-            f"{result.model.label} {result.model.variant}".strip()
-            + f", {result.sampling.steps} steps, NFE {result.sampling.nfe}: {score}{partial}"
-        )
+        title = f"{result.model.label} {result.model.variant}".strip()
+        if images is None:
+            title += f", {result.sampling.steps} steps, NFE {result.sampling.nfe}"
+        typer.echo(f"{title}: {score}{partial}")
+        for encoder, count in result.truncated_prompts.items():
+            if count:
+                cut = f"{count} of {result.protocol.num_prompts} prompts were cut"
+                console.print(f"  {cut} for the text encoder {encoder}", markup=False)
         console.print(f"  {folder}", markup=False, soft_wrap=True)
 
 

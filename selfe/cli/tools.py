@@ -17,6 +17,7 @@ from selfe.cli.common import (
     console,
     pick_device,
     progress_bar,
+    tell_clip_limit,
 )
 
 CacheDir = Annotated[
@@ -35,7 +36,10 @@ def prompts(
     from evals.registry import open_suite
     from evals.suites.base import records_as_jsonl
 
-    typer.echo(records_as_jsonl(open_suite(suite, split, file).records), nl=False)
+    records = open_suite(suite, split, file).records
+    typer.echo(records_as_jsonl(records), nl=False)
+    if file is not None:
+        tell_clip_limit(records)
 
 
 def doctor(
@@ -50,7 +54,9 @@ def doctor(
     """Check this machine: versions, device, weights, detector, CLIP, disk, hub, folders."""
     from evals.doctor import run_checks
 
-    checks = run_checks(suite, pick_device(device), cache_dir, runs_dir)
+    # a device that is named is looked at by a check of its own, whether or not it is there
+    place = pick_device(device) if device == "auto" else device
+    checks = run_checks(suite, place, cache_dir, runs_dir)
     if as_json:
         typer.echo(json.dumps({"checks": [asdict(check) for check in checks]}, indent=1))
     else:
