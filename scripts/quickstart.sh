@@ -14,10 +14,8 @@ cores="$(.venv/bin/python -c 'import os; print(len(os.sched_getaffinity(0)))')"
 half=$(((cores + 1) / 2))
 
 train() { # method, threads; lines instead of bars, because two of them share the terminal
-    local resume=()
-    [ -f "$runs/shapes-quick-$1/config.json" ] && resume=(--resume)
     OMP_NUM_THREADS="$2" $bench train --method "$1" --recipe shapes-quick --runs-dir "$runs" \
-        --device cpu "${resume[@]}" 2>&1 | cat
+        --device cpu --auto-resume 2>&1 | cat
 }
 score() { # method, threads
     OMP_NUM_THREADS="$2" $bench geneval --model "$runs/shapes-quick-$1" --steps 2,4,8,50 \

@@ -1,7 +1,14 @@
 #!/usr/bin/env bash
 # The reference run committed under reports/shapes: three methods and both ablations on the shapes
-# world, two at a time with one thread each. Goes on where it was. The protocol is
-# reports/shapes/protocol.md; the search of sampling settings is scripts/search_sampling.py.
+# world, two at a time with one thread each, about 75 minutes of training and 20 of scoring on two
+# idle cores. Goes on where it was. The protocol is reports/shapes/protocol.md.
+#
+#     scripts/reference_run.sh            all that follows, in order
+#     scripts/reference_run.sh train      the five runs
+#     scripts/reference_run.sh search     sampling settings on validation prompts; what is found is
+#                                         written into selfe/recipes.py by hand, before scoring
+#     scripts/reference_run.sh score      held-out prompts: milestones, and the study of s
+#     scripts/reference_run.sh report     tables and figures into reports/shapes
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/environment.sh
@@ -11,33 +18,61 @@ bench=.venv/bin/selfe-bench
 runs=runs/reference
 mkdir -p "$runs"
 
-train() { # method, further options
+train() { # method, name, further options
     local method="$1" name="$2"
     shift 2
-    local resume=()
-    [ -f "$runs/$name/config.json" ] && resume=(--resume)
     $bench train --method "$method" --recipe shapes --name "$name" --runs-dir "$runs" \
-        "${resume[@]}" "$@" >>"$runs/$name.log" 2>&1
-    echo "finished: $name"
+        --device cpu --auto-resume "$@" 2>&1 | sed -u "s/^/$name: /"
 }
-
 # A third of the length under the schedule of the whole, so that they compare with its milestone.
 third=(--set train.iterations=1000 --set optim.decay_horizon=3000)
 
-first() {
-    train selfe shapes-selfe
-    train selfe shapes-selfe-no-target-norm --variant no-target-norm "${third[@]}"
+score() { # RUN or RUN@ITERATION ...
+    local run
+    for run in "$@"; do
+        $bench geneval --model "$runs/$run" --steps 2,4,8,50 --runs-dir "$runs" --device cpu 2>&1 |
+            sed -u "s/^/$run: /"
+    done
 }
-second() {
+
+together() { # two functions at once; fails if either does
+    "$1" &
+    local first=$!
+    "$2" &
+    local second=$!
+    wait "$first"
+    wait "$second"
+}
+train_first() {
+    train selfe shapes-selfe
     train fm shapes-fm
+}
+train_second() {
+    train imm shapes-imm
+    train selfe shapes-selfe-no-target-norm --variant no-target-norm "${third[@]}"
     train selfe shapes-selfe-aux --variant aux "${third[@]}"
 }
-case "${1:-all}" in
-first) first ;;
-second) second ;;
-third) train imm shapes-imm ;;
-all)
-    first & second & wait
-    train imm shapes-imm
-    ;;
-esac
+score_first() {
+    score shapes-selfe{@1000,@2000,} shapes-selfe-no-target-norm shapes-selfe-aux
+}
+score_second() {
+    score shapes-fm{@1000,@2000,} shapes-imm{@1000,@2000,}
+    BENCH="$bench" scripts/second_time_study.sh "$runs/shapes-selfe" \
+        --runs-dir "$runs" --device cpu 2>&1 | sed -u "s/^/study of s: /"
+}
+
+for phase in "${@:-train search score report}"; do
+    for each in $phase; do
+        echo "== $each"
+        case "$each" in
+        train) together train_first train_second ;;
+        search) .venv/bin/python scripts/search_sampling.py --runs-dir "$runs" --per-task 8 ;;
+        score) together score_first score_second ;;
+        report) $bench report --runs-dir "$runs" --out reports/shapes ;;
+        *)
+            echo "unknown phase $each (known: train, search, score, report)" >&2
+            exit 2
+            ;;
+        esac
+    done
+done
