@@ -418,6 +418,14 @@ def _steps_axis(axes: Axes, lines: Sequence[Series]) -> None:
     axes.set_ylabel("overall score")
 
 
+def row_labels(labels: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Labels of a grid's rows; the names of those that would be labelled alike."""
+    return [
+        name if labels.count(label) > 1 else label
+        for label, name in zip(labels, names, strict=True)
+    ]
+
+
 def column_labels(steps: Iterable[int]) -> list[str]:
     return [_count(n) for n in steps]
 

@@ -114,3 +114,8 @@ def test_policy_figures_separate_fractions(tmp_path: Path) -> None:
     one_step = figures.one_step_scores(folders, "")
     assert one_step is not None
     assert list(one_step.axes[0].get_lines()[0].get_xdata()) == [0.0, 1.0]
+
+
+def test_rows_of_one_label_are_told_apart_by_their_names() -> None:
+    labels = figures.row_labels(["Self-E", "SDXL", "Self-E"], ["run@400", "sdxl", "run@250"])
+    assert labels == ["run@400", "SDXL", "run@250"]

@@ -96,5 +96,6 @@ def _draw_grid(
         figures.GridBlock(text, [[column[i] for column in row] for row in drawn])
         for i, text in enumerate(texts)
     ]
+    labels = figures.row_labels(labels, [target.name for target in targets])
     figure = figures.grid(labels, figures.column_labels(counts), blocks)
     return figures.save(figure, out / "figures" / "grid")
