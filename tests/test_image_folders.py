@@ -66,7 +66,7 @@ def test_a_folder_drawn_with_the_limit_is_numbered_by_it(score, tmp_path, monkey
         score(images)
 
 
-@pytest.mark.fault
+@pytest.mark.fault(22)
 def test_what_is_amiss_is_named_and_has_no_score(whole, score, tmp_path):
     folder = tmp_path / "copy"
     folder.mkdir()
@@ -97,7 +97,7 @@ def test_what_is_amiss_is_named_and_has_no_score(whole, score, tmp_path):
         score(folder, allow_partial=True)
 
 
-@pytest.mark.fault
+@pytest.mark.fault(19)
 def test_an_image_that_was_not_finite_counts_as_wrong(score, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     records = BenchmarkSettings(limit=1).open_suite(SUITE).records
@@ -111,7 +111,7 @@ def test_an_image_that_was_not_finite_counts_as_wrong(score, tmp_path, monkeypat
     assert read_result(stored) == result
 
 
-@pytest.mark.fault
+@pytest.mark.fault(25)
 def test_missing_weights_are_told_before_anything_is_drawn(tmp_path, monkeypatch):
     monkeypatch.setenv("SELFE_BENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)

@@ -80,6 +80,7 @@ def quiet(name: str, done: int, total: int) -> None:
     pass
 
 
+@pytest.mark.fault(23)
 def test_drawing_and_scoring_are_shared_and_results_equal(tmp_path, monkeypatch):
     # the statistic of the shapes world is not what is looked at here
     monkeypatch.setattr(benchmark, "_diversity", lambda *_: {})

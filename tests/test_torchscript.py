@@ -87,7 +87,7 @@ class Explosive:
         return (open, (str(self.path), "w"))
 
 
-@pytest.mark.fault
+@pytest.mark.fault(12)
 def test_a_pickle_payload_is_refused_and_not_run(archive, tmp_path):
     trace, bad = tmp_path / "ran", tmp_path / "bad.pt"
     for protocol in (0, 2, 4):
