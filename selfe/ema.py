@@ -30,11 +30,12 @@ class Ema:
     def __init__(self, model: nn.Module, config: OptimConfig) -> None:
         self.config = config
         self.module = copy.deepcopy(model).requires_grad_(False)
-        self._parameters: list[Tensor] = list(self.module.parameters())
 
     @torch.no_grad()
     def update(self, model: nn.Module, update: int) -> None:
         """Move towards `model` after its update number `update` (0-based)."""
         weight = 1 - ema_decay(update, self.config)
+        # not kept in between: sharding replaces a module's parameters
+        averaged: list[Tensor] = list(self.module.parameters())
         current: list[Tensor] = list(model.parameters())
-        torch._foreach_lerp_(self._parameters, current, weight)
+        torch._foreach_lerp_(averaged, current, weight)
