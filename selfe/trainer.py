@@ -28,7 +28,7 @@ from selfe.objectives.base import LatentBatch, LossOutput, Nets, Objective
 from selfe.optim import clip_gradients, learning_rate, set_learning_rate
 from selfe.runlog import NoLog, RunLog
 from selfe.seeding import SampleRng, derive_seed
-from selfe.stages import first_position, stage_at
+from selfe.stages import first_position, micro_batch_size, stage_at
 from selfe.train_state import CheckpointWriter, TrainState, autocast
 
 
@@ -86,7 +86,7 @@ def micro_batches(
     """The streams of the micro-batches of iteration `step`, in order: part `rank` of `size` equal
     parts of the global batch."""
     part = stage_at(config, step).batch_size // size
-    micro = config.train.micro_batch_size or part
+    micro = micro_batch_size(config, part)
     first = first_position(config, step) + rank * part
     position = torch.arange(first, first + part)
     rng = SampleRng(derive_seed(config.seed, "training"), position, device)
