@@ -49,7 +49,8 @@ def resize_bilinear(images: Tensor, height: int, width: int) -> Tensor:
     """(B, C, H, W) float32 -> (B, C, height, width), as OpenCV's linear interpolation.
 
     Like torch's without antialiasing, but places are computed in double precision and the two
-    axes one after the other, so that results equal OpenCV's to the last bits.
+    axes one after the other, so that results equal OpenCV 5's to the last bits. OpenCV 4 rounds
+    places to single precision, which comes to 0.005 of 256 grey levels in images 1,000 wide.
     """
     if images.shape[-2:] == (height, width):
         return images
@@ -61,9 +62,9 @@ def resize_bilinear(images: Tensor, height: int, width: int) -> Tensor:
 
 
 def _places(old: int, new: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    place = ((np.arange(new) + 0.5) * (1.0 / (new / old)) - 0.5).astype(np.float32)
+    place = (np.arange(new) + 0.5) * (old / new) - 0.5
     low = np.floor(place).astype(np.int64)
-    weight = place - low.astype(np.float32)
+    weight = place - low
     weight[(low < 0) | (low >= old - 1)] = 0
     low = low.clip(0, old - 1)
     high = (low + 1).clip(0, old - 1)
