@@ -262,16 +262,24 @@ def in_double_precision(
         return forward(pixel_values=shared["input"])
 
     theirs.model.extract_feat, network.forward = noting, on_their_input
+    # mmdet computes sine positions and reference points in fp32 whatever the network's precision.
     for module in network.modules():
         if type(module).__name__ == "Mask2FormerSinePositionEmbedding":
-            module.forward = single_places(module.forward)
+            module.forward = positions_in_single(module.forward)
+    encoder = network.model.pixel_level_module.decoder.encoder
+    encoder.get_reference_points = rounded_to_single(encoder.get_reference_points)
 
 
-def single_places(forward: Any) -> Any:
-    """mmdet computes sine positions in fp32 whatever the precision of the network."""
-
+def positions_in_single(forward: Any) -> Any:
     def call(shape: Any, device: Any, dtype: torch.dtype, mask: Any = None) -> torch.Tensor:
         return forward(shape, device, torch.float32, mask).to(dtype)
+
+    return call
+
+
+def rounded_to_single(function: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> torch.Tensor:
+        return function(*args, **kwargs).float().double()
 
     return call
 
