@@ -37,6 +37,7 @@ REHEARSAL = (
     "data.size=16",
     "train.iterations=6",
     "train.batch_size=8",
+    "train.micro_batch_size=null",
     "train.checkpoint_every=2",
     "train.milestone_every=null",
     "train.sample_every=null",

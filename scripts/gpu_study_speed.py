@@ -227,6 +227,7 @@ def checkpoint_row(settings: Settings, recipe: str) -> Row:
                 update={
                     "iterations": 2 * every,
                     "batch_size": batch,
+                    "micro_batch_size": None,
                     "checkpoint_every": every,
                     "milestone_every": None,
                     "log_every": 1,

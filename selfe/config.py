@@ -105,7 +105,9 @@ class StageConfig(Section):
 class TrainConfig(Section):
     iterations: int = Field(300_000, ge=1)
     batch_size: int = Field(1024, ge=1, description="global batch")
-    micro_batch_size: int | None = Field(None, ge=1, description="None for the whole batch")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="at most so many samples at once; None for the whole batch"
+    )
     stages: tuple[StageConfig, ...] = Field((), description="later stages, by rising start")
     caption_dropout: float = Field(0.1, ge=0, le=1)
     precision: Literal["auto", "fp32", "bf16"] = "auto"

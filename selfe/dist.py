@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from selfe.config import RunConfig
-from selfe.stages import stages_of
+from selfe.stages import micro_batch_size, stages_of
 
 T = TypeVar("T")
 
@@ -125,7 +125,7 @@ def check_split(config: RunConfig, group_size: int, size: int) -> None:
         if batch_size % size:
             raise ValueError(f"a batch of {batch_size} does not divide over {size} processes")
         part = batch_size // size
-        micro = config.train.micro_batch_size or part
+        micro = micro_batch_size(config, part)
         if part % micro:
             raise ValueError(
                 f"a batch of {batch_size} over {size} processes leaves {part} samples each, which "

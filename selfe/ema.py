@@ -30,12 +30,15 @@ class Ema:
     def __init__(self, model: nn.Module, config: OptimConfig) -> None:
         self.config = config
         self.module = copy.deepcopy(model).requires_grad_(False)
+        self._followed: nn.Module | None = None
+        self._averaged: list[Tensor] = []
+        self._current: list[Tensor] = []
 
     @torch.no_grad()
     def update(self, model: nn.Module, update: int) -> None:
         """Move towards `model` after its update number `update` (0-based)."""
-        weight = 1 - ema_decay(update, self.config)
-        # not kept in between: sharding replaces a module's parameters
-        averaged: list[Tensor] = list(self.module.parameters())
-        current: list[Tensor] = list(model.parameters())
-        torch._foreach_lerp_(averaged, current, weight)
+        if model is not self._followed:
+            # found at the first update: sharding, which comes before, replaces parameters
+            self._followed = model
+            self._averaged, self._current = list(self.module.parameters()), list(model.parameters())
+        torch._foreach_lerp_(self._averaged, self._current, 1 - ema_decay(update, self.config))

@@ -6,7 +6,6 @@ included; a backward pass counts twice its forward pass, and what is recomputed 
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import asdict, dataclass
 
@@ -92,7 +91,6 @@ class Throughput:
     def __init__(self, model: ModelConfig, device: torch.device) -> None:
         self._model = model.model_dump()
         self._peak = peak_flops(device)
-        self._counting = threading.Lock()
         self.restart()
 
     def restart(self) -> None:
@@ -107,8 +105,7 @@ class Throughput:
             height, width = x_t.shape[-2:]
             text_tokens = condition.tokens.shape[1]
             forward = flops_per_image(self._model, height, width, text_tokens, vae_factor=1)
-            with self._counting:  # micro-batches may run on threads
-                self.flops += cost * len(x_t) * forward
+            self.flops += cost * len(x_t) * forward
             return network(x_t, t, s, condition)
 
         return counted

@@ -37,8 +37,6 @@ _SHAPES: dict[str, Any] = {
     "train": {
         "iterations": 3000,
         "batch_size": 128,
-        # two, so that two cores have one each (selfe.cores)
-        "micro_batch_size": 64,
         "precision": "fp32",
         "checkpoint_every": 250,
         "milestone_every": 500,
@@ -75,7 +73,6 @@ RECIPES: dict[str, dict[str, Any]] = {
             "train": {
                 "iterations": 10_000,
                 "batch_size": 512,
-                "micro_batch_size": None,
                 "precision": "auto",
                 "compile": True,
                 "checkpoint_every": 1000,

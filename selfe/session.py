@@ -20,7 +20,6 @@ from selfe.any_step import AnyStepGenerator
 from selfe.builder import build_codec, build_model, build_source, build_text_encoder
 from selfe.checkpoint import verify
 from selfe.config import RunConfig
-from selfe.cores import keep_freed_memory
 from selfe.dist import OneProcess
 from selfe.generator import GeneratorFacts, image_seed
 from selfe.provenance import provenance
@@ -185,8 +184,6 @@ def train_run(
         stop = stack.enter_context(stop_on_signals())
         if resume:
             init_from = json.loads((run_dir / "config.json").read_text()).get("init_from")
-        if processes.device.type == "cpu":
-            keep_freed_memory()
         objective = config.build_objective()
         model = build_model(config, processes.device)
         init = None

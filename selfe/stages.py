@@ -32,6 +32,11 @@ class Stage:
     resolutions: Mapping[int, float]
 
 
+def micro_batch_size(config: RunConfig, part: int) -> int:
+    """Samples of one forward and backward pass, where a process has `part` samples of a batch."""
+    return min(config.train.micro_batch_size or part, part)
+
+
 def stages_of(config: RunConfig) -> tuple[Stage, ...]:
     """All stages of a run, in order; a run without `train.stages` has one."""
     train = config.train
@@ -95,7 +100,7 @@ def check_stages(config: RunConfig, group_size: int) -> None:
         earlier = stage.start
     for number, each in enumerate(stages_of(config)):
         where = f"train.stages[{number - 1}].batch_size" if number else "train.batch_size"
-        micro = train.micro_batch_size or each.batch_size
+        micro = micro_batch_size(config, each.batch_size)
         if each.batch_size % micro:
             raise ValueError(
                 f"train.micro_batch_size = {micro} must divide {where} = {each.batch_size}"

@@ -8,7 +8,6 @@ processes (`selfe.dist`) that holds for each layout; between layouts sums are ro
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,14 +20,13 @@ from torch import Tensor, nn
 from selfe import train_state
 from selfe.acceleration import accelerate
 from selfe.config import RunConfig
-from selfe.cores import Backward, MicroBatch, one_by_one, open_backward
 from selfe.dist import OneProcess, check_split
 from selfe.mfu import Speed, Throughput
 from selfe.objectives.base import LatentBatch, LossOutput, Nets, Objective
 from selfe.optim import clip_gradients, learning_rate, set_learning_rate
 from selfe.runlog import NoLog, RunLog
 from selfe.seeding import SampleRng, derive_seed
-from selfe.stages import first_position, stage_at
+from selfe.stages import first_position, micro_batch_size, stage_at
 from selfe.train_state import CheckpointWriter, TrainState, autocast
 
 
@@ -86,7 +84,7 @@ def micro_batches(
     """The streams of the micro-batches of iteration `step`, in order: part `rank` of `size` equal
     parts of the global batch."""
     part = stage_at(config, step).batch_size // size
-    micro = config.train.micro_batch_size or part
+    micro = micro_batch_size(config, part)
     first = first_position(config, step) + rank * part
     position = torch.arange(first, first + part)
     rng = SampleRng(derive_seed(config.seed, "training"), position, device)
@@ -100,7 +98,6 @@ def accumulate(
     config: RunConfig,
     step: int,
     processes: OneProcess,
-    backward: Backward = one_by_one,
 ) -> tuple[Tensor, list[LossOutput], Tensor]:
     """Gradients of the global batch at `step`: this process' part of it, in micro-batches.
 
@@ -112,20 +109,15 @@ def accumulate(
     streams = micro_batches(config, step, device, *place)
     if isinstance(source, ReadsAhead):
         source.expect([*streams, *micro_batches(config, step + 1, device, *place)])
-    indices = []
-
-    def evaluate(batch: LatentBatch, rng: SampleRng) -> LossOutput:
+    outputs, indices = [], []
+    for rng in streams:
+        batch = source.batch(rng)
+        processes.reduce_across_replicas(now=rng is streams[-1])
         with autocast(device, config.train.precision):
-            return objective.loss(batch, nets, step, rng)
-
-    def evaluations() -> Iterator[MicroBatch]:
-        for rng in streams:
-            batch = source.batch(rng)
-            indices.append(batch.index)
-            processes.reduce_across_replicas(now=rng is streams[-1])
-            yield functools.partial(evaluate, batch, rng)
-
-    outputs = backward(evaluations(), len(streams))
+            output = objective.loss(batch, nets, step, rng)
+        (output.loss * (1 / len(streams))).backward()
+        outputs.append(output)
+        indices.append(batch.index)
     loss = torch.stack([output.loss.detach() for output in outputs]).mean()
     return processes.mean(loss), outputs, torch.cat(indices)
 
@@ -188,16 +180,8 @@ def train(
     if processes.layout:
         log.write({"event": "layout", "step": state.step, **processes.layout})
     writer = train_state.open_writer(config, run_dir, processes)
-    alone_on_cpu = processes.size == 1 and processes.device.type == "cpu"
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(contextlib.closing(log))
-        stack.enter_context(contextlib.closing(writer))
-        backward: Backward = one_by_one
-        if alone_on_cpu and not config.train.compile:  # compilers want one thread
-            backward = stack.enter_context(open_backward(state.model))
-        for _ in iterate(
-            state, config, objective, source, writer, log, callbacks, processes, backward
-        ):
+    with contextlib.closing(log), contextlib.closing(writer):
+        for _ in iterate(state, config, objective, source, writer, log, callbacks, processes):
             if processes.any(callbacks.should_stop()):
                 if not _due(state.step, config.train.checkpoint_every, config):
                     train_state.save(state, config, writer)
@@ -216,7 +200,6 @@ def iterate(
     log: RunLog | NoLog,
     callbacks: Callbacks,
     processes: OneProcess,
-    backward: Backward,
 ) -> Iterator[int]:
     """The iterations themselves; yields the step after each."""
     for network in (state.model, state.ema.module):
@@ -232,9 +215,7 @@ def iterate(
         rate = learning_rate(step, config.optim, config.train.iterations)
         set_learning_rate(state.optimizer, rate)
         state.optimizer.zero_grad(set_to_none=True)
-        loss, outputs, indices = accumulate(
-            objective, source, nets, config, step, processes, backward
-        )
+        loss, outputs, indices = accumulate(objective, source, nets, config, step, processes)
         norm = processes.full(clip_gradients(parameters, config.optim.clip_norm))
 
         # The one place where the host waits for the device: an infinite loss or norm never reaches

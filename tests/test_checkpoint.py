@@ -220,6 +220,7 @@ def test_training_on_a_full_disk_ends_and_keeps_what_there_is(trained, tmp_path)
         *TINY_MODEL,
         "train.iterations=20",
         "train.batch_size=8",
+        "train.micro_batch_size=null",
         "train.checkpoint_every=2",
         "train.sample_every=null",
         "data.size=8",

@@ -160,7 +160,7 @@ def test_unknown_names_are_answered_with_known_ones(arguments, words):
 
 def test_imm_refuses_batches_that_do_not_divide_into_groups():
     with pytest.raises(ValueError, match="groups of 4"):
-        resolve("shapes", "imm", assignments=["train.batch_size=6", "train.micro_batch_size=6"])
+        resolve("shapes", "imm", assignments=["train.batch_size=6"])
 
 
 def test_run_names():

@@ -505,8 +505,9 @@ def test_batches_must_divide_over_processes_micro_batches_and_groups():
     check_split(tiny_config("imm", BATCH), 4, 4)
     with pytest.raises(ValueError, match="16 does not divide over 3 processes"):
         check_split(tiny_config("fm", BATCH), 1, 3)
-    with pytest.raises(ValueError, match=r"leaves 4 samples each, which micro-batches of 8"):
-        check_split(tiny_config("fm", BATCH, "train.micro_batch_size=8"), 1, 4)
+    check_split(tiny_config("fm", BATCH, "train.micro_batch_size=8"), 1, 4)  # 4 are at most 8
+    with pytest.raises(ValueError, match=r"leaves 24 samples each, which micro-batches of 16"):
+        check_split(tiny_config("fm", "train.batch_size=48", "train.micro_batch_size=16"), 1, 2)
     with pytest.raises(ValueError, match=r"micro-batches of 2, which do not divide into groups"):
         check_split(tiny_config("imm", BATCH), 4, 8)
 

@@ -34,7 +34,6 @@ COMMANDS = typer.main.get_command(app).commands
 TINY = [
     *TINY_MODEL,
     "train.batch_size=8",
-    "train.micro_batch_size=null",
     "train.iterations=6",
     "train.milestone_every=2",
 ]
