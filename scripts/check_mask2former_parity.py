@@ -3,7 +3,7 @@
     # random weights, the published architecture, both key layouts, plain and sharpened class head
     python scripts/check_mask2former_parity.py
 
-    # the same in double precision, where rounding no longer tips pixels of the attention masks
+    # the same in double precision, where rounding no longer tips single pixels of masks
     python scripts/check_mask2former_parity.py --double --out DOUBLE.json
 
     # the same with real weights and your own images: what a user with the weights can confirm
@@ -16,9 +16,10 @@ Needs mmdet (scripts/install_mmdet.sh). The weights go through checkpoint files 
 them, one in each key layout; images take turns between the two. Every finished image is kept in the
 report, and a second call goes on from there. What both class heads share is evaluated once.
 
-Mask2Former attends where its last mask has a probability of at least one half: a hard threshold. A
-pixel that is nearer to it than the rounding of either side changes what a query attends to, and in
-single precision chance bounds the agreement; double precision shows whether the networks are one.
+Mask2Former has two hard thresholds: it attends where its last mask has a probability of at least
+one half, and the final masks are cut there. A pixel that is nearer to it than the rounding of
+either side changes a score by one part in the number of the mask's pixels. In single precision
+chance therefore bounds the agreement; double precision shows whether the two networks are one.
 """
 
 from __future__ import annotations

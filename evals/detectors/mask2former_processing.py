@@ -120,13 +120,15 @@ def read_out(
             are left out before the costly part.
     """
     num_classes = class_logits.shape[-1] - 1
-    probability = class_logits.float().softmax(dim=-1)[:, :-1].flatten()
+    probability = _single_or_double(class_logits).softmax(dim=-1)[:, :-1].flatten()
     class_score, pair = probability.topk(min(top, probability.numel()), sorted=False)
     if min_score > 0:
         pair, class_score = pair[class_score >= min_score], class_score[class_score >= min_score]
     queries, position = (pair // num_classes).unique(return_inverse=True)
     if len(queries):
-        logits = _at_original_size(mask_logits[queries].float(), padded, resized, original)
+        logits = _at_original_size(
+            _single_or_double(mask_logits[queries]), padded, resized, original
+        )
     else:
         logits = mask_logits.new_zeros((0, *original), dtype=torch.float32)
     masks = logits > 0
@@ -139,6 +141,10 @@ def read_out(
     order = order[scores[order] >= min_score]
     rows = position[order]
     return Objects((pair % num_classes)[order], scores[order], boxes[rows], masks[rows])
+
+
+def _single_or_double(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _at_original_size(
