@@ -35,10 +35,18 @@ class Ema:
         self._current: list[Tensor] = []
 
     @torch.no_grad()
-    def update(self, model: nn.Module, update: int) -> None:
-        """Move towards `model` after its update number `update` (0-based)."""
+    def update(self, model: nn.Module, update: int, where: Tensor | None = None) -> None:
+        """Move towards `model` after its update number `update` (0-based).
+
+        `where`, a bool scalar on the device, says whether to move at all.
+        """
         if model is not self._followed:
             # found at the first update: sharding, which comes before, replaces parameters
             self._followed = model
             self._averaged, self._current = list(self.module.parameters()), list(model.parameters())
-        torch._foreach_lerp_(self._averaged, self._current, 1 - ema_decay(update, self.config))
+        weight = 1 - ema_decay(update, self.config)
+        if where is None:
+            torch._foreach_lerp_(self._averaged, self._current, weight)
+        else:
+            weights = [where * weight] * len(self._averaged)
+            torch._foreach_lerp_(self._averaged, self._current, weights)

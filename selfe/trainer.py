@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -28,6 +29,7 @@ from selfe.runlog import NoLog, RunLog
 from selfe.seeding import SampleRng, derive_seed
 from selfe.stages import first_position, micro_batch_size, stage_at
 from selfe.train_state import CheckpointWriter, TrainState, autocast
+from selfe.updates import Reading, update_of
 
 
 class BatchSource(Protocol):
@@ -116,30 +118,74 @@ def accumulate(
         with autocast(device, config.train.precision):
             output = objective.loss(batch, nets, step, rng)
         (output.loss * (1 / len(streams))).backward()
-        outputs.append(output)
+        outputs.append(replace(output, loss=output.loss.detach()))
         indices.append(batch.index)
-    loss = torch.stack([output.loss.detach() for output in outputs]).mean()
+    loss = torch.stack([output.loss for output in outputs]).mean()
     return processes.mean(loss), outputs, torch.cat(indices)
 
 
-def explain_nonfinite(
-    step: int, outputs: list[LossOutput], indices: Tensor, processes: OneProcess
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Iteration:
+    """An iteration whose update is queued and whose outcome may not be known yet.
+
+    Attributes:
+        step: before it (0-based).
+        reading: its loss and gradient norm.
+        outputs, indices: of this process' micro-batches.
+    """
+
+    step: int
+    reading: Reading
+    outputs: list[LossOutput]
+    indices: Tensor
+
+
+def explain_nonfinite(iteration: Iteration, processes: OneProcess) -> dict[str, Any]:
     """Which samples and times went wrong, on any process: what a person needs to look into it."""
+    outputs = iteration.outputs
     per_sample = torch.cat([output.per_sample for output in outputs]).cpu()
     t = torch.cat([output.t for output in outputs]).cpu()
     s = torch.cat([output.s for output in outputs]).cpu()
     bad = torch.nonzero(~torch.isfinite(per_sample))[:, 0][:8]
-    here = list(zip(indices.cpu()[bad].tolist(), t[bad].tolist(), s[bad].tolist(), strict=True))
+    indices = iteration.indices.cpu()[bad]
+    here = list(zip(indices.tolist(), t[bad].tolist(), s[bad].tolist(), strict=True))
     rows = [row for part in processes.gather(here) for row in part][:8]
     return {
         "event": "nonfinite",
-        "step": step + 1,
+        "step": iteration.step + 1,
         "where": "loss" if rows else "gradient",
         "samples": [index for index, _, _ in rows],
         "t": [t for _, t, _ in rows],
         "s": [s for _, _, s in rows],
     }
+
+
+def settle(
+    iteration: Iteration,
+    state: TrainState,
+    config: RunConfig,
+    log: RunLog | NoLog,
+    callbacks: Callbacks,
+    processes: OneProcess,
+) -> None:
+    """Find out whether an iteration made its update; count, log and tell where it did not.
+
+    Raises:
+        NonFiniteLoss: after more than `max_nonfinite` in a row without one.
+    """
+    if all(math.isfinite(value) for value in iteration.reading.wait()):
+        state.skipped = 0
+        return
+    state.skipped += 1
+    record = explain_nonfinite(iteration, processes)
+    log.write(record)
+    callbacks.message(f"iteration {record['step']}: no update, {record}")
+    if state.skipped > config.train.max_nonfinite:
+        raise NonFiniteLoss(
+            f"{state.skipped} iterations in a row without a finite {record['where']}, the "
+            f"last at iteration {record['step']} with samples {record['samples']}, "
+            f"t = {record['t']}, s = {record['s']}"
+        )
 
 
 def train(
@@ -181,11 +227,7 @@ def train(
         log.write({"event": "layout", "step": state.step, **processes.layout})
     writer = train_state.open_writer(config, run_dir, processes)
     with contextlib.closing(log), contextlib.closing(writer):
-        for _ in iterate(state, config, objective, source, writer, log, callbacks, processes):
-            if processes.any(callbacks.should_stop()):
-                if not _due(state.step, config.train.checkpoint_every, config):
-                    train_state.save(state, config, writer)
-                break
+        iterate(state, config, objective, source, writer, log, callbacks, processes)
     if state.step < config.train.iterations:
         callbacks.message(f"stopped after iteration {state.step}, checkpoint written")
     return state
@@ -200,8 +242,8 @@ def iterate(
     log: RunLog | NoLog,
     callbacks: Callbacks,
     processes: OneProcess,
-) -> Iterator[int]:
-    """The iterations themselves; yields the step after each."""
+) -> None:
+    """The iterations themselves, until the last or asked to stop, with a checkpoint at the end."""
     for network in (state.model, state.ema.module):
         accelerate(network, config.train)
     throughput = Throughput(config.model, processes.device)
@@ -210,6 +252,8 @@ def iterate(
     parameters = [p for p in state.model.parameters() if p.requires_grad]
     state.model.train()
     state.ema.module.eval()
+    update, lag = update_of(state.optimizer, processes.size)
+    unsettled: deque[Iteration] = deque()
     while state.step < config.train.iterations:
         step = state.step
         rate = learning_rate(step, config.optim, config.train.iterations)
@@ -217,31 +261,24 @@ def iterate(
         state.optimizer.zero_grad(set_to_none=True)
         loss, outputs, indices = accumulate(objective, source, nets, config, step, processes)
         norm = processes.full(clip_gradients(parameters, config.optim.clip_norm))
-
-        # The one place where the host waits for the device: an infinite loss or norm never reaches
-        # the weights, and is reported before the batch that caused it is gone.
-        loss_value, norm_value = torch.stack([loss.float(), norm.float()]).tolist()
-        if math.isfinite(loss_value) and math.isfinite(norm_value):
-            state.optimizer.step()
-            state.ema.update(state.model, step)
-            state.skipped = 0
-        else:
-            state.skipped += 1
-            record = explain_nonfinite(step, outputs, indices, processes)
-            log.write(record)
-            callbacks.message(f"iteration {step + 1}: no update, {record}")
-            if state.skipped > config.train.max_nonfinite:
-                raise NonFiniteLoss(
-                    f"{state.skipped} iterations in a row without a finite {record['where']}, the "
-                    f"last at iteration {step + 1} with samples {record['samples']}, "
-                    f"t = {record['t']}, s = {record['s']}"
-                )
+        iteration = Iteration(step, update(state, loss, norm), outputs, indices)
+        unsettled.append(iteration)
         state.step = step + 1
         throughput.images += len(indices) * processes.size
 
-        if state.step % config.train.log_every == 0 or state.step == config.train.iterations:
+        stop = processes.any(callbacks.should_stop())
+        log_now = state.step % config.train.log_every == 0 or state.step == config.train.iterations
+        save_now = stop or _due(state.step, config.train.checkpoint_every, config)
+        draw, every = callbacks.draw_samples, config.train.sample_every
+        draw_now = bool(every and _due(state.step, every, config))
+        # What is shown or written down comes after all that happened before.
+        while len(unsettled) > (0 if log_now or save_now or draw_now else lag):
+            settle(unsettled.popleft(), state, config, log, callbacks, processes)
+
+        if log_now:
             metrics = _mean_metrics(outputs, processes)
             speed = throughput.read()
+            loss_value, norm_value = iteration.reading.wait()
             log.write(
                 {
                     "step": state.step,
@@ -254,13 +291,13 @@ def iterate(
             )
             callbacks.progress(Progress(state.step, config.train.iterations, loss_value, speed))
             throughput.restart()
-        if _due(state.step, config.train.checkpoint_every, config):
+        if save_now:
             train_state.save(state, config, writer)
-        every = config.train.sample_every
-        if callbacks.draw_samples and every and _due(state.step, every, config):
-            callbacks.draw_samples(state.ema.module, state.step)
+        if draw and draw_now:
+            draw(state.ema.module, state.step)
             throughput.restart()
-        yield state.step
+        if stop:
+            break
 
 
 def _due(step: int, every: int | None, config: RunConfig) -> bool:

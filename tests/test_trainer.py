@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny import differing, tiny_config, tiny_source, tiny_train
 
+from selfe import train_state, trainer
 from selfe.builder import build_model
 from selfe.checkpoint import list_checkpoints
 from selfe.config import OBJECTIVES
@@ -20,6 +21,7 @@ from selfe.runlog import RunLog, read_lines
 from selfe.seeding import SampleRng, derive_seed
 from selfe.stages import first_position
 from selfe.trainer import Callbacks, NonFiniteLoss, accumulate
+from selfe.updates import ask_and_update, update_of, update_unasked
 
 
 class StopAfter:
@@ -170,8 +172,38 @@ class Breaking:
         return replace(output, loss=output.loss * float("nan"), per_sample=per_sample)
 
 
+@pytest.fixture(params=["the host decides", "the device decides"])
+def decision(request, monkeypatch):
+    """Who keeps a non-finite update from the weights; accelerators have fused optimisers."""
+    if request.param == "the device decides":
+        monkeypatch.setattr(train_state, "build_optimizer", fused_adam)
+    return request.param
+
+
+def fused_adam(model, config):
+    return torch.optim.Adam(model.parameters(), lr=torch.tensor(config.lr), fused=True)
+
+
+def test_only_a_fused_optimiser_of_one_process_is_left_to_decide():
+    model = torch.nn.Linear(2, 2)
+    fused, plain = fused_adam(model, tiny_config().optim), torch.optim.Adam(model.parameters())
+    assert update_of(fused, 1) == (update_unasked, 1)
+    assert update_of(fused, 2) == update_of(plain, 1) == (ask_and_update, 0)
+
+
+def test_both_ways_to_decide_make_the_same_updates(tmp_path, monkeypatch):
+    monkeypatch.setattr(train_state, "build_optimizer", fused_adam)
+    unasked = tiny_train(tiny_config(), tmp_path / "unasked")
+    monkeypatch.setattr(trainer, "update_of", lambda *_: (ask_and_update, 0))
+    asked = tiny_train(tiny_config(), tmp_path / "asked")
+    assert differing(unasked, asked) == []
+    lines = [read_lines(tmp_path / name / "metrics.jsonl") for name in ("unasked", "asked")]
+    assert [r["loss"] for r in lines[0]] == [r["loss"] for r in lines[1]]
+
+
 @pytest.mark.fault(10)
 @pytest.mark.parametrize("where", ["loss", "gradient"])
+@pytest.mark.usefixtures("decision")
 def test_a_nonfinite_step_leaves_the_weights_alone_and_names_the_samples(where, tmp_path):
     config = tiny_config("fm", "train.iterations=3")
     good = tiny_train(tiny_config("fm", "train.iterations=3"), tmp_path / "good")
@@ -212,6 +244,7 @@ class BreakingTarget:
 
 
 @pytest.mark.fault(10)
+@pytest.mark.usefixtures("decision")
 def test_a_nonfinite_target_leaves_the_weights_alone_and_names_the_samples(tmp_path):
     config = tiny_config("selfe", "train.iterations=3", "train.caption_dropout=0.0")
     objective = BreakingTarget(config.build_objective(), 2)
@@ -225,11 +258,26 @@ def test_a_nonfinite_target_leaves_the_weights_alone_and_names_the_samples(tmp_p
 
 
 @pytest.mark.fault(10)
+@pytest.mark.usefixtures("decision")
 def test_too_many_nonfinite_steps_end_the_run(tmp_path):
-    config = tiny_config("fm", "train.max_nonfinite=2")
+    config = tiny_config("fm", "train.max_nonfinite=2", "train.log_every=100")
     objective = Breaking(config.build_objective(), tuple(range(8)), "loss")
-    with pytest.raises(NonFiniteLoss, match=r"3 iterations in a row.*samples \["):
+    with pytest.raises(NonFiniteLoss, match=r"3 iterations in a row.*iteration 3.*samples \["):
         tiny_train(config, tmp_path, objective=objective)
+
+
+@pytest.mark.fault(10)
+def test_an_outcome_read_late_is_counted_before_the_next_checkpoint(decision, tmp_path):
+    """Iterations 3 and 4 fail, 4 is saved, and 5 is the third in a row after resuming."""
+    config = tiny_config("fm", "train.max_nonfinite=2", "train.log_every=100")
+    objective = Breaking(config.build_objective(), (2, 3, 4), "loss")
+    arguments = {"objective": objective, "resume": True}
+    stop = Callbacks(should_stop=StopAfter(4))
+    assert tiny_train(config, tmp_path, callbacks=stop, **arguments).skipped == 2
+    events = [r["step"] for r in read_lines(tmp_path / "metrics.jsonl") if "event" in r]
+    assert events == [3, 4]
+    with pytest.raises(NonFiniteLoss, match=r"3 iterations in a row.*iteration 5"):
+        tiny_train(config, tmp_path, **arguments)
 
 
 def test_milestones_outlive_pruning(tmp_path):
