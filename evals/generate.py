@@ -3,12 +3,15 @@
 Work is cut into chunks of fixed composition, decided by the list of prompts alone. A chunk with a
 missing or damaged image is drawn again whole, so that an image meets the same neighbours in a
 batch whatever happened before: what a resumed run writes is byte-equal to an uninterrupted one.
+Files of a chunk are written while the next one is drawn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +23,11 @@ from evals.images import (
     write_metadata,
     write_png,
 )
-from selfe.generator import TextToImage, image_seed
+from selfe.generator import GeneratedImage, TextToImage, image_seed
 
 Progress = Callable[[int, int], None]
+WRITERS = 4
+"""Threads that compress images, which leaves the interpreter free."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +70,23 @@ def draw_images(
     total = sum(len(chunk) for chunk in chunks)
     done = 0
     meter = DrawingMeter(generator.device)
-    for number, chunk in enumerate(chunks):
-        if number % world_size == rank:
-            if not all(image_is_intact(folder, job.prompt_id, job.sample_id) for job in chunk):
-                _draw_chunk(generator, records, chunk, num_steps, seed, folder, meter)
-        done += len(chunk)
-        progress(done, total)
+    writing: list[Future[None]] = []
+    with ThreadPoolExecutor(WRITERS) as writers:
+        for number, chunk in enumerate(chunks):
+            if number % world_size == rank:
+                if not all(image_is_intact(folder, job.prompt_id, job.sample_id) for job in chunk):
+                    images = _draw_chunk(generator, records, chunk, num_steps, seed, meter)
+                    _finish(writing)  # never more than one chunk waits for the disk
+                    pairs = zip(chunk, images, strict=True)
+                    writing = [
+                        writers.submit(
+                            _write_prompt, folder, prompt_id, records[prompt_id], list(g)
+                        )
+                        for prompt_id, g in groupby(pairs, key=lambda pair: pair[0].prompt_id)
+                    ]
+            done += len(chunk)
+            progress(done, total)
+        _finish(writing)
     return meter
 
 
@@ -80,18 +96,31 @@ def _draw_chunk(
     chunk: Sequence[Job],
     num_steps: int,
     seed: int,
-    folder: Path,
     meter: DrawingMeter,
-) -> None:
+) -> list[GeneratedImage]:
     prompts = [records[job.prompt_id]["prompt"] for job in chunk]
     seeds = [
         image_seed(seed, prompt, job.sample_id) for job, prompt in zip(chunk, prompts, strict=True)
     ]
     with meter.watch(len(chunk)):
-        images = generator.generate(prompts, num_steps, seeds)
-    for job, image in zip(chunk, images, strict=True):
-        write_metadata(folder, job.prompt_id, records[job.prompt_id])
+        return generator.generate(prompts, num_steps, seeds)
+
+
+def _write_prompt(
+    folder: Path,
+    prompt_id: int,
+    record: dict[str, Any],
+    images: Sequence[tuple[Job, GeneratedImage]],
+) -> None:
+    write_metadata(folder, prompt_id, record)
+    for job, image in images:
         if image is None:
-            write_failed_marker(folder, job.prompt_id, job.sample_id, "latents are not finite")
+            write_failed_marker(folder, prompt_id, job.sample_id, "latents are not finite")
         else:
-            write_png(sample_path(folder, job.prompt_id, job.sample_id), image)
+            write_png(sample_path(folder, prompt_id, job.sample_id), image)
+
+
+def _finish(writing: Sequence[Future[None]]) -> None:
+    """Wait for writers, and raise what went wrong in one."""
+    for each in writing:
+        each.result()

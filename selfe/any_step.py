@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from selfe.captions import EncodedCaptions
 from selfe.config import SamplingConfig
 from selfe.encoders.base import LatentCodec, TextEncoder
 from selfe.generator import GeneratedImage, GeneratorFacts
@@ -99,6 +100,7 @@ class AnyStepGenerator:
         # several batches at once, so that captions of one length fill theirs
         self.chunk_size = 8 * settings.batch_slots
         self.device = next(network.parameters()).device
+        self._captions = EncodedCaptions(text)
         self._null = text.encode([""]).trimmed().to(self.device)
 
     def nfe(self, num_steps: int) -> int:
@@ -119,9 +121,8 @@ class AnyStepGenerator:
         if num_steps < 1:
             raise ValueError(f"the number of steps must be at least 1, got {num_steps}")
         images: list[GeneratedImage] = [None] * len(prompts)
-        lengths = self.text.encode(list(prompts)).mask.sum(1).tolist()
-        for batch in fill_slots(lengths, self.settings.batch_slots):
-            condition = self.text.encode([prompts[i] for i in batch.slots]).trimmed(batch.length)
+        for batch in fill_slots(self._captions.lengths(prompts), self.settings.batch_slots):
+            condition = self._captions.batch([prompts[i] for i in batch.slots], batch.length)
             drawn = self._draw(condition, [seeds[i] for i in batch.slots], num_steps)
             for i, image in zip(batch.images, drawn, strict=False):
                 images[i] = image

@@ -53,6 +53,7 @@ PIPELINE_MODULES: tuple[Module, ...] = (
         "selfe.encoders.flux",
         ("CLIP_TOKENS", "T5_TOKENS", "MOST_T5_TOKENS", "dtype_on", "FluxTextEncoder"),
     ),
+    ("selfe.captions", ()),
     ("selfe.slots", ()),
     ("selfe.any_step", ("latents_to_images", "Velocity", "guided_velocity")),
     ("selfe.pipeline", ()),

@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from selfe.any_step import guided_velocity, latents_to_images
+from selfe.captions import EncodedCaptions
 from selfe.encoders.flux import FluxTextEncoder
 from selfe.encoders.shapes import ShapesTextEncoder
 from selfe.guidance import Guidance
@@ -145,12 +146,12 @@ class SelfEPipeline(DiffusionPipeline):
     ) -> list[Any]:
         text = self._build_text_encoder()
         null = text.encode([""]).trimmed().to(self.denoiser.device)
-        lengths = text.encode(prompts).mask.sum(1).tolist()
-        batches = fill_slots(lengths, self.config.batch_slots)
+        captions = EncodedCaptions(text)
+        batches = fill_slots(captions.lengths(prompts), self.config.batch_slots)
         images: list[np.ndarray | None] = [None] * len(prompts)
         with self.progress_bar(total=len(batches) * num_steps) as bar:
             for batch in batches:
-                condition = text.encode([prompts[i] for i in batch.slots]).trimmed(batch.length)
+                condition = captions.batch([prompts[i] for i in batch.slots], batch.length)
                 batch_seeds = [seeds[i] for i in batch.slots]
                 drawn = self._draw(condition, null, batch_seeds, num_steps, guidance, bar.update)
                 for i, image in zip(batch.images, drawn, strict=False):

@@ -136,7 +136,7 @@ def load_run(
     network = build_model(config, device)
     weights = checkpoint.path / "ema.safetensors"
     load_weights(network, load_tensors(weights), weights)
-    codec, text = build_codec(config, device), build_text_encoder(config, "cpu")
+    codec, text = build_codec(config, device), build_text_encoder(config, device)
     check_encoders(run_dir, codec, text)
     settings = override_sampling(config.sampling, sampling or {})
     shape = latent_shape_of(config, codec)

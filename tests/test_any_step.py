@@ -9,6 +9,7 @@ from tiny import tiny_config, tiny_train
 
 from selfe.any_step import AnyStepGenerator, latents_to_images
 from selfe.builder import build_codec, build_model, build_text_encoder
+from selfe.captions import EncodedCaptions
 from selfe.config import SamplingConfig
 from selfe.generator import GeneratorFacts, image_seed
 from selfe.runs import find_checkpoint, load_run, override_sampling, write_config
@@ -28,7 +29,7 @@ class Counting(torch.nn.Module):
         return self.inner(x, t, s, condition)
 
 
-def make(**settings):
+def make(text=None, **settings):
     config = tiny_config()
     torch.manual_seed(0)
     network = build_model(config, "cpu")
@@ -40,7 +41,7 @@ def make(**settings):
     return AnyStepGenerator(
         Counting(network),
         codec,
-        build_text_encoder(config, "cpu"),
+        text or build_text_encoder(config, "cpu"),
         latent_shape=(4, 8, 8),
         settings=SamplingConfig.model_validate(values),
         facts=facts,
@@ -69,6 +70,39 @@ def test_images_do_not_depend_on_their_batch():
     ]
     for a, b in zip(together, alone, strict=True):
         assert np.array_equal(a, b)
+
+
+class CountingText:
+    """A text encoder that takes note of what it is asked for."""
+
+    def __init__(self, inner):
+        self.inner, self.asked = inner, []
+
+    def encode(self, captions):
+        self.asked.append(list(captions))
+        return self.inner.encode(captions)
+
+
+def test_a_caption_is_encoded_once_and_alone_for_all_images_and_step_counts():
+    text = CountingText(build_text_encoder(tiny_config(), "cpu"))
+    generator = make(text=text)
+    text.asked.clear()
+    for steps in (1, 2):
+        generator.generate(PROMPTS * 3, steps, list(range(9)))
+    assert text.asked == [[prompt] for prompt in PROMPTS]
+
+
+def test_captions_of_a_batch_are_padded_to_its_length_and_masked():
+    text = build_text_encoder(tiny_config(), "cpu")
+    captions = EncodedCaptions(text)
+    assert captions.lengths(PROMPTS) == text.encode(PROMPTS).mask.sum(1).tolist() == [6, 11, 6]
+    batch, together = captions.batch(PROMPTS, 12), text.encode(PROMPTS)
+    assert batch.tokens.shape[1] == 12 and not batch.no_padding
+    assert torch.equal(batch.mask[:, :11], together.mask) and not batch.mask[:, 11:].any()
+    assert torch.equal(batch.tokens[:, :11][together.mask], together.tokens[together.mask])
+    assert torch.equal(batch.pooled, together.pooled)
+    with pytest.raises(ValueError, match="captions of 11 tokens do not fit 8"):
+        captions.batch(PROMPTS, 8)
 
 
 def test_batches_have_fixed_slots():

@@ -69,12 +69,22 @@ class TextCondition:
         )
 
 
-def join_conditions(parts: Sequence[TextCondition]) -> TextCondition:
-    """Concatenate along the batch, padding shorter parts on the right with masked zeros."""
+def join_conditions(parts: Sequence[TextCondition], length: int | None = None) -> TextCondition:
+    """Concatenate along the batch, padding shorter parts on the right with masked zeros.
+
+    All are padded to the longest. Where `length` says to how many columns instead, nobody looks
+    whether padding is left: what becomes of a caption must not depend on its neighbours.
+
+    Raises:
+        ValueError: if a part is longer than `length`.
+    """
     longest = max(part.tokens.shape[1] for part in parts)
+    if length is not None and longest > length:
+        raise ValueError(f"captions of {longest} tokens do not fit {length}")
+    columns = longest if length is None else length
 
     def padded(x: Tensor) -> Tensor:
-        short = longest - x.shape[1]
+        short = columns - x.shape[1]
         if short == 0:
             return x
         return torch.cat([x, x.new_zeros(x.shape[0], short, *x.shape[2:])], dim=1)
@@ -83,5 +93,6 @@ def join_conditions(parts: Sequence[TextCondition]) -> TextCondition:
         torch.cat([padded(part.tokens) for part in parts]),
         torch.cat([padded(part.mask) for part in parts]),
         torch.cat([part.pooled for part in parts]),
-        no_padding=all(part.no_padding and part.tokens.shape[1] == longest for part in parts),
+        no_padding=length is None
+        and all(part.no_padding and part.tokens.shape[1] == longest for part in parts),
     )
