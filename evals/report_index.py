@@ -81,6 +81,7 @@ _RESULT_HEADER = [
     "Overall",
     "Seed",
     "Training seed",
+    "Trained in",
     "Commit",
 ]
 
@@ -103,6 +104,7 @@ def _result_row(number: int, folder: ResultFolder) -> list[str]:
         score + (f" (partial: {scores.num_images} images)" if scores.partial else ""),
         str(result.sampling.seed),
         plain(result.model.training.get("seed", "")),
+        plain(result.model.training.get("precision", "")),
         str(result.environment.get("commit", "")),
     ]
 

@@ -37,7 +37,7 @@ _SHAPES: dict[str, Any] = {
     "train": {
         "iterations": 3000,
         "batch_size": 128,
-        "precision": "fp32",
+        "precision": "auto",
         "checkpoint_every": 250,
         "milestone_every": 500,
         "sample_every": 1000,

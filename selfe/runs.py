@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -56,9 +57,14 @@ def read_config(run_dir: Path) -> RunConfig:
         raise ValueError(f"{path} is damaged ({error})") from None
 
 
+def recorded_facts(run_dir: Path) -> dict[str, Any]:
+    """How a run was started: config.json."""
+    return json.loads((run_dir / "config.json").read_text())
+
+
 def recorded_data(run_dir: Path) -> dict[str, str]:
     """What the data source said of itself when the run was started (`BatchSource.facts`)."""
-    return json.loads((run_dir / "config.json").read_text()).get("data", {})
+    return recorded_facts(run_dir).get("data", {})
 
 
 def check_data(run_dir: Path, facts: Mapping[str, str]) -> None:
@@ -156,6 +162,7 @@ def load_run(
             "iterations_planned": config.train.iterations,
             "config_digest": config.digest,
             "text": config.data.text,
+            "precision": recorded_facts(run_dir).get("precision", config.train.precision),
         },
     )
     return AnyStepGenerator(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -28,10 +27,11 @@ from selfe.runs import (
     check_encoders,
     find_checkpoint,
     latent_shape_of,
+    recorded_facts,
     write_config,
 )
 from selfe.trackers import open_tracker
-from selfe.train_state import TrainState, new_state, restore
+from selfe.train_state import TrainState, new_state, restore, uses_bf16
 from selfe.trainer import Callbacks, train
 
 SAMPLE_STEPS = (1, 2, 4, 8)
@@ -183,7 +183,7 @@ def train_run(
         resume = processes.on_main(lambda: occupy(run_dir, resume, stack))
         stop = stack.enter_context(stop_on_signals())
         if resume:
-            init_from = json.loads((run_dir / "config.json").read_text()).get("init_from")
+            init_from = recorded_facts(run_dir).get("init_from")
         objective = config.build_objective()
         model = build_model(config, processes.device)
         init = None
@@ -199,11 +199,15 @@ def train_run(
                 progress=data_progress,
             )
         )
+        precision = "bf16" if uses_bf16(processes.device, config.train.precision) else "fp32"
         if resume:
             processes.on_main(lambda: check_data(run_dir, source.facts))
+            before = recorded_facts(run_dir).get("precision", precision)
+            if before != precision:
+                callbacks.message(f"computed in {before} where it began, goes on in {precision}")
         else:  # only now: a run that cannot start must not occupy its folder
             facts: dict[str, object] = {"command": command, "init_from": init_from}
-            facts |= {"data": dict(source.facts), **processes.layout}
+            facts |= {"data": dict(source.facts), "precision": precision, **processes.layout}
             processes.on_main(
                 lambda: write_config(run_dir, config, provenance=provenance(), **facts)
             )

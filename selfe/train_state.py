@@ -56,14 +56,24 @@ class CheckpointWriter(Protocol):
 
 
 def uses_bf16(device: torch.device, precision: str) -> bool:
-    """Whether "fp32", "bf16" or "auto" means bf16 on this device."""
-    if precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return precision == "bf16"
+    """Whether "fp32", "bf16" or "auto", which is bf16 where that is fast, means bf16 here."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and cpu_multiplies_bf16()
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether the processor has instructions for it; others are slower than in fp32."""
+    if not hasattr(torch.cpu, "get_capabilities"):  # older torch
+        return False
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """bf16 autocast where asked for, or on "auto" where the device has it."""
+    """bf16 autocast where `uses_bf16`."""
     if not uses_bf16(device, precision):
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 
 from selfe.network import attention
-from selfe.network.attention import attend, rotate
+from selfe.network.attention import attend, normalise_and_rotate
 from selfe.network.conditioning import TextCondition, join_conditions
 from selfe.network.denoiser import DualTimeDenoiser
 from selfe.network.embeddings import patchify, rotary_table, unpatchify
@@ -205,10 +207,26 @@ def test_text_positions_do_not_rotate():
     assert torch.equal(table[:3, ..., 1], torch.zeros(3, 1, 8))
 
 
-def test_both_forms_of_rotation_agree():
-    x, table = torch.randn(2, 7, 2, 3, 16), rotary_table(3, 2, 2, (4, 6, 6), torch.device("cpu"))
-    written_out = rotate(x.double(), table[:, None].double())
-    torch.testing.assert_close(rotate(x, table[:, None]).double(), written_out, rtol=0, atol=1e-6)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("per_token", [False, True])
+def test_both_forms_of_norm_and_rotation_agree(dtype, tolerance, per_token):
+    """The written-out backward pass against autograd's in double precision."""
+    table = rotary_table(3, 2, 2, (4, 6, 6), torch.device("cpu"))[:, None]
+    x = torch.randn(2, 7, 2, 3, 16).to(dtype).requires_grad_()
+    gains = torch.randn(*((7,) if per_token else ()), 2, 3, 16, requires_grad=True)
+    upstream = torch.randn(2, 7, 2, 3, 16).to(dtype)
+    exact_x, exact_gains = (p.detach().double().requires_grad_() for p in (x, gains))
+    ours = normalise_and_rotate(x, gains, table)
+    exact = normalise_and_rotate(exact_x, exact_gains, table.double())
+    assert "NormaliseAndRotate" in ours.grad_fn.name()
+    assert "NormaliseAndRotate" not in exact.grad_fn.name()
+    ours.backward(upstream)
+    exact.backward(upstream.double())
+    assert ours.dtype == x.grad.dtype == dtype and gains.grad.dtype == torch.float32
+    close = partial(torch.testing.assert_close, rtol=tolerance, atol=tolerance)
+    close(ours.double(), exact)
+    close(x.grad.double(), exact_x.grad)
+    close(gains.grad.double(), exact_gains.grad, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("masked", [False, True])

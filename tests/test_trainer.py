@@ -18,8 +18,11 @@ from selfe.dist import OneProcess
 from selfe.objectives.base import LatentBatch, LossOutput, Nets
 from selfe.optim import learning_rate
 from selfe.runlog import RunLog, read_lines
+from selfe.runs import load_run
 from selfe.seeding import SampleRng, derive_seed
+from selfe.session import train_run
 from selfe.stages import first_position
+from selfe.train_state import uses_bf16
 from selfe.trainer import Callbacks, NonFiniteLoss, accumulate
 from selfe.updates import ask_and_update, update_of, update_unasked
 
@@ -300,6 +303,35 @@ def test_learning_rate_warms_up_then_falls_to_its_floor():
     assert learning_rate(9, config, 100) == pytest.approx(1 - 0.9 * 9 / 100)
     assert learning_rate(50, config, 100) == pytest.approx(0.55)
     assert learning_rate(1000, config, 100) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("found", "bf16"), [({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({}, False)]
+)
+def test_auto_is_bf16_where_the_processor_has_it(found, bf16, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+    device = torch.device("cpu")
+    assert uses_bf16(device, "auto") is bf16
+    assert uses_bf16(device, "bf16") and not uses_bf16(device, "fp32")
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert not uses_bf16(device, "auto")
+
+
+def test_the_precision_found_at_the_start_is_recorded(tmp_path, monkeypatch):
+    config = tiny_config("fm", "train.iterations=2", "train.precision=auto")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    folder, messages = tmp_path / "run", []
+    arguments = {"runs_dir": tmp_path, "callbacks": Callbacks(message=messages.append)}
+    state = train_run(config, folder, **arguments)
+    assert all(p.dtype == torch.float32 for p in state.model.parameters())
+    assert load_run(folder).facts.training["precision"] == "bf16"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {})
+    train_run(config, folder, resume=True, **arguments)
+    assert "computed in bf16 where it began, goes on in fp32" in messages
+    assert load_run(folder).facts.training["precision"] == "bf16"
+    plain = train_run(config, tmp_path / "plain", runs_dir=tmp_path)
+    assert load_run(tmp_path / "plain").facts.training["precision"] == "fp32"
+    assert "model/image_out.weight" in differing(state, plain)
 
 
 def test_config_and_state_are_readable(tmp_path):

@@ -36,6 +36,7 @@ def tiny_config(method: str = "selfe", *assignments: str, variant: str = "") -> 
             *TINY_MODEL,
             "train.iterations=8",
             "train.batch_size=8",
+            "train.precision=fp32",  # the same on every processor
             "train.log_every=1",
             "train.checkpoint_every=4",
             "train.milestone_every=null",

@@ -5,9 +5,12 @@ Shape suffixes: B batch, L tokens, H heads, K features of a head; 3 is (query, k
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 NORM_EPS = 1e-6
 FEW_TOKENS = 96
@@ -15,17 +18,9 @@ FEW_TOKENS = 96
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Rotate neighbouring feature pairs of x (B, L, ..., K) by the table's angles.
-
-    Multiplying complex numbers is one pass over memory where the written-out form needs six, but
-    compilers for accelerators only know the latter.
-    """
-    pairs = x.unflatten(-1, (-1, 2))
-    if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling():
-        turned = torch.view_as_complex(pairs) * torch.view_as_complex(table)
-        return torch.view_as_real(turned).flatten(-2)
+    """Rotate neighbouring feature pairs of x (B, L, ..., K) by the table's angles."""
     cos, sin = table.unbind(-1)
-    real, imaginary = pairs.unbind(-1)
+    real, imaginary = x.unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], dim=-1)
     return turned.flatten(-2)
 
@@ -37,14 +32,58 @@ def normalise_and_rotate(x: Tensor, gains: Tensor, table: Tensor) -> Tensor:
     costs one pass forward and one backward, where an eager `rms_norm` costs several.
     """
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    mean_square = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square() / x.shape[-1]
-    return (rotate(wide * gains, table) * torch.rsqrt(mean_square + NORM_EPS)).to(x.dtype)
+    if eager_on_cpu(x) and wide.dtype == torch.float32:
+        return NormaliseAndRotate.apply(x, gains, table)
+    return (rotate(wide * gains, table) * inverse_rms(wide)).to(x.dtype)
+
+
+def inverse_rms(x: Tensor) -> Tensor:
+    mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / x.shape[-1]
+    return torch.rsqrt(mean_square + NORM_EPS)
+
+
+def eager_on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+class NormaliseAndRotate(torch.autograd.Function):
+    """The same in 3 passes over memory forward and 6 backward, where autograd makes 6 and 14.
+
+    Compilers for accelerators do this themselves. Pairs are multiplied as complex numbers, in
+    place. With u the input, g gains, R the rotation and r = 1 / rms(u), y = r R(g u), hence
+    z = r R^T(dy), dg = sum z u, du = g z - u r^2 / K sum_k (z u g)_k.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gains: Tensor, table: Tensor) -> Tensor:
+        wide = x.float()
+        inverse = inverse_rms(wide)
+        out = wide * gains
+        _as_complex(out).mul_(torch.view_as_complex(table))
+        ctx.save_for_backward(x, gains, table, inverse)
+        return out.mul_(inverse).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, gains, table, inverse = ctx.saved_tensors
+        wide = x.float()
+        turned = _as_complex(grad.float().contiguous()) * torch.view_as_complex(table).conj()
+        z = torch.view_as_real(turned).flatten(-2).mul_(inverse)
+        product = z * wide
+        grad_gains = product.sum_to_size(gains.shape)
+        along = product.mul_(gains).sum(-1, keepdim=True)
+        along.mul_(inverse.square()).div_(-x.shape[-1])
+        return z.mul_(gains).addcmul_(wide, along).to(x.dtype), grad_gains, None
+
+
+def _as_complex(x: Tensor) -> Tensor:
+    return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
 
 
 def attend(q_BHLK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor, mask: Tensor | None) -> Tensor:
     """softmax(q k + mask) v: (B, H, L, K). Queries are already scaled."""
-    few = k_BHLK.shape[2] <= FEW_TOKENS and k_BHLK.device.type == "cpu"
-    if few and not torch.compiler.is_compiling():
+    if k_BHLK.shape[2] <= FEW_TOKENS and eager_on_cpu(k_BHLK):
         scores = q_BHLK @ k_BHLK.transpose(-1, -2)
         return (scores if mask is None else scores + mask).softmax(dim=-1) @ v_BHLK
     return F.scaled_dot_product_attention(q_BHLK, k_BHLK, v_BHLK, attn_mask=mask, scale=1.0)
