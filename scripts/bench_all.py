@@ -28,6 +28,7 @@ BENCHMARKS = {
     "loader": "latent cache against webdataset",
     "colors": "colours of objects against GenEval's loaders",
     "scorer": "verdicts from stored detections against a GenEval-style loop",
+    "training": "the shapes recipe against the first version that landed: seconds of all cores",
 }
 
 

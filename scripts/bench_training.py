@@ -1,31 +1,39 @@
-"""Training throughput of the shapes recipe on the cores of this machine, against another checkout.
+"""Training throughput of the shapes recipe on the cores of this machine, against another commit.
 
-    git worktree add ../before COMMIT
-    python scripts/bench_training.py --before ../before
+    python scripts/bench_training.py [--before COMMIT_OR_CHECKOUT] [--pairs 7]
 
-Both checkouts train the same recipe with the same seed in processes of their own, in turn, a few
-iterations at a time, so that a busy machine disturbs both alike. Unlike the other ratios this one
-is of wall-clock seconds, on all cores: how well they are used is what is measured. Prints images/s
-and the median ratio of every method, and writes reports/bench/training.json.
+By default against the first version that landed. That one computed in fp32; ours does so too, and
+as the recipe says ("auto": bf16 where the processor has instructions for it). Both sides train the
+same recipe with the same seed in processes of their own, in turn, a few iterations at a time, so
+that a busy machine disturbs both alike. Unlike the other ratios this one is of wall-clock seconds,
+on all cores: how well they are used is what is measured. Prints images/s and the median ratio of
+every method, and writes reports/bench/training.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from paired_timing import measurement_facts
 
 from selfe.checkpoint import write_atomically
+from selfe.train_state import uses_bf16
 
 HERE = Path(__file__).resolve().parent.parent
+FIRST_LANDED = "5ad5bdf"
+TARGET = 1.5
 
 # Runs in either checkout, so it uses what both have: a training run whose callbacks hand the turn
 # over between iterations. Sample sheets, checkpoints and logging are kept out of the timed part.
@@ -36,10 +44,11 @@ import torch
 from selfe.recipes import resolve
 from selfe.session import train_run
 from selfe.trainer import Callbacks
-method, folder, size = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+method, folder, size, precision = sys.argv[1], Path(sys.argv[2]), sys.argv[3], sys.argv[4]
 config = resolve("shapes", method, assignments=[
     "train.iterations=1000000", "train.log_every=1", "train.checkpoint_every=1000000",
-    "train.milestone_every=null", "train.sample_every=null", f"data.size={size}"])
+    "train.milestone_every=null", "train.sample_every=null", f"data.size={size}",
+    f"train.precision={precision}"])
 turn = {"left": 0, "started": 0.0}
 def progress(_):
     turn["left"] -= 1
@@ -56,10 +65,12 @@ train_run(config, folder / f"{method}", runs_dir=folder, device="cpu",
 class Trainer:
     """A training process of one checkout that works when told to."""
 
-    def __init__(self, checkout: Path, method: str, folder: Path, size: int) -> None:
+    def __init__(
+        self, checkout: Path, method: str, folder: Path, size: int, precision: str = "fp32"
+    ) -> None:
         environment = {**os.environ, "PYTHONPATH": str(checkout), "HF_HUB_OFFLINE": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", WORKER, method, str(folder), str(size)],
+            [sys.executable, "-c", WORKER, method, str(folder), str(size), precision],
             cwd=folder,
             env=environment,
             stdin=subprocess.PIPE,
@@ -86,10 +97,12 @@ class Trainer:
         self.process.wait()
 
 
-def compare(method: str, before: Path, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def compare(
+    method: str, precision: str, before: Path, args: argparse.Namespace, folder: Path
+) -> dict[str, Any]:
     for name in ("now", "before"):
         (folder / name).mkdir(exist_ok=True)
-    now = Trainer(HERE, method, folder / "now", args.size)
+    now = Trainer(HERE, method, folder / "now", args.size, precision)
     old = Trainer(before, method, folder / "before", args.size)
     seconds: dict[str, list[float]] = {"now": [], "before": []}
     try:
@@ -102,8 +115,13 @@ def compare(method: str, before: Path, args: argparse.Namespace, folder: Path) -
         old.close()
     images = 128 * args.iterations
     ratios = [b / a for a, b in zip(seconds["now"], seconds["before"], strict=True)]
+    ratio = 1 / statistics.median(ratios)
     return {
-        "method": method,
+        "name": f"shapes: {method} in {precision} / first landed",
+        "ratio": ratio,
+        "ideal": None,
+        "passes": 1 / TARGET,
+        "verdict": "pass" if ratio <= 1 / TARGET else f"over by {ratio - 1 / TARGET:.3f}",
         "images_per_second": images / statistics.median(seconds["now"]),
         "images_per_second_before": images / statistics.median(seconds["before"]),
         "speedup": statistics.median(ratios),
@@ -112,17 +130,40 @@ def compare(method: str, before: Path, args: argparse.Namespace, folder: Path) -
     }
 
 
+@contextlib.contextmanager
+def checkout(commit: str) -> Iterator[Path]:
+    """A folder with the files of a commit, or the folder of that name."""
+    if Path(commit).is_dir():
+        yield Path(commit).resolve()
+        return
+    git = ["git", "-C", str(HERE), "worktree"]
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / "before"
+        subprocess.run([*git, "add", "--quiet", "--detach", str(folder), commit], check=True)
+        try:
+            yield folder
+        finally:
+            subprocess.run([*git, "remove", "--force", str(folder)], check=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--before", type=Path, required=True, help="checkout to compare with")
+    parser.add_argument("--before", default=FIRST_LANDED, help="commit, or folder of a checkout")
     parser.add_argument("--methods", nargs="+", default=["fm", "selfe", "imm"])
+    parser.add_argument("--precisions", nargs="+", default=["auto", "fp32"], help="of our side")
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--iterations", type=int, default=4, help="of a turn")
     parser.add_argument("--size", type=int, default=1024, help="training images")
     parser.add_argument("--out", type=Path, default=HERE / "reports/bench/training.json")
     args = parser.parse_args()
-    before = args.before.resolve()
-    facts = measurement_facts(0) | {"clock": "wall", "threads": os.cpu_count(), "target": 1.5}
+    with checkout(args.before) as before:
+        measure(before, args)
+
+
+def measure(before: Path, args: argparse.Namespace) -> None:
+    facts = measurement_facts(0) | {"clock": "wall", "threads": os.cpu_count(), "target": TARGET}
+    device = torch.device("cpu")
+    facts["auto"] = "bf16" if uses_bf16(device, "auto") else "fp32"
     commit = subprocess.run(
         ["git", "-C", str(before), "rev-parse", "--short=12", "HEAD"],
         capture_output=True,
@@ -131,12 +172,12 @@ def main() -> None:
     )
     facts["commit_before"] = commit.stdout.strip()
     rows = []
-    for method in args.methods:
+    for method, precision in itertools.product(args.methods, args.precisions):
         with tempfile.TemporaryDirectory() as folder:
-            rows.append(compare(method, before, args, Path(folder)))
+            rows.append(compare(method, precision, before, args, Path(folder)))
         row = rows[-1]
         print(
-            f"{method}: {row['images_per_second']:.0f} images/s, before "
+            f"{method} in {precision}: {row['images_per_second']:.0f} images/s, before "
             f"{row['images_per_second_before']:.0f}: {row['speedup']:.2f} times",
             flush=True,
         )

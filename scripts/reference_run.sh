@@ -22,16 +22,29 @@ train() { # method, name, further options
     local method="$1" name="$2"
     shift 2
     $bench train --method "$method" --recipe shapes --name "$name" --runs-dir "$runs" \
-        --device cpu --auto-resume "$@" 2>&1 | sed -u "s/^/$name: /"
+        --device cpu --auto-resume --set train.precision=fp32 "$@" 2>&1 | sed -u "s/^/$name: /"
 }
 # A third of the length under the schedule of the whole, so that they compare with its milestone.
 third=(--set train.iterations=1000 --set optim.decay_horizon=3000)
 
-score() { # RUN or RUN@ITERATION ...
-    local run
+settings() { # method: what the recipe now says, whatever a run had when its training began
+    .venv/bin/python - "$1" <<'PYTHON'
+import json, sys
+from selfe.config import StepSampling
+from selfe.recipes import resolve
+
+sampling = resolve("shapes", sys.argv[1]).sampling
+by_steps = {n: sampling.at(n).model_dump(include=set(StepSampling.model_fields)) for n in (2, 4, 8, 50)}
+print("sampling.by_steps=" + json.dumps(by_steps))
+PYTHON
+}
+score() { # method, RUN or RUN@ITERATION ...
+    local found run
+    found=$(settings "$1")
+    shift
     for run in "$@"; do
-        $bench geneval --model "$runs/$run" --steps 2,4,8,50 --runs-dir "$runs" --device cpu 2>&1 |
-            sed -u "s/^/$run: /"
+        $bench geneval --model "$runs/$run" --steps 2,4,8,50 --runs-dir "$runs" --device cpu \
+            --set "$found" 2>&1 | sed -u "s/^/$run: /"
     done
 }
 
@@ -53,12 +66,13 @@ train_second() {
     train selfe shapes-selfe-aux --variant aux "${third[@]}"
 }
 score_first() {
-    score shapes-selfe{@1000,@2000,} shapes-selfe-no-target-norm shapes-selfe-aux
+    score selfe shapes-selfe{@1000,@2000,} shapes-selfe-no-target-norm shapes-selfe-aux
+    BENCH="$bench" scripts/second_time_study.sh "$runs/shapes-selfe" --runs-dir "$runs" \
+        --device cpu --set "$(settings selfe)" 2>&1 | sed -u "s/^/study of s: /"
 }
 score_second() {
-    score shapes-fm{@1000,@2000,} shapes-imm{@1000,@2000,}
-    BENCH="$bench" scripts/second_time_study.sh "$runs/shapes-selfe" \
-        --runs-dir "$runs" --device cpu 2>&1 | sed -u "s/^/study of s: /"
+    score fm shapes-fm{@1000,@2000,}
+    score imm shapes-imm{@1000,@2000,}
 }
 
 for phase in "${@:-train search score report}"; do
@@ -66,7 +80,10 @@ for phase in "${@:-train search score report}"; do
         echo "== $each"
         case "$each" in
         train) together train_first train_second ;;
-        search) .venv/bin/python scripts/search_sampling.py --runs-dir "$runs" --per-task 8 ;;
+        search)
+            OMP_NUM_THREADS=$(nproc) .venv/bin/python scripts/search_sampling.py \
+                --runs-dir "$runs" --per-task 8
+            ;;
         score) together score_first score_second ;;
         report) $bench report --runs-dir "$runs" --out reports/shapes ;;
         *)
