@@ -27,7 +27,14 @@ from selfe.generator import image_seed
 from selfe.provenance import provenance
 from selfe.runs import load_run
 
-GUIDANCE = (("none", 1.0), ("linear", 2.0), ("linear", 3.0), ("linear", 5.0), ("ep-v", 3.0))
+GUIDANCE = (
+    ("none", 1.0),
+    ("linear", 2.0),
+    ("linear", 3.0),
+    ("linear", 5.0),
+    ("ep-v", 3.0),
+    ("ep-v", 5.0),
+)
 
 
 def candidates(method: str) -> list[dict[str, Any]]:
