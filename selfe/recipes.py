@@ -115,31 +115,34 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     }
 }
 
-# Found on validation prompts by scripts/search_sampling.py (reports/shapes/search.md), the best of
-# the same guidance for every method and number of steps. Self-E and Flow Matching at iteration
-# 3,000 of their runs; IMM at its 1,000th.
+# Found on validation prompts by scripts/search_sampling.py (reports/shapes/search.md) at iteration
+# 3,000 of the reference runs: the best of the same guidance for every method and number of steps.
 SHAPES_SAMPLING: dict[str, dict[str, Any]] = {
     "selfe": {
-        "guidance": "none",
-        "guidance_scale": 1.0,
-        "eta": 0.0,
+        "guidance": "linear",
+        "guidance_scale": 2.0,
+        "eta": 1.0,
         "by_steps": {
-            4: {"guidance": "ep-v", "guidance_scale": 3.0},
-            8: {"guidance": "linear", "guidance_scale": 2.0},
-            50: {"guidance": "linear", "guidance_scale": 2.0, "eta": 1.0},
+            4: {"guidance_scale": 3.0, "eta": 0.0},
+            8: {"guidance": "ep-v", "guidance_scale": 3.0},
+            50: {"guidance": "linear", "guidance_scale": 2.0},
         },
     },
     "fm": {
         "guidance": "linear",
         "guidance_scale": 2.0,
         "eta": 0.0,
-        "by_steps": {4: {"guidance_scale": 3.0}},
+        "by_steps": {50: {"guidance": "ep-v", "guidance_scale": 3.0, "eta": 1.0}},
     },
     "imm": {
         "sampler": "restart",
         "guidance": "linear",
-        "guidance_scale": 3.0,
-        "by_steps": {8: {"guidance_scale": 5.0}},
+        "guidance_scale": 2.0,
+        "by_steps": {
+            4: {"guidance_scale": 3.0},
+            8: {"guidance_scale": 2.0},
+            50: {"guidance_scale": 3.0},
+        },
     },
 }
 
