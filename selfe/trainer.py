@@ -252,8 +252,13 @@ def iterate(
     parameters = [p for p in state.model.parameters() if p.requires_grad]
     state.model.train()
     state.ema.module.eval()
-    update, lag = update_of(state.optimizer, processes.size)
+    update, lag = update_of(processes.size)
     unsettled: deque[Iteration] = deque()
+
+    def settle_down_to(left: int) -> None:
+        while len(unsettled) > left:
+            settle(unsettled.popleft(), state, config, log, callbacks, processes)
+
     while state.step < config.train.iterations:
         step = state.step
         rate = learning_rate(step, config.optim, config.train.iterations)
@@ -266,14 +271,12 @@ def iterate(
         state.step = step + 1
         throughput.images += len(indices) * processes.size
 
-        stop = processes.any(callbacks.should_stop())
         log_now = state.step % config.train.log_every == 0 or state.step == config.train.iterations
-        save_now = stop or _due(state.step, config.train.checkpoint_every, config)
+        save_now = _due(state.step, config.train.checkpoint_every, config)
         draw, every = callbacks.draw_samples, config.train.sample_every
         draw_now = bool(every and _due(state.step, every, config))
         # What is shown or written down comes after all that happened before.
-        while len(unsettled) > (0 if log_now or save_now or draw_now else lag):
-            settle(unsettled.popleft(), state, config, log, callbacks, processes)
+        settle_down_to(0 if log_now or save_now or draw_now else lag)
 
         if log_now:
             metrics = _mean_metrics(outputs, processes)
@@ -296,7 +299,10 @@ def iterate(
         if draw and draw_now:
             draw(state.ema.module, state.step)
             throughput.restart()
-        if stop:
+        if processes.any(callbacks.should_stop()):
+            settle_down_to(0)
+            if not save_now:
+                train_state.save(state, config, writer)
             break
 
 

@@ -35,14 +35,12 @@ Update = Callable[[TrainState, Tensor, Tensor], Reading]
 """Step the optimiser and the moving average where loss and gradient norm (scalars) are finite."""
 
 
-def update_of(optimizer: torch.optim.Optimizer, processes: int) -> tuple[Update, int]:
+def update_of(processes: int) -> tuple[Update, int]:
     """The update to use, and by how many iterations its readings may be left lying.
 
     Several processes ask: their iterations are long, and the sums they wait for anyway.
     """
-    if optimizer.defaults.get("fused") and processes == 1:
-        return update_unasked, 1
-    return ask_and_update, 0
+    return (update_unasked, 1) if processes == 1 else (ask_and_update, 0)
 
 
 def ask_and_update(state: TrainState, loss: Tensor, norm: Tensor) -> Reading:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny import differing, tiny_config, tiny_source, tiny_train
 
-from selfe import train_state, trainer
+from selfe import trainer
 from selfe.builder import build_model
 from selfe.checkpoint import list_checkpoints
 from selfe.config import OBJECTIVES
@@ -175,29 +175,17 @@ class Breaking:
         return replace(output, loss=output.loss * float("nan"), per_sample=per_sample)
 
 
-@pytest.fixture(params=["the host decides", "the device decides"])
+@pytest.fixture(params=["the host decides", "the optimiser decides"])
 def decision(request, monkeypatch):
-    """Who keeps a non-finite update from the weights; accelerators have fused optimisers."""
-    if request.param == "the device decides":
-        monkeypatch.setattr(train_state, "build_optimizer", fused_adam)
-    return request.param
-
-
-def fused_adam(model, config):
-    return torch.optim.Adam(model.parameters(), lr=torch.tensor(config.lr), fused=True)
-
-
-def test_only_a_fused_optimiser_of_one_process_is_left_to_decide():
-    model = torch.nn.Linear(2, 2)
-    fused, plain = fused_adam(model, tiny_config().optim), torch.optim.Adam(model.parameters())
-    assert update_of(fused, 1) == (update_unasked, 1)
-    assert update_of(fused, 2) == update_of(plain, 1) == (ask_and_update, 0)
+    """Who keeps a non-finite update from the weights."""
+    if request.param == "the host decides":
+        monkeypatch.setattr(trainer, "update_of", lambda processes: (ask_and_update, 0))
 
 
 def test_both_ways_to_decide_make_the_same_updates(tmp_path, monkeypatch):
-    monkeypatch.setattr(train_state, "build_optimizer", fused_adam)
+    assert update_of(1) == (update_unasked, 1)
     unasked = tiny_train(tiny_config(), tmp_path / "unasked")
-    monkeypatch.setattr(trainer, "update_of", lambda *_: (ask_and_update, 0))
+    monkeypatch.setattr(trainer, "update_of", lambda processes: update_of(2))
     asked = tiny_train(tiny_config(), tmp_path / "asked")
     assert differing(unasked, asked) == []
     lines = [read_lines(tmp_path / name / "metrics.jsonl") for name in ("unasked", "asked")]
@@ -270,7 +258,8 @@ def test_too_many_nonfinite_steps_end_the_run(tmp_path):
 
 
 @pytest.mark.fault(10)
-def test_an_outcome_read_late_is_counted_before_the_next_checkpoint(decision, tmp_path):
+@pytest.mark.usefixtures("decision")
+def test_an_outcome_read_late_is_counted_before_the_next_checkpoint(tmp_path):
     """Iterations 3 and 4 fail, 4 is saved, and 5 is the third in a row after resuming."""
     config = tiny_config("fm", "train.max_nonfinite=2", "train.log_every=100")
     objective = Breaking(config.build_objective(), (2, 3, 4), "loss")

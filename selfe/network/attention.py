@@ -31,9 +31,9 @@ def normalise_and_rotate(x: Tensor, gains: Tensor, table: Tensor) -> Tensor:
     The norm's factor commutes with the rotation and is applied last; taken from `vector_norm`, it
     costs one pass forward and one backward, where an eager `rms_norm` costs several.
     """
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    if eager_on_cpu(x) and wide.dtype == torch.float32:
+    if eager_on_cpu(x) and x.dtype != torch.float64:
         return NormaliseAndRotate.apply(x, gains, table)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
     return (rotate(wide * gains, table) * inverse_rms(wide)).to(x.dtype)
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfe.network.attention import NORM_EPS, eager_on_cpu, joint_attention
+from selfe.network.attention import NORM_EPS, joint_attention
 
 MLP_RATIO = 4
 
@@ -120,30 +120,21 @@ class SingleStreamBlock(nn.Module):
         """Updated tokens from `first_output` on; those before it are only attended to."""
         width = x_BLD.shape[-1]
         shift, scale, gate = self.modulation(vector_BD).chunk(3, dim=-1)
-        normed, x_out = modulate(x_BLD, shift, scale), x_BLD[:, first_output:]
-        # Joined projections keep an accelerator busy. A processor is busy anyway, and what is
-        # joined costs it copies, forward and backward.
-        in_parts = eager_on_cpu(x_BLD)
-        if in_parts or first_output:
-            weights = self.qkv_mlp.weight.split([3 * width, MLP_RATIO * width])
-            biases = self.qkv_mlp.bias.split([3 * width, MLP_RATIO * width])
-            qkv = F.linear(normed, weights[0], biases[0])
-            hidden = F.linear(normed[:, first_output:], weights[1], biases[1])
-        else:
-            qkv, hidden = self.qkv_mlp(normed).split([3 * width, MLP_RATIO * width], dim=-1)
-        qk, v = qkv.unflatten(-1, (3, self.heads, self.head_dim)).split([2, 1], dim=2)
+        x_out = x_BLD[:, first_output:]
+        qk, v, hidden = self.qkv_mlp(modulate(x_out, shift, scale)).split(
+            [2 * width, width, MLP_RATIO * width], dim=-1
+        )
+        if first_output:
+            weight, bias = self.qkv_mlp.weight[: 3 * width], self.qkv_mlp.bias[: 3 * width]
+            only_keys = F.linear(modulate(x_BLD[:, :first_output], shift, scale), weight, bias)
+            qk = torch.cat([only_keys[..., : 2 * width], qk], dim=1)
+            v = torch.cat([only_keys[..., 2 * width :], v], dim=1)
         attended = joint_attention(
-            qk,
-            v.squeeze(2),
+            qk.unflatten(-1, (2, self.heads, self.head_dim)),
+            v.unflatten(-1, (self.heads, self.head_dim)),
             self.qk_scale[:, None].expand(-1, self.heads, -1),
             rotary,
             mask,
             first_output,
         )
-        if in_parts:
-            weights = self.out.weight.split([width, MLP_RATIO * width], dim=1)
-            update = F.linear(attended, weights[0], self.out.bias)
-            update = update + F.linear(gelu(hidden), weights[1])
-        else:
-            update = self.out(torch.cat([attended, gelu(hidden)], dim=-1))
-        return add_gated(x_out, gate, update)
+        return add_gated(x_out, gate, self.out(torch.cat([attended, gelu(hidden)], dim=-1)))
