@@ -150,7 +150,11 @@ SHAPES_SAMPLING: dict[str, dict[str, Any]] = {
 # What a recipe sets for one method alone.
 METHOD_PARTS: dict[str, dict[str, dict[str, Any]]] = {
     **{
-        recipe: {method: {"sampling": part} for method, part in SHAPES_SAMPLING.items()}
+        recipe: merge(
+            {method: {"sampling": part} for method, part in SHAPES_SAMPLING.items()},
+            # its target is a near copy of its prediction: IMM's authors compute both in fp32
+            {"imm": {"train": {"precision": "fp32"}}},
+        )
         for recipe in ("shapes", "shapes-quick", "shapes-64")
     },
     # the auxiliary term is a late stage of the main run (S.2)
