@@ -307,7 +307,7 @@ def test_auto_is_bf16_where_the_processor_has_it(found, bf16, monkeypatch):
 
 
 def test_the_precision_found_at_the_start_is_recorded(tmp_path, monkeypatch):
-    config = tiny_config("fm", "train.iterations=2", "train.precision=auto")
+    config = tiny_config("fm", "train.iterations=2", "train.precision=auto", "data.size=64")
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     folder, messages = tmp_path / "run", []
     arguments = {"runs_dir": tmp_path, "callbacks": Callbacks(message=messages.append)}
