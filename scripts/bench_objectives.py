@@ -45,7 +45,8 @@ def wide(method: str, variant: str = "") -> RunConfig:
 
 
 def shapes(method: str, variant: str = "") -> RunConfig:
-    return resolve("shapes", method, variant=variant, seed=SEED)
+    fp32 = ["train.precision=fp32"]
+    return resolve("shapes", method, variant=variant, seed=SEED, assignments=fp32)
 
 
 def wide_step(config: RunConfig, null_tokens: int = WIDE_TEXT) -> TrainingStep:
