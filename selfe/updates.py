@@ -1,8 +1,8 @@
 """The update at the end of an iteration, which a non-finite loss or gradient never gets past.
 
 Asking the device whether they are finite makes the host wait until it has caught up, and the device
-then wait for the host. A fused optimiser can look for itself: the update is queued either way, and
-what came of it is read an iteration later.
+then wait for the host. Our optimiser, which is fused, can look for itself: the update is queued
+either way, and what came of it is read an iteration later.
 """
 
 from __future__ import annotations
