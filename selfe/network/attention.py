@@ -5,14 +5,13 @@ Shape suffixes: B batch, L tokens, H heads, K features of a head; 3 is (query, k
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-NORM_EPS = 1e-6
+from selfe.network import eager_cpu
+from selfe.network.norms import inverse_rms
+
 FEW_TOKENS = 96
 """Up to here plain matmuls beat the CPU's fused attention kernel."""
 
@@ -25,65 +24,27 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     return turned.flatten(-2)
 
 
-def normalise_and_rotate(x: Tensor, gains: Tensor, table: Tensor) -> Tensor:
+def normalise_and_rotate(x_BL2HK: Tensor, gains: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
     """RMSNorm over the last dimension with `gains`, then `rotate`, in fp32 or better.
 
     The norm's factor commutes with the rotation and is applied last; taken from `vector_norm`, it
     costs one pass forward and one backward, where an eager `rms_norm` costs several.
+
+    Returns:
+        Queries and keys, (B, H, L, K).
     """
-    if eager_on_cpu(x) and x.dtype != torch.float64:
-        return NormaliseAndRotate.apply(x, gains, table)
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    return (rotate(wide * gains, table) * inverse_rms(wide)).to(x.dtype)
-
-
-def inverse_rms(x: Tensor) -> Tensor:
-    mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / x.shape[-1]
-    return torch.rsqrt(mean_square + NORM_EPS)
-
-
-def eager_on_cpu(x: Tensor) -> bool:
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
-class NormaliseAndRotate(torch.autograd.Function):
-    """The same in 3 passes over memory forward and 6 backward, where autograd makes 6 and 14.
-
-    Compilers for accelerators do this themselves. Pairs are multiplied as complex numbers, in
-    place. With u the input, g gains, R the rotation and r = 1 / rms(u), y = r R(g u), hence
-    z = r R^T(dy), dg = sum z u, du = g z - u r^2 / K sum_k (z u g)_k.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, gains: Tensor, table: Tensor) -> Tensor:
-        wide = x.float()
-        inverse = inverse_rms(wide)
-        out = wide * gains
-        _as_complex(out).mul_(torch.view_as_complex(table))
-        ctx.save_for_backward(x, gains, table, inverse)
-        return out.mul_(inverse).to(x.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        x, gains, table, inverse = ctx.saved_tensors
-        wide = x.float()
-        turned = _as_complex(grad.float().contiguous()) * torch.view_as_complex(table).conj()
-        z = torch.view_as_real(turned).flatten(-2).mul_(inverse)
-        product = z * wide
-        grad_gains = product.sum_to_size(gains.shape)
-        along = product.mul_(gains).sum(-1, keepdim=True)
-        along.mul_(inverse.square()).div_(-x.shape[-1])
-        return z.mul_(gains).addcmul_(wide, along).to(x.dtype), grad_gains, None
-
-
-def _as_complex(x: Tensor) -> Tensor:
-    return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+    if eager_cpu.applies_to(x_BL2HK):
+        return eager_cpu.NormaliseAndRotate.apply(x_BL2HK, gains, table)
+    wide = x_BL2HK.to(torch.promote_types(x_BL2HK.dtype, torch.float32))
+    normed = (rotate(wide * gains, table) * inverse_rms(wide)).to(x_BL2HK.dtype)
+    q_BLHK, k_BLHK = normed.unbind(2)
+    return q_BLHK.transpose(1, 2), k_BLHK.transpose(1, 2)
 
 
 def attend(q_BHLK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor, mask: Tensor | None) -> Tensor:
     """softmax(q k + mask) v: (B, H, L, K). Queries are already scaled."""
-    if k_BHLK.shape[2] <= FEW_TOKENS and eager_on_cpu(k_BHLK):
+    on_cpu = k_BHLK.device.type == "cpu" and not torch.compiler.is_compiling()
+    if on_cpu and k_BHLK.shape[2] <= FEW_TOKENS:
         scores = q_BHLK @ k_BHLK.transpose(-1, -2)
         return (scores if mask is None else scores + mask).softmax(dim=-1) @ v_BHLK
     return F.scaled_dot_product_attention(q_BHLK, k_BHLK, v_BHLK, attn_mask=mask, scale=1.0)
@@ -110,8 +71,8 @@ def joint_attention(
     head_dim = v_BLHK.shape[-1]
     gains = qk_scale.to(torch.promote_types(qk_scale.dtype, torch.float32))
     gains = torch.cat([gains[..., :1, :, :] * head_dim**-0.5, gains[..., 1:, :, :]], dim=-3)
-    q, k = normalise_and_rotate(qk_BL2HK, gains, rotary[:, None]).unbind(2)
+    q_BHLK, k_BHLK = normalise_and_rotate(qk_BL2HK, gains, rotary[:, None])
     if first_query:
-        q = q[:, first_query:]
-    out = attend(q.transpose(1, 2), k.transpose(1, 2), v_BLHK.transpose(1, 2), mask)
+        q_BHLK = q_BHLK[:, :, first_query:]
+    out = attend(q_BHLK, k_BHLK, v_BLHK.transpose(1, 2), mask)
     return out.transpose(1, 2).flatten(2)
