@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from selfe.allocator import keep_freed_memory
 from selfe.any_step import AnyStepGenerator
 from selfe.builder import build_codec, build_model, build_source, build_text_encoder
 from selfe.checkpoint import verify
@@ -176,6 +177,8 @@ def train_run(
         Stopped: after SIGINT or SIGTERM on any process, once the checkpoint is written.
     """
     processes = processes or OneProcess(device)
+    if processes.device.type == "cpu":
+        keep_freed_memory()
     callbacks = callbacks or Callbacks()
     if not processes.is_main:
         callbacks, data_progress, tracker = Callbacks(), lambda done, total: None, None
