@@ -1,16 +1,17 @@
 """The processes that train together: one alone, or those that a launcher has started.
 
-torchrun, or scripts/launch_slurm.sh, says through the environment which process this is. The global
-batch of an iteration is cut into equal contiguous parts, one a process; randomness is keyed by
-global position, so every number of processes computes the same loss up to rounding. What a group of
-processes does is in `selfe.process_group`, which a run on one process does not import.
+torchrun, or scripts/launch_slurm.sh, says through the environment which process this is; on the
+cores of one machine `selfe.workers` starts them. The global batch of an iteration is cut into equal
+contiguous parts, one a process; randomness is keyed by global position, so every number of
+processes computes the same loss up to rounding. What a group of processes does is in
+`selfe.process_group`, which a run on one process does not import.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
@@ -30,6 +31,8 @@ class OneProcess:
     """A run on one process: nothing is sharded, nobody is asked."""
 
     rank, size = 0, 1
+    sharded = False
+    """Whether the processes share one copy of the weights."""
 
     def __init__(self, device: torch.device | str) -> None:
         self.device = torch.device(device)
@@ -49,6 +52,13 @@ class OneProcess:
 
     def reduce_across_replicas(self, now: bool) -> None:
         """Whether the next backward pass sums gradients over replicas, or leaves it for later."""
+
+    def average(self, loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
+        """Mean loss over the processes, after whose backward passes this is called.
+
+        The parameters' gradients become means as well, unless the backward passes saw to that.
+        """
+        return self.mean(loss)
 
     def mean(self, tensor: Tensor) -> Tensor:
         """Mean over the processes, on the device, without waiting for it."""

@@ -1,16 +1,18 @@
-"""Training on many processes: FSDP2 over a mesh of replicas and shards.
+"""Training on many processes: FSDP2 over a mesh of replicas and shards, or plain replicas.
 
-Weights, moving average, gradients and optimiser state are sharded over `shard` processes and
-replicated over the others: `shard` = 1 is plain replication, all processes full sharding, anything
-between hybrid. On GPUs tensors are exchanged through NCCL, what the hosts tell each other through
-gloo. This module has been run with gloo on processors only.
+With FSDP, weights, moving average, gradients and optimiser state are sharded over `shard` processes
+and replicated over the others: `shard` = 1 is plain replication, all processes full sharding,
+anything between hybrid. On GPUs tensors are exchanged through NCCL, what the hosts tell each other
+through gloo. This module has been run with gloo on processors only.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar, cast
 from weakref import WeakSet
 
@@ -87,7 +89,83 @@ class HostGroup:
         return self.together(work if self.rank == 0 else lambda: None)[0]  # type: ignore[return-value]
 
 
-class ManyProcesses(OneProcess):
+class Group(OneProcess):
+    """One of several processes whose group is initialised: what they tell each other."""
+
+    def __init__(self, device: torch.device | str) -> None:
+        super().__init__(device)
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.host = HostGroup()
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total / self.size
+
+    def any(self, flag: bool) -> bool:
+        raised = torch.tensor(flag, dtype=torch.int32)
+        dist.all_reduce(raised, op=dist.ReduceOp.MAX, group=self.host.group)
+        return bool(raised)
+
+    def gather(self, value: T) -> list[T]:
+        return self.host.gather(value)
+
+    def on_main(self, work: Callable[[], T]) -> T:
+        return self.host.on_main(work)
+
+    def main_first(self, work: Callable[[], T]) -> T:
+        done: list[T] = []
+        self.on_main(lambda: done.append(work()))
+        return done[0] if done else work()
+
+
+class Replicas(Group):
+    """One of several processes on the processor's cores, each with all the weights.
+
+    Every process makes the same update from the same mean gradient, so that the weights stay equal
+    to the last bit and only the main one writes them down. Gradients are exchanged through a file
+    mapped into the memory of all.
+
+    Args:
+        folder: where all can write; the file is left there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__("cpu")
+        self._folder, self._turn = folder, 0
+        self._areas: list[Tensor] = []
+
+    @property
+    def layout(self) -> dict[str, int]:
+        return {"processes": self.size, "replicate": self.size, "shard": 1}
+
+    def whole(self, module: nn.Module, build: Callable[[], nn.Module]) -> nn.Module | None:
+        return module if self.is_main else None
+
+    def average(self, loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        sizes = [gradient.numel() for gradient in gradients]
+        # Two areas in turn: whoever writes to one again has met all others at the other, after they
+        # had read this one.
+        area = self._area(sum(sizes))
+        self._turn += 1
+        torch.cat([gradient.flatten() for gradient in gradients], out=area[self.rank])
+        loss = self.mean(loss)  # all have written
+        mean = area.sum(0).div_(self.size)
+        for gradient, part in zip(gradients, mean.split(sizes), strict=True):
+            gradient.copy_(part.view_as(gradient))
+        return loss
+
+    def _area(self, numel: int) -> Tensor:
+        """(size, numel) of memory that the processes share, the other one than last time."""
+        if not self._areas:
+            path, shape = str(self._folder / "gradients"), (2, self.size, numel)
+            areas = torch.from_file(path, shared=True, size=math.prod(shape), dtype=torch.float32)
+            self._areas = list(areas.view(shape))
+        return self._areas[self._turn % 2]
+
+
+class ManyProcesses(Group):
     """One of `size` processes of a group that is already initialised.
 
     Args:
@@ -98,9 +176,10 @@ class ManyProcesses(OneProcess):
         ValueError: if `shard` does not divide the number of processes.
     """
 
+    sharded = True
+
     def __init__(self, device: torch.device | str, shard: int) -> None:
         super().__init__(device)
-        self.rank, self.size = dist.get_rank(), dist.get_world_size()
         if self.size % shard:
             raise ValueError(f"--shard {shard} must divide the number of processes, {self.size}")
         self.mesh = init_device_mesh(
@@ -108,7 +187,6 @@ class ManyProcesses(OneProcess):
             (self.size // shard, shard),
             mesh_dim_names=("replicate", "shard"),
         )
-        self.host = HostGroup()
         self._sharded: WeakSet[FSDPModule] = WeakSet()
 
     @property
@@ -136,29 +214,8 @@ class ManyProcesses(OneProcess):
         for module in self._sharded:
             module.set_requires_all_reduce(now)
 
-    def mean(self, tensor: Tensor) -> Tensor:
-        total = tensor.clone()
-        dist.all_reduce(total)
-        return total / self.size
-
     def full(self, tensor: Tensor) -> Tensor:
         return cast(DTensor, tensor).full_tensor()
-
-    def any(self, flag: bool) -> bool:
-        raised = torch.tensor(flag, dtype=torch.int32)
-        dist.all_reduce(raised, op=dist.ReduceOp.MAX, group=self.host.group)
-        return bool(raised)
-
-    def gather(self, value: T) -> list[T]:
-        return self.host.gather(value)
-
-    def on_main(self, work: Callable[[], T]) -> T:
-        return self.host.on_main(work)
-
-    def main_first(self, work: Callable[[], T]) -> T:
-        done: list[T] = []
-        self.on_main(lambda: done.append(work()))
-        return done[0] if done else work()
 
     def whole(self, module: nn.Module, build: Callable[[], nn.Module]) -> nn.Module | None:
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)

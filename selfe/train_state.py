@@ -139,11 +139,29 @@ def resume(
     message(f"resumed from {path.name}")
 
 
+class OnMain:
+    """Lets the main process write; the others wait, and hear of an error.
+
+    Raises:
+        PeerError: where the main process raised OSError.
+    """
+
+    def __init__(self, writer: CheckpointWriter, processes: OneProcess) -> None:
+        self._writer, self._processes = writer, processes
+
+    def save(self, step: int, **content: Any) -> None:
+        self._processes.on_main(lambda: self._writer.save(step, **content))
+
+    def close(self) -> None:
+        self._writer.close()
+
+
 def open_writer(config: RunConfig, run_dir: Path, processes: OneProcess) -> CheckpointWriter:
     """What writes the run's checkpoints: whole files, or shards where processes share the state."""
     folder, keep_last = run_dir / "checkpoints", config.train.keep_last
-    if processes.size == 1:
-        return WholeWriter(folder, keep_last)
+    if not processes.sharded:
+        writer = WholeWriter(folder, keep_last)
+        return writer if processes.size == 1 else OnMain(writer, processes)
     from selfe.sharded import ShardedWriter
 
     return ShardedWriter(folder, keep_last, processes.device)

@@ -104,8 +104,8 @@ def accumulate(
     """Gradients of the global batch at `step`: this process' part of it, in micro-batches.
 
     Returns:
-        The mean loss over the global batch, on the device; of this process' part the micro-batches'
-        outputs and the data-set indices.
+        Of this process' part: the mean loss, on the device, the micro-batches' outputs and the
+        data-set indices.
     """
     device, place = processes.device, (processes.rank, processes.size)
     streams = micro_batches(config, step, device, *place)
@@ -121,7 +121,7 @@ def accumulate(
         outputs.append(replace(output, loss=output.loss.detach()))
         indices.append(batch.index)
     loss = torch.stack([output.loss for output in outputs]).mean()
-    return processes.mean(loss), outputs, torch.cat(indices)
+    return loss, outputs, torch.cat(indices)
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ def iterate(
         accelerate(network, config.train)
     throughput = Throughput(config.model, processes.device)
     live, average = throughput.watch(state.model), throughput.watch(state.ema.module)
-    nets = Nets(live, average, lockstep=processes.size > 1)
+    nets = Nets(live, average, lockstep=processes.sharded)
     parameters = [p for p in state.model.parameters() if p.requires_grad]
     state.model.train()
     state.ema.module.eval()
@@ -265,6 +265,7 @@ def iterate(
         set_learning_rate(state.optimizer, rate)
         state.optimizer.zero_grad(set_to_none=True)
         loss, outputs, indices = accumulate(objective, source, nets, config, step, processes)
+        loss = processes.average(loss, parameters)
         norm = processes.full(clip_gradients(parameters, config.optim.clip_norm))
         iteration = Iteration(step, update(state, loss, norm), outputs, indices)
         unsettled.append(iteration)

@@ -33,7 +33,7 @@ from selfe.checkpoint import PARTS, list_checkpoints, newest_valid, read_state
 from selfe.dist import OneProcess, PeerError, check_split, open_processes
 from selfe.network.denoiser import DualTimeDenoiser  # noqa: F401  imported before the fork
 from selfe.objectives.base import Nets
-from selfe.process_group import ManyProcesses
+from selfe.process_group import ManyProcesses, Replicas
 from selfe.runlog import read_lines
 from selfe.runs import find_checkpoint, load_run
 from selfe.session import Stopped, train_run
@@ -177,21 +177,26 @@ def one_iteration(processes: OneProcess, state: TrainState, case: str) -> dict:
     method, variant, assignments = CASES[case]
     config = tiny_config(method, BATCH, *assignments, variant=variant)
     state.optimizer.zero_grad(set_to_none=True)
-    nets = Nets(state.model, state.ema.module, lockstep=processes.size > 1)
+    nets = Nets(state.model, state.ema.module, lockstep=processes.sharded)
     objective, source = config.build_objective(), tiny_source(config)
     loss, _, indices = accumulate(objective, source, nets, config, 3, processes)
-    gradient = {}
-    for name, parameter in state.model.named_parameters():
-        grad = parameter.grad
-        gradient[name] = grad.full_tensor() if processes.size > 1 else grad
+    loss = processes.average(loss, list(state.model.parameters()))
+    gradient = {
+        name: processes.full(parameter.grad) for name, parameter in state.model.named_parameters()
+    }
     gathered = [index for part in processes.gather(indices.tolist()) for index in part]
     return {"loss": loss.item(), "gradient": gradient, "indices": gathered}
 
 
-def iterations_under_layouts(processes: OneProcess, shards: list[int], cases: list[str]) -> dict:
+WHOLE = "every process has all the weights"
+
+
+def iterations_under_layouts(
+    processes: OneProcess, shards: list[int | str], cases: list[str], folder: Path
+) -> dict:
     found = {}
     for shard in shards:
-        layout = ManyProcesses("cpu", shard)
+        layout = Replicas(folder) if shard == WHOLE else ManyProcesses("cpu", shard)
         state = state_away_from_zero(layout)
         found |= {(case, shard): one_iteration(layout, state, case) for case in cases}
     return found
@@ -199,13 +204,19 @@ def iterations_under_layouts(processes: OneProcess, shards: list[int], cases: li
 
 @pytest.mark.parametrize(
     "group, shards, cases",
-    [("two", [1, 2], list(CASES)), ("four", [1, 2, 4], ["fm", "imm", "selfe"])],
+    [
+        ("two", [WHOLE, 1, 2], list(CASES)),
+        ("four", [WHOLE, 1, 2, 4], ["fm", "imm", "selfe"]),
+    ],
 )
-def test_losses_gradients_and_samples_equal_those_of_one_process(group, shards, cases, request):
+def test_losses_gradients_and_samples_equal_those_of_one_process(
+    group, shards, cases, request, tmp_path
+):
     one = OneProcess("cpu")
     state = state_away_from_zero(one)
     alone = {case: one_iteration(one, state, case) for case in cases}
-    for found in request.getfixturevalue(group)(iterations_under_layouts, shards, cases):
+    run = request.getfixturevalue(group)
+    for found in run(iterations_under_layouts, shards, cases, tmp_path):
         for (case, shard), result in found.items():
             expected = alone[case]
             assert close(result["loss"], expected["loss"]), (case, shard)

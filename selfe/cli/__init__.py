@@ -51,6 +51,7 @@ def main() -> None:
     """Entry point: one clear sentence instead of a traceback for what a user can mend."""
     from selfe.dist import PeerError
     from selfe.session import Stopped
+    from selfe.workers import WorkerDied
 
     try:
         app()
@@ -60,6 +61,9 @@ def main() -> None:
     except Stopped as stopped:
         console.print(f"stopped by {stopped}; continue with --resume")
         sys.exit(128 + stopped.signal_number)
+    except WorkerDied as error:
+        console.print(f"error: {error}; continue with --resume", markup=False, soft_wrap=True)
+        sys.exit(1)
     except PeerError:
         sys.exit(1)
     except OSError as error:

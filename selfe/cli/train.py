@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -58,6 +59,15 @@ def train(
             "processes shards fully. [default: those of one machine]",
         ),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Processes on the CPU's cores that share every batch. "
+            "[default: one a core for small networks, and as before with --resume]",
+        ),
+    ] = None,
     runs_dir: RunsDir = RUNS,
     device: Device = "auto",
 ) -> None:
@@ -70,11 +80,25 @@ def train(
     from selfe.session import train_run
     from selfe.trainer import Callbacks
     from selfe.trainer import Progress as TrainProgress
+    from selfe.workers import open_workers, workers_for
 
     config = resolve(recipe, method, variant=variant, seed=seed, assignments=settings or [])
     run_dir = runs_dir / (name or run_name(config))
+    device = pick_device(device)
+    run = partial(
+        train_run,
+        config,
+        run_dir,
+        runs_dir=runs_dir,
+        resume=None if auto_resume else resume,
+        init_from=init_from,
+        command=command_line(),
+    )
+    workers = workers or (workers_for(config, run_dir, device) if shard is None else 1)
     with (
-        open_processes(pick_device(device), shard) as processes,
+        open_workers(workers, run, device)
+        if workers > 1
+        else open_processes(device, shard) as processes,
         progress_bar("{task.fields[note]}", disable=not processes.is_main) as bar,
     ):
         tick = Ticker(bar)
@@ -83,14 +107,8 @@ def train(
             note = f"loss {progress.loss:.4f}  {progress.speed}"
             tick(config.label, progress.step, progress.iterations, note)
 
-        train_run(
-            config,
-            run_dir,
-            runs_dir=runs_dir,
+        run(
             processes=processes,
-            resume=None if auto_resume else resume,
-            init_from=init_from,
-            command=command_line(),
             tracker=tracker,
             callbacks=Callbacks(
                 progress=show, message=lambda text: console.print(text, markup=False)

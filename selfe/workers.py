@@ -1,0 +1,178 @@
+"""Training on the cores of one machine: processes that share every batch.
+
+Operations on a small network are too short for several threads: they spend their time on meeting,
+and on waiting for Python. Processes of their own meet once an iteration, to average gradients.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+
+from selfe.config import RunConfig
+from selfe.dist import OneProcess, PeerError, check_split
+from selfe.footprint import count_parameters
+from selfe.runs import recorded_facts
+from selfe.stages import stages_of
+
+SMALLEST_SHARE = 32
+"""Samples of a batch a process must get: with fewer it waits for Python again."""
+LARGEST_NETWORK = 100_000_000
+"""Parameters up to which every process gets a copy of its own; matrix products of larger networks
+keep several threads busy."""
+GRACE = 5
+"""Seconds a worker gets to notice that it is over."""
+LOOPBACK = {"linux": "lo", "darwin": "lo0"}
+
+Job = Callable[..., object]
+"""Called with the keyword argument `processes`."""
+
+
+class WorkerDied(Exception):
+    """A worker ended before its work was done."""
+
+
+def launched() -> bool:
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
+def usable_workers(config: RunConfig, device: str) -> int:
+    """Processes worth training with on `device`: no more than torch would use threads.
+
+    One where a launcher has already decided, or where there is a GPU.
+    """
+    if device != "cpu" or launched():
+        return 1
+    if count_parameters(config.model) > LARGEST_NETWORK:
+        return 1
+    smallest_batch = min(stage.batch_size for stage in stages_of(config))
+    group_size = config.build_objective().group_size
+    for count in range(min(torch.get_num_threads(), smallest_batch // SMALLEST_SHARE), 1, -1):
+        with contextlib.suppress(ValueError):
+            check_split(config, group_size, count)
+            return count
+    return 1
+
+
+def workers_for(config: RunConfig, run_dir: Path, device: str) -> int:
+    """`usable_workers` of a new run; as many as it began with where there is one to be resumed.
+
+    Sums over other parts of the batch are rounded differently.
+    """
+    usable = usable_workers(config, device)
+    if device != "cpu" or launched() or not (run_dir / "config.json").exists():
+        return usable
+    facts = recorded_facts(run_dir)
+    return facts.get("processes", 1) if facts.get("shard", 1) == 1 else 1
+
+
+@contextlib.contextmanager
+def open_workers(count: int, job: Job, device: str = "cpu") -> Iterator[OneProcess]:
+    """This process, with `count - 1` others that do `job` while the caller does.
+
+    The caller does the same job with the processes it is given; all divide torch's threads among
+    them. The others end with this one, however it ends.
+
+    Args:
+        job: picklable; all call each other's collectives in the same order.
+
+    Raises:
+        ValueError: where there are no cores to share: on a GPU, or below a launcher.
+        WorkerDied: instead of what the group raised, if one of the others ended before.
+    """
+    from selfe import process_group
+
+    if device != "cpu":
+        raise ValueError(f"workers share the cores of the CPU, not {device!r}")
+    if launched():
+        raise ValueError("workers are started by one process, not by those of a launcher")
+    threads = torch.get_num_threads()
+    share = max(1, threads // count)
+    spawn = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory(prefix="selfe-bench-") as folder:
+        meeting = Path(folder) / "meeting"
+        workers, ends = [], []
+        for rank in range(1, count):
+            ours, theirs = spawn.Pipe(duplex=False)
+            arguments = (rank, count, share, meeting, job, theirs)
+            # daemon: ended, if still there, when this process ends in an ordinary way
+            workers.append(spawn.Process(target=_work, args=arguments, daemon=True))
+            workers[-1].start()
+            theirs.close()
+            ends.append(ours)
+        torch.set_num_threads(share)
+        try:
+            with _group(0, count, meeting):
+                yield process_group.Replicas(meeting.parent)
+            for worker in workers:
+                worker.join()
+        except RuntimeError as error:  # what gloo raises when a process is gone
+            reasons = [_reason(*pair) for pair in zip(workers, ends, strict=True)]
+            found = [reason for reason in reasons if reason]
+            if not found:
+                raise
+            raise WorkerDied("; ".join(found)) from error
+        finally:
+            torch.set_num_threads(threads)
+            for worker in workers:
+                worker.join(GRACE)
+                worker.kill()
+                worker.join()
+
+
+def _reason(worker: multiprocessing.process.BaseProcess, end: Connection) -> str:
+    """Why a worker ended; empty if it is still there or ended well."""
+    worker.join(GRACE)
+    if not worker.exitcode:
+        return ""
+    with contextlib.suppress(EOFError):
+        return f"process {worker.pid}: {end.recv()}"
+    cause = f"signal {-worker.exitcode}" if worker.exitcode < 0 else f"exit {worker.exitcode}"
+    return f"process {worker.pid} of this run was ended ({cause})"
+
+
+def _work(rank: int, size: int, threads: int, meeting: Path, job: Job, end: Connection) -> None:
+    from selfe import process_group
+
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        with _group(rank, size, meeting):
+            job(processes=process_group.Replicas(meeting.parent))
+    except (PeerError, KeyboardInterrupt):
+        sys.exit(1)
+    except Exception as error:
+        # the caller tells: it met the same error itself, or hears of this one
+        end.send(str(error) or type(error).__name__)
+        sys.exit(1)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def _group(rank: int, size: int, meeting: Path) -> Iterator[None]:
+    from torch import distributed
+
+    # gloo looks up the machine's name unless it is told where to listen, and not all have one
+    if interface := LOOPBACK.get(sys.platform):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+    store = distributed.FileStore(str(meeting), size)
+    distributed.init_process_group("gloo", store=store, rank=rank, world_size=size)
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
