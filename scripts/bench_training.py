@@ -39,7 +39,9 @@ TARGET = 1.5
 # over between iterations. Sample sheets, checkpoints and logging are kept out of the timed part.
 WORKER = """
 import sys, time
+from functools import partial
 from pathlib import Path
+import selfe
 import torch
 from selfe.recipes import resolve
 from selfe.session import train_run
@@ -49,16 +51,26 @@ config = resolve("shapes", method, assignments=[
     "train.iterations=1000000", "train.log_every=1", "train.checkpoint_every=1000000",
     "train.milestone_every=null", "train.sample_every=null", f"data.size={size}",
     f"train.precision={precision}"])
-turn = {"left": 0, "started": 0.0}
+turn = {"left": 3, "started": 0.0}
 def progress(_):
+    if turn["started"] == 0.0:  # the first iteration of a turn: others may have begun it before
+        turn["started"] = time.perf_counter()
+        return
     turn["left"] -= 1
     if turn["left"] <= 0:
         print(time.perf_counter() - turn["started"], flush=True)
-        turn["left"] = int(sys.stdin.readline())
-        turn["started"] = time.perf_counter()
-turn["left"], turn["started"] = 3, time.perf_counter()
-train_run(config, folder / f"{method}", runs_dir=folder, device="cpu",
-          callbacks=Callbacks(progress=progress, should_stop=lambda: False))
+        turn["left"], turn["started"] = int(sys.stdin.readline()), 0.0
+run = partial(train_run, config, folder / f"{method}", runs_dir=folder)
+callbacks = Callbacks(progress=progress, should_stop=lambda: False)
+count = 1
+if Path(selfe.__file__).with_name("workers.py").exists():  # asked of this checkout, by no import
+    from selfe.workers import open_workers, usable_workers
+    count = int(sys.argv[5]) if len(sys.argv) > 5 else usable_workers(config, "cpu")
+if count == 1:
+    run(device="cpu", callbacks=callbacks)
+else:
+    with open_workers(count, run) as processes:
+        run(processes=processes, callbacks=callbacks)
 """
 
 
