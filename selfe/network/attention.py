@@ -5,13 +5,14 @@ Shape suffixes: B batch, L tokens, H heads, K features of a head; 3 is (query, k
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from selfe.network import eager_cpu
-from selfe.network.norms import inverse_rms
-
+NORM_EPS = 1e-6
 FEW_TOKENS = 96
 """Up to here plain matmuls beat the CPU's fused attention kernel."""
 
@@ -33,18 +34,69 @@ def normalise_and_rotate(x_BL2HK: Tensor, gains: Tensor, table: Tensor) -> tuple
     Returns:
         Queries and keys, (B, H, L, K).
     """
-    if eager_cpu.applies_to(x_BL2HK):
-        return eager_cpu.NormaliseAndRotate.apply(x_BL2HK, gains, table)
+    if eager_on_cpu(x_BL2HK) and x_BL2HK.dtype != torch.float64:
+        return NormaliseAndRotate.apply(x_BL2HK, gains, table)
     wide = x_BL2HK.to(torch.promote_types(x_BL2HK.dtype, torch.float32))
     normed = (rotate(wide * gains, table) * inverse_rms(wide)).to(x_BL2HK.dtype)
     q_BLHK, k_BLHK = normed.unbind(2)
     return q_BLHK.transpose(1, 2), k_BLHK.transpose(1, 2)
 
 
+def inverse_rms(x: Tensor) -> Tensor:
+    """1 / sqrt(mean of x^2 + eps) over the last dimension, which is kept with size 1."""
+    mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / x.shape[-1]
+    return torch.rsqrt(mean_square + NORM_EPS)
+
+
+def eager_on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+class NormaliseAndRotate(torch.autograd.Function):
+    """The same in 3 passes over memory forward and 6 backward, where autograd makes 6 and 14; both
+    results are laid out as attention reads them.
+
+    Compilers for accelerators do this themselves. Pairs are multiplied as complex numbers, in
+    place. With u the input, g gains, R the rotation and r = 1 / rms(u), y = r R(g u), hence
+    z = r R^T(dy), dg = sum z u, du = g z - u r^2 / K sum_k (z u g)_k.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gains: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.contiguous()
+        wide = x.float()
+        inverse = inverse_rms(wide)
+        turned = wide * gains
+        _as_complex(turned).mul_(torch.view_as_complex(table))
+        ctx.save_for_backward(x, gains, table, inverse)
+        queries_and_keys = x.new_empty([x.shape[i] for i in (2, 0, 3, 1, 4)])
+        torch.mul(turned, inverse, out=queries_and_keys.permute(1, 3, 0, 2, 4))
+        return queries_and_keys[0], queries_and_keys[1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_queries: Tensor, grad_keys: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, gains, table, inverse = ctx.saved_tensors
+        wide = x.float()
+        turned = torch.empty_like(wide)
+        turned[:, :, 0].copy_(grad_queries.transpose(1, 2))
+        turned[:, :, 1].copy_(grad_keys.transpose(1, 2))
+        _as_complex(turned).mul_(torch.view_as_complex(table).conj())
+        z = turned.mul_(inverse)
+        product = z * wide
+        grad_gains = product.sum_to_size(gains.shape)
+        along = product.mul_(gains).sum(-1, keepdim=True)
+        along.mul_(inverse.square()).div_(-x.shape[-1])
+        return z.mul_(gains).addcmul_(wide, along).to(x.dtype), grad_gains, None
+
+
+def _as_complex(x: Tensor) -> Tensor:
+    return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+
+
 def attend(q_BHLK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor, mask: Tensor | None) -> Tensor:
     """softmax(q k + mask) v: (B, H, L, K). Queries are already scaled."""
-    on_cpu = k_BHLK.device.type == "cpu" and not torch.compiler.is_compiling()
-    if on_cpu and k_BHLK.shape[2] <= FEW_TOKENS:
+    if k_BHLK.shape[2] <= FEW_TOKENS and eager_on_cpu(k_BHLK):
         scores = q_BHLK @ k_BHLK.transpose(-1, -2)
         return (scores if mask is None else scores + mask).softmax(dim=-1) @ v_BHLK
     return F.scaled_dot_product_attention(q_BHLK, k_BHLK, v_BHLK, attn_mask=mask, scale=1.0)

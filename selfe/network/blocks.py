@@ -10,9 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfe.network import eager_cpu
-from selfe.network.attention import joint_attention
-from selfe.network.norms import NORM_EPS
+from selfe.network.attention import NORM_EPS, joint_attention
 
 MLP_RATIO = 4
 
@@ -30,8 +28,6 @@ def add_gated(x_BLD: Tensor, gate_BD: Tensor, update_BLD: Tensor) -> Tensor:
 
 
 def gelu(x: Tensor) -> Tensor:
-    if eager_cpu.applies_to(x):
-        return eager_cpu.TanhGelu.apply(x)
     return F.gelu(x, approximate="tanh")
 
 
