@@ -14,7 +14,7 @@ import inspect
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +68,15 @@ def bundle(modules: Sequence[Module]) -> str:
     Imports from this package are left out, all others are gathered at the top; comments stay.
 
     Raises:
-        ValueError: if two modules define the same name, or a wanted name is not there.
+        ValueError: if two modules define the same name, a wanted name is not there, or what is kept
+            needs a name of this package that is not kept.
     """
     imports: dict[str, None] = {}
     bodies: list[str] = []
     defined: dict[str, str] = {}
     for module, wanted in modules:
         source = inspect.getsource(importlib.import_module(module))
-        kept, names = _definitions(source, wanted, imports)
+        kept, names, borrowed = _definitions(source, wanted, imports)
         for name in names:
             if name in defined:
                 raise ValueError(f"{name} is defined by both {defined[name]} and {module}")
@@ -83,6 +84,9 @@ def bundle(modules: Sequence[Module]) -> str:
         absent = set(wanted) - set(names)
         if absent:
             raise ValueError(f"{module} has no {', '.join(sorted(absent))}")
+        missing = borrowed - defined.keys()
+        if missing:
+            raise ValueError(f"{module} needs {', '.join(sorted(missing))}, which is not kept")
         bodies.append(f"# From {module}\n\n{kept}")
     header = '"""Part of an exported selfe-bench model, made from the modules named below."""'
     top = [header, "from __future__ import annotations", "\n".join(imports)]
@@ -91,9 +95,14 @@ def bundle(modules: Sequence[Module]) -> str:
 
 def _definitions(
     source: str, wanted: Sequence[str], imports: dict[str, None]
-) -> tuple[str, list[str]]:
-    """Text and names of a module's (wanted) definitions; its imports are added to `imports`."""
+) -> tuple[str, list[str], set[str]]:
+    """A module's (wanted) definitions: text, names, and what else of this package they need.
+
+    Imports from other packages are added to `imports`.
+    """
     tree, lines = ast.parse(source), source.splitlines()
+    elsewhere: set[str] = set()
+    used: set[str] = set()
     kept, names, end, keep = [], [], 0, False
     for number, node in enumerate(tree.body):
         text, end = "\n".join(lines[end : node.end_lineno]), node.end_lineno or 0
@@ -101,6 +110,8 @@ def _definitions(
             origin = node.module or "" if isinstance(node, ast.ImportFrom) else node.names[0].name
             if origin != "__future__" and origin.split(".")[0] != PACKAGE:
                 imports[ast.unparse(node)] = None
+            elif origin != "__future__":
+                elsewhere |= {alias.asname or alias.name for alias in node.names}
         elif isinstance(node, ast.If):
             continue  # only `if TYPE_CHECKING:` stands at the top level of these modules
         elif isinstance(node, ast.Expr):
@@ -112,7 +123,21 @@ def _definitions(
             if keep:
                 names += found
                 kept.append(text)
-    return "\n".join(kept).strip("\n") + "\n", names
+                used |= set(_names_used(node))
+            else:
+                elsewhere |= set(found)
+    return "\n".join(kept).strip("\n") + "\n", names, elsewhere & used
+
+
+def _names_used(node: ast.AST) -> Iterator[str]:
+    """Names in a definition, but for annotations, which are never evaluated."""
+    if isinstance(node, ast.Name):
+        yield node.id
+    for field, value in ast.iter_fields(node):
+        if field not in ("annotation", "returns"):
+            for child in value if isinstance(value, list) else [value]:
+                if isinstance(child, ast.AST):
+                    yield from _names_used(child)
 
 
 def _names_of(node: ast.stmt) -> list[str]:

@@ -181,10 +181,14 @@ def test_shipped_sources_are_whole(modules) -> None:
 
 
 def test_colliding_and_absent_names_are_refused() -> None:
-    with pytest.raises(ValueError, match="add_noise is defined by both"):
-        bundle([("selfe.path", ("add_noise",)), ("selfe.path", ("add_noise",))])
+    with pytest.raises(ValueError, match="expand_time is defined by both"):
+        bundle([("selfe.path", ("expand_time",)), ("selfe.path", ("expand_time",))])
     with pytest.raises(ValueError, match="selfe.path has no nothing"):
         bundle([("selfe.path", ("nothing",))])
+    with pytest.raises(ValueError, match="blocks needs NORM_EPS, .*joint_attention, .* not kept"):
+        bundle([("selfe.network.blocks", ())])
+    with pytest.raises(ValueError, match="sampler needs ancestral_coefficients, minfm_coeff"):
+        bundle([("selfe.sampler", ("UPDATES",))])
 
 
 def velocity(x, t, s):
