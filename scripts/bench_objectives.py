@@ -1,6 +1,6 @@
 """What an iteration of Self-E, Self-E with the auxiliary term, and IMM costs, in those of FM.
 
-    python scripts/bench_objectives.py [--pairs 7] [--out reports/bench/objectives.json]
+    python scripts/bench_objectives.py [--pairs 15] [--out reports/bench/objectives.json]
 
 The ratios with a target compare forward and backward: noising, every evaluation pass, loss and
 gradients. A whole step adds clipping, Adam and the moving average, the same seconds on both sides,
@@ -21,6 +21,7 @@ import torch
 from fixed_batch_step import TrainingStep, random_batch
 from paired_timing import Ratio, measurement_facts, paired_ratio, print_table, write_report
 
+from selfe.allocator import keep_freed_memory
 from selfe.config import RunConfig
 from selfe.network.flops import flops_per_image
 from selfe.recipes import resolve
@@ -82,12 +83,13 @@ def compare(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=7, help="interleaved pairs per row")
+    parser.add_argument("--pairs", type=int, default=15, help="interleaved pairs per row")
     parser.add_argument("--out", type=Path, default=Path("reports/bench/objectives.json"))
     arguments = parser.parse_args()
     if arguments.pairs < 7:
         parser.error("--pairs must be at least 7")
     torch.set_num_threads(1)
+    keep_freed_memory()  # as training does
     facts, pairs = measurement_facts(SEED), arguments.pairs
     fm, selfe = wide_step(wide("fm")), wide_step(wide("selfe"))
     small_fm = shapes_step(shapes("fm"))

@@ -2,12 +2,13 @@
 
     python scripts/bench_training.py [--before COMMIT_OR_CHECKOUT] [--pairs 7]
 
-By default against the first version that landed. That one computed in fp32; ours does so too, and
-as the recipe says ("auto": bf16 where the processor has instructions for it). Both sides train the
-same recipe with the same seed in processes of their own, in turn, a few iterations at a time, so
-that a busy machine disturbs both alike. Unlike the other ratios this one is of wall-clock seconds,
-on all cores: how well they are used is what is measured. Prints images/s and the median ratio of
-every method, and writes reports/bench/training.json.
+By default against the first version that landed. That one computed in fp32 in one process; ours
+does so in fp32 and in "auto" (bf16 where the processor has instructions for it), in as many
+processes as `train` takes by itself; the row with the precision of the method's recipe is marked.
+Both sides train the same recipe with the same seed, in turn, a few iterations at a time, so that a
+busy machine disturbs both alike. Unlike the other ratios this one is of wall-clock seconds, on all
+cores: how well they are used is what is measured. Prints images/s and the median ratio of every
+method, and writes reports/bench/training.json.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import torch
 from paired_timing import measurement_facts
 
 from selfe.checkpoint import write_atomically
+from selfe.recipes import resolve
 from selfe.train_state import uses_bf16
 
 HERE = Path(__file__).resolve().parent.parent
@@ -126,10 +128,11 @@ def compare(
         now.close()
         old.close()
     images = 128 * args.iterations
+    as_recipe = ", as its recipe" * (resolve("shapes", method).train.precision == precision)
     ratios = [b / a for a, b in zip(seconds["now"], seconds["before"], strict=True)]
     ratio = 1 / statistics.median(ratios)
     return {
-        "name": f"shapes: {method} in {precision} / first landed",
+        "name": f"shapes: {method} in {precision}{as_recipe} / first landed",
         "ratio": ratio,
         "ideal": None,
         "passes": 1 / TARGET,
