@@ -55,12 +55,14 @@ def render(out: Path) -> str:
         "| benchmark | ratio | measured | ideal | passes at | verdict | commit |",
         "|---|---|---|---|---|---|---|",
     ]
+    machines = dict.fromkeys(BENCHMARKS, "a machine that was not recorded")
     for name in BENCHMARKS:
         path = out / f"{name}.json"
         if not path.exists():
             lines.append(f"| {name} | not measured here | | | | | |")
             continue
         report = json.loads(path.read_text())
+        machines[name] = report.get("machine", machines[name])
         for row in rows_of(report):
             ideal, passes = (
                 "" if value is None else f"{value:.3f}" for value in (row["ideal"], row["passes"])
@@ -68,7 +70,7 @@ def render(out: Path) -> str:
             commit = report.get("commit", "not recorded")
             cells = (f"[{name}]({path.name})", row["name"], f"{row['ratio']:.3f}", ideal, passes)
             lines.append("| " + " | ".join([*cells, row["verdict"], commit]) + " |")
-    lines += ["", *(f"- {name}: {about}" for name, about in BENCHMARKS.items())]
+    lines += ["", *(f"- {name}: {text}; {machines[name]}" for name, text in BENCHMARKS.items())]
     return "\n".join([*lines, ""])
 
 

@@ -29,14 +29,25 @@ def commit_hash() -> str:
 
 
 def machine() -> str:
-    """Processor count and architecture, memory, and accelerators by name."""
+    """Processor's cores, architecture and model, memory, and accelerators by name."""
     import torch
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    text = f"{os.cpu_count()} x {platform.machine()} cores, {memory:.0f} GiB"
+    text = f"{os.cpu_count()} x {platform.machine()} cores{_processor_model()}, {memory:.0f} GiB"
     if torch.cuda.is_available():
         text += f", {torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
     return text
+
+
+def _processor_model() -> str:
+    """In brackets, empty where it is not known."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = [f"model name: {platform.processor()}"]
+    fields = [line.partition(":") for line in lines]
+    names = {value.strip() for key, _, value in fields if key.strip() == "model name"} - {""}
+    return f" ({', '.join(sorted(names))})" if names else ""
 
 
 def versions() -> dict[str, str]:

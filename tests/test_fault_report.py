@@ -50,9 +50,10 @@ def test_every_marker_names_known_faults():
 
 def test_benchmarks_are_listed_with_their_verdicts(tmp_path):
     row = {"name": "a / b", "ratio": 0.25, "ideal": None, "passes": 0.5, "verdict": "pass"}
-    (tmp_path / "ema.json").write_text(json.dumps({"commit": "abc", "rows": [row]}))
+    (tmp_path / "ema.json").write_text(json.dumps({"commit": "abc", "machine": "M", "rows": [row]}))
     (tmp_path / "colors.json").write_text(json.dumps({"ratio_cpu": 10.0, "target_cpu": 20}))
     table = bench_all.render(tmp_path)
     assert "| [ema](ema.json) | a / b | 0.250 |  | 0.500 | pass | abc |" in table
     assert "| 0.100 |  | 0.050 | over by 0.050 | not recorded |" in table
     assert "| loader | not measured here |" in table
+    assert "\n- ema: moving average of the weights; M\n" in table
