@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 import threading
+from bisect import bisect_right
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -348,7 +349,7 @@ class BinaryColumn:
             self._starts.append(self._starts[-1] + len(chunk))
 
     def __getitem__(self, row: int) -> memoryview:
-        number = int(np.searchsorted(self._starts, row, side="right")) - 1
+        number = bisect_right(self._starts, row) - 1
         if number >= len(self._chunks):
             raise DamagedRow("the file has fewer rows than were written")
         offsets, data = self._chunks[number]

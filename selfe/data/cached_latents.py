@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,17 +73,18 @@ class _HostBatch:
 
 
 class _Places:
-    """Row of a bucket -> shard number and row in the shard's file."""
+    """Row of a bucket -> the shard's files of latents and of samples, and the row in the former."""
 
-    def __init__(self, index: CacheIndex, bucket: Bucket) -> None:
+    def __init__(self, root: Path, index: CacheIndex, bucket: Bucket) -> None:
         name = f"{bucket.name}.arrow"
         rows = {n: s.files[name].rows for n, s in enumerate(index.shards) if name in s.files}
-        self._shards = list(rows)
-        self._starts = np.cumsum([0, *rows.values()])
+        folders = [shard_folder(root, number) for number in rows]
+        self._files = [(folder / name, folder / SAMPLES) for folder in folders]
+        self._starts = np.cumsum([0, *rows.values()]).tolist()
 
-    def __call__(self, row: int) -> tuple[int, int]:
-        place = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return self._shards[place], row - int(self._starts[place])
+    def __call__(self, row: int) -> tuple[Path, Path, int]:
+        number = bisect_right(self._starts, row) - 1
+        return *self._files[number], row - self._starts[number]
 
 
 class CachedLatents:
@@ -136,7 +138,7 @@ class CachedLatents:
             self.sizes, stages_of(config), config.data.bucket_unit, config.seed
         )
         self._check_micro_batches(config)
-        self._places = {bucket: _Places(self.index, bucket) for bucket in self.sizes}
+        self._places = {bucket: _Places(self.root, self.index, bucket) for bucket in self.sizes}
         firsts = np.cumsum([0, *self.sizes.values()]).tolist()
         self._first_index = dict(zip(self.sizes, firsts, strict=False))
         self._open, self._lock = OpenFiles(), threading.Lock()
@@ -186,8 +188,8 @@ class CachedLatents:
         bucket, first = max(
             ((b, n) for b, n in self._first_index.items() if n <= index), key=lambda pair: pair[1]
         )
-        shard, row = self._places[bucket](index - first)
-        return f"{shard_folder(self.root, shard) / bucket.name}.arrow, row {row}"
+        latents, _, row = self._places[bucket](index - first)
+        return f"{latents}, row {row}"
 
     def _read(self, rng: SampleRng) -> _HostBatch:
         with self._lock:  # the order of a pass is drawn once
@@ -235,16 +237,14 @@ class CachedLatents:
 
     def _sample(self, bucket: Bucket, row: int, dropped: bool) -> tuple[np.ndarray, _Text, _Text]:
         """Latents, caption and fake caption of a row, compared with their checksums."""
-        shard, place = self._places[bucket](row)
-        folder = shard_folder(self.root, shard)
-        file = self._open(folder / f"{bucket.name}.arrow")
+        latents_file, samples, place = self._places[bucket](row)
+        file = self._open(latents_file)
         latents, sample = file.binary["latents"][place], int(file.numbers["sample"][place])
         if checksum(latents, seed=sample) != int(file.numbers["checksum"][place]):
             raise DamagedRow("the checksum of its latents differs")
         words = np.frombuffer(latents, np.int16)
         if dropped:
             return words, self._null_text, self._fake_null_text
-        samples = folder / SAMPLES
         text = self._text(samples, sample, "")
         return words, text, self._text(samples, sample, "fake_") if self.with_fake else text
 
