@@ -20,6 +20,8 @@ import torch
 
 from selfe.provenance import provenance
 
+ROOT = Path(__file__).resolve().parent.parent
+
 
 @dataclass(frozen=True)
 class Ratio:
@@ -101,7 +103,7 @@ def measurement_facts(seed: int) -> dict[str, Any]:
     measurement may see others.
     """
     return {
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python", os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:]]),
         "seed": seed,
         "threads": 1,
         "clock": "time.process_time",
