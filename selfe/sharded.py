@@ -60,7 +60,8 @@ class ShardedWriter:
     def __init__(self, folder: Path, keep_last: int, device: torch.device) -> None:
         self.folder, self.keep_last = folder, keep_last
         on_gpu = device.type == "cuda"
-        self._stager = DefaultStager(StagingOptions(on_gpu, False, False, on_gpu))
+        self._staging = StagingOptions(on_gpu, False, False, on_gpu)
+        self._stager = DefaultStager(self._staging)
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._host = HostGroup()
         self._pending: Future[None] | None = None
@@ -81,7 +82,7 @@ class ShardedWriter:
             OSError, PeerError: if the checkpoint before this one could not be written.
         """
         self._wait()
-        staged: Any = self._stager.stage(dict(collect_parts(model, ema, optimizer)))
+        staged = self._stage(dict(collect_parts(model, ema, optimizer)))
         record = {**state, "step": step, "milestone": milestone}
         self._pending = self._thread.submit(self._write, staged, record)
 
@@ -92,6 +93,13 @@ class ShardedWriter:
         finally:
             self._thread.shutdown()
             self._stager.close()
+
+    def _stage(self, parts: dict[str, Any]) -> Any:
+        try:
+            return self._stager.stage(parts)
+        except KeyError:  # torch 2.11 empties a stager's table of types once it was used
+            self._stager = DefaultStager(self._staging)
+            return self._stager.stage(parts)
 
     def _wait(self) -> None:
         if self._pending is not None:
