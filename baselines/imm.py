@@ -73,7 +73,8 @@ class InductiveMomentMatching:
     def reference_time(self, t: Tensor, s: Tensor) -> Tensor:
         """r = max(s, min(t - 1e-4, eta^-1(eta(t) - (eta_max - eta_min) 2^-k))), in fp64."""
         t, s = t.double(), s.double()
-        ends = torch.tensor([self.time_min, self.time_max], dtype=torch.float64, device=t.device)
+        # numbers on the host may meet any device's tensors; to put them there would make it wait
+        ends = torch.tensor([self.time_min, self.time_max], dtype=torch.float64)
         eta_min, eta_max = noise_ratio(ends)
         eta_r = noise_ratio(t) - (eta_max - eta_min) * 2.0**-self.gap_exponent
         # below eta = 0 the inverse is meaningless, and s bounds r from below anyway

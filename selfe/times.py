@@ -82,4 +82,4 @@ class TimeSampler:
         equal = self.equal_times(rng)
         tau = annealed_width(step, self.tau_horizon)
         s = t * (1 - tau * rng.uniform("s"))
-        return t, torch.where(equal.to(t.device), t, s), equal
+        return t, torch.where(equal.to(t.device, non_blocking=True), t, s), equal

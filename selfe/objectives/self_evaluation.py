@@ -116,7 +116,7 @@ class SelfEvaluation:
         v_target = (eps - x_0) + (x_0 - target) / expand_time(t, x_0)
         per_sample = (v - v_target).square().flatten(1).mean(1) * weight
         with torch.no_grad():
-            share = equal.to(per_sample.device).float()
+            share = equal.to(per_sample.device, non_blocking=True).float()
             metrics["loss_data"] = (per_sample * share).sum() / share.sum().clamp_min(1)
             metrics["loss_self"] = (per_sample * (1 - share)).sum() / (1 - share).sum().clamp_min(1)
             if self._aux_active(step):
