@@ -27,6 +27,7 @@ from selfe.data.cache_files import (
     read_index,
     shard_folder,
 )
+from selfe.data.padded_rows import PaddedRows
 from selfe.data.prefetch import ReadAhead
 from selfe.network.conditioning import TextCondition
 from selfe.network.denoiser import PATCH
@@ -142,6 +143,9 @@ class CachedLatents:
         firsts = np.cumsum([0, *self.sizes.values()]).tolist()
         self._first_index = dict(zip(self.sizes, firsts, strict=False))
         self._open, self._lock = OpenFiles(), threading.Lock()
+        # one batch in use, one being made, and those read ahead
+        in_flight = 2 + 2 * config.data.workers
+        self._padded = PaddedRows(in_flight * (1 + with_fake), pinned=self.device.type == "cuda")
         prompts = self._read_prompts()
         self._null_text, self._fake_null_text = prompts["null"], prompts["fake"]
         self.null = self._condition([self._null_text], len(self._null_text.tokens)).to(self.device)
@@ -274,27 +278,15 @@ class CachedLatents:
     def _pinned(self, tensor: Tensor) -> Tensor:
         return tensor.pin_memory() if self.device.type == "cuda" else tensor
 
-    def _zeros(self, *shape: int) -> Tensor:
-        """16-bit words, pinned where an accelerator waits for them."""
-        if self.device.type == "cuda":
-            return torch.zeros(shape, dtype=torch.int16, pin_memory=True)
-        # numpy gets zeros from the system, which costs nothing where only padding will be
-        return torch.from_numpy(np.zeros(shape, np.int16))
-
     def _stack(self, rows: Sequence[np.ndarray]) -> Tensor:
-        stacked = self._zeros(len(rows), len(rows[0]))
-        np.stack(rows, out=stacked.numpy())
-        return stacked.view(self.dtype)
+        return self._pinned(torch.from_numpy(np.stack(rows))).view(self.dtype)
 
     def _condition(self, texts: Sequence[_Text], length: int | None = None) -> TextCondition:
         """Features side by side, padded with zeros to `length`, or to one of a few lengths."""
         lengths = [len(text.tokens) for text in texts]
         longest = self.index.text.sizes["max_tokens"]
         length = length or min(padded_length(max(lengths)), longest)
-        tokens = self._zeros(len(texts), length, self._dim["token"])
-        rows = tokens.numpy()
-        for row, text in zip(rows, texts, strict=True):
-            row[: len(text.tokens)] = text.tokens
+        tokens = self._padded([text.tokens for text in texts], length)
         return TextCondition(
             tokens.view(self.dtype),
             self._pinned(torch.arange(length) < torch.tensor(lengths)[:, None]),
