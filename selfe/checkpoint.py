@@ -111,22 +111,30 @@ def save_checkpoint(
     state: Mapping[str, Any],
     milestone: bool,
 ) -> Path:
+    """`write_checkpoint` of a training state."""
+    record = {**state, "step": step, "milestone": milestone}
+    return write_checkpoint(folder, collect_parts(model, ema, optimizer), record)
+
+
+def write_checkpoint(folder: Path, parts: Parts, record: Mapping[str, Any]) -> Path:
     """Write `folder/step-XXXXXXXX` atomically and return it.
+
+    Args:
+        record: content of state.json beside the checksums, with "step" and "milestone".
 
     Raises:
         OSError: if the disk is full or the folder not writable; nothing half-written stays behind.
     """
-    temporary = prepare(folder, step)
+    temporary = prepare(folder, record["step"])
     try:
         digests = {}
-        for name, tensors in collect_parts(model, ema, optimizer).items():
+        for name, tensors in parts.items():
             path = temporary / f"{name}.safetensors"
             write_tensors(tensors, path)
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
             digests[path.name] = file_sha256(path)
-        record = {**state, "step": step, "milestone": milestone, "sha256": digests}
-        return commit(temporary, record)
+        return commit(temporary, {**record, "sha256": digests})
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

@@ -17,26 +17,24 @@ import os
 import shutil
 import warnings
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import (
     HuggingFaceStorageReader,
     HuggingFaceStorageWriter,
 )
-from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from selfe.background import BackgroundWriter
 from selfe.checkpoint import (
     CheckpointError,
     Parts,
-    collect_parts,
     commit,
     file_sha256,
     fsync_directory,
@@ -48,63 +46,12 @@ from selfe.checkpoint import (
 from selfe.process_group import HostGroup
 
 
-class ShardedWriter:
-    """Writes a run's checkpoints while it goes on: one at a time, in a thread.
-
-    Args:
-        folder: of the checkpoints.
-        keep_last: checkpoints kept beside the milestones.
-        device: where the state lives; its copies are staged in pinned memory on a GPU.
-    """
+class ShardedWriter(BackgroundWriter):
+    """Each process writes its shards; see `BackgroundWriter`."""
 
     def __init__(self, folder: Path, keep_last: int, device: torch.device) -> None:
-        self.folder, self.keep_last = folder, keep_last
-        on_gpu = device.type == "cuda"
-        self._staging = StagingOptions(on_gpu, False, False, on_gpu)
-        self._stager = DefaultStager(self._staging)
-        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        super().__init__(folder, keep_last, device)
         self._host = HostGroup()
-        self._pending: Future[None] | None = None
-
-    def save(
-        self,
-        step: int,
-        *,
-        model: nn.Module,
-        ema: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        state: Mapping[str, Any],
-        milestone: bool,
-    ) -> None:
-        """Copy this process' shards to the host and let the thread write them.
-
-        Raises:
-            OSError, PeerError: if the checkpoint before this one could not be written.
-        """
-        self._wait()
-        staged = self._stage(dict(collect_parts(model, ema, optimizer)))
-        record = {**state, "step": step, "milestone": milestone}
-        self._pending = self._thread.submit(self._write, staged, record)
-
-    def close(self) -> None:
-        """Wait for what is being written; raises as `save`."""
-        try:
-            self._wait()
-        finally:
-            self._thread.shutdown()
-            self._stager.close()
-
-    def _stage(self, parts: dict[str, Any]) -> Any:
-        try:
-            return self._stager.stage(parts)
-        except KeyError:  # torch 2.11 empties a stager's table of types once it was used
-            self._stager = DefaultStager(self._staging)
-            return self._stager.stage(parts)
-
-    def _wait(self) -> None:
-        if self._pending is not None:
-            pending, self._pending = self._pending, None
-            pending.result()
 
     def _write(self, parts: Parts, record: Mapping[str, Any]) -> None:
         host = self._host

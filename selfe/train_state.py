@@ -157,14 +157,21 @@ class OnMain:
 
 
 def open_writer(config: RunConfig, run_dir: Path, processes: OneProcess) -> CheckpointWriter:
-    """What writes the run's checkpoints: whole files, or shards where processes share the state."""
-    folder, keep_last = run_dir / "checkpoints", config.train.keep_last
-    if not processes.sharded:
-        writer = WholeWriter(folder, keep_last)
-        return writer if processes.size == 1 else OnMain(writer, processes)
-    from selfe.sharded import ShardedWriter
+    """What writes the run's checkpoints: whole files, or shards where processes share the state.
 
-    return ShardedWriter(folder, keep_last, processes.device)
+    On a GPU in the background; on processors the writing thread would only take their time.
+    """
+    folder, keep_last = run_dir / "checkpoints", config.train.keep_last
+    if processes.sharded:
+        from selfe.sharded import ShardedWriter
+
+        return ShardedWriter(folder, keep_last, processes.device)
+    writer: CheckpointWriter = WholeWriter(folder, keep_last)
+    if processes.device.type == "cuda":
+        from selfe.background import WholeInBackground
+
+        writer = WholeInBackground(folder, keep_last, processes.device)
+    return writer if processes.size == 1 else OnMain(writer, processes)
 
 
 def save(state: TrainState, config: RunConfig, writer: CheckpointWriter) -> None:

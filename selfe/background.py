@@ -1,0 +1,91 @@
+"""Checkpoints written while training goes on: copied to the host, then written by a thread."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+
+from selfe.checkpoint import Parts, collect_parts, prune, write_checkpoint
+
+
+class BackgroundWriter(ABC):
+    """Writes a run's checkpoints one at a time; training waits for the copy alone, or for the
+    checkpoint before where that is not written yet.
+
+    Args:
+        folder: of the checkpoints.
+        keep_last: checkpoints kept beside the milestones.
+        device: where the state lives; its copies are staged in pinned memory on a GPU, which the
+            first checkpoint reserves.
+    """
+
+    def __init__(self, folder: Path, keep_last: int, device: torch.device) -> None:
+        self.folder, self.keep_last = folder, keep_last
+        on_gpu = device.type == "cuda"
+        self._staging = StagingOptions(on_gpu, False, False, on_gpu)
+        self._stager = DefaultStager(self._staging)
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: Future[None] | None = None
+
+    def save(
+        self,
+        step: int,
+        *,
+        model: nn.Module,
+        ema: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        state: Mapping[str, Any],
+        milestone: bool,
+    ) -> None:
+        """Copy what this process holds to the host and let the thread write it.
+
+        Raises:
+            OSError, PeerError: if the checkpoint before this one could not be written.
+        """
+        self._wait()
+        staged = self._stage(dict(collect_parts(model, ema, optimizer)))
+        record = {**state, "step": step, "milestone": milestone}
+        self._pending = self._thread.submit(self._write, staged, record)
+
+    def close(self) -> None:
+        """Wait for what is being written; raises as `save`."""
+        try:
+            self._wait()
+        finally:
+            self._thread.shutdown()
+            self._stager.close()
+
+    @abstractmethod
+    def _write(self, parts: Parts, record: Mapping[str, Any]) -> None:
+        """Write a checkpoint and prune older ones, in the thread.
+
+        Args:
+            record: state.json without checksums.
+        """
+
+    def _stage(self, parts: dict[str, Any]) -> Any:
+        try:
+            return self._stager.stage(parts)
+        except KeyError:  # torch 2.11 empties a stager's table of types once it was used
+            self._stager = DefaultStager(self._staging)
+            return self._stager.stage(parts)
+
+    def _wait(self) -> None:
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+
+class WholeInBackground(BackgroundWriter):
+    """What `selfe.checkpoint.WholeWriter` writes."""
+
+    def _write(self, parts: Parts, record: Mapping[str, Any]) -> None:
+        write_checkpoint(self.folder, parts, record)
+        prune(self.folder, self.keep_last)
