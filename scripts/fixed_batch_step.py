@@ -29,8 +29,20 @@ LATE = 1_000_000
 """Iteration at which every schedule of an objective has come to its end."""
 
 
-def build_perturbed(config: RunConfig, device: torch.device | str) -> DualTimeDenoiser:
-    """A run's network with small values in its zero-initialised layers: no work is trivial."""
+def build_perturbed(
+    config: RunConfig, device: torch.device | str, *, drawn_there: bool = False
+) -> DualTimeDenoiser:
+    """A run's network with small values in its zero-initialised layers: no work is trivial.
+
+    `drawn_there`: from the device's own generator, which takes a billion weights no time, but has
+    other values than another device's.
+    """
+    if drawn_there:
+        with torch.device(device), torch.no_grad():
+            model = DualTimeDenoiser(**config.model.model_dump())
+            for parameter in model.parameters():
+                parameter.add_(0.01 * torch.randn_like(parameter))
+        return model
     model = build_model(config, device)
     generator = torch.Generator().manual_seed(derive_seed(config.seed, "perturbation"))
     with torch.no_grad():
@@ -100,6 +112,7 @@ class TrainingStep:
 
     Args:
         config: of method, precision, compilation and optimiser; the step is its `LATE`th.
+        drawn_there: see `build_perturbed`.
     """
 
     def __init__(
@@ -107,10 +120,12 @@ class TrainingStep:
         config: RunConfig,
         batch: LatentBatch,
         device: torch.device | str = "cpu",
+        *,
+        drawn_there: bool = False,
     ) -> None:
         self.config, self.batch = config, batch
         self.device = torch.device(device)
-        self.model = build_perturbed(config, device)
+        self.model = build_perturbed(config, device, drawn_there=drawn_there)
         self.ema = Ema(self.model, config.optim)
         self.optimizer = build_optimizer(self.model, config.optim)
         self.objective = config.build_objective()

@@ -1,13 +1,21 @@
 """Everything this project wants to know of one GPU: correctness, speed, a first shapes-64 result.
 
-    python scripts/gpu_study.py --budget-seconds 540 [--part correctness] [--out reports/gpu]
+    python scripts/gpu_study.py --budget-seconds 480 [--part steps] [--only "text 256"]
+        [--out reports/gpu]
 
 Parts: correctness, network, steps, sampling, scoring, checkpoint, shapes64; all of them, in this
 order, where none is named. A part writes OUT/PART.json after every row, prints its table when it
 ends, and is useful alone. Run again, it goes on with the rows that are missing, a training run with
-its next iteration; no row is started that would not end within the budget. A row that fails holds
-its error, and is tried again. MFU counts the matrix products of all passes a step needs, over 790
-TFLOP/s. `--tiny --device cpu` rehearses every part at toy size.
+its next iteration; no row is started that would not end within the budget, but one that takes
+longer than expected is not cut off, so leave a minute or two. A row that fails holds its error, and
+is tried again; one that found the device wrong is not, until the code is another. MFU counts the
+matrix products of all passes a step needs, over 790 TFLOP/s. `--tiny --device cpu` rehearses every
+part at toy size.
+
+All of it takes more than an hour. With half an hour: correctness, network and the rows of "text
+256" first, then sampling, scoring and checkpoint, then shapes64 with `--set train.iterations=2500
+--set times.tau_horizon=1500 --set optim.warmup=200 --set data.size=65536`. Run it with
+PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True, so that memory is not lost to fragments.
 """
 
 from __future__ import annotations
@@ -16,6 +24,7 @@ import argparse
 import contextlib
 import importlib
 import json
+import re
 import shlex
 import sys
 import time
@@ -28,7 +37,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from gpu_study_rows import PEAK_TFLOPS, Part, Row, Settings, Unfinished, release
+from gpu_study_rows import PEAK_TFLOPS, Mismatch, Part, Row, Settings, Unfinished, release
 
 from evals.files import write_atomically
 from selfe.provenance import provenance
@@ -54,16 +63,22 @@ def is_done(row: Row) -> bool:
     return "error" not in row and not row.get("unfinished")
 
 
+def is_settled(row: Row, commit: str) -> bool:
+    """Whether measuring it again would tell nothing new."""
+    return is_done(row) or (bool(row.get("mismatch")) and row["commit"] == commit)
+
+
 def read_rows(path: Path, facts: dict[str, Any]) -> dict[str, Row]:
     """Rows measured before, by name.
 
     Raises:
-        ValueError: if they were measured on another machine, with another torch or other settings.
+        ValueError: if they were measured on another kind of GPU, with another torch or other
+            settings.
     """
     if not path.exists():
         return {}
     report = json.loads(path.read_text())
-    same = ("machine", "torch", "settings")
+    same = ("gpu", "torch", "settings")
     for key in same:
         if report[key] != facts[key]:
             raise ValueError(
@@ -81,7 +96,8 @@ def cell(value: Any) -> str:
 
 def tables(rows: Sequence[Row]) -> str:
     """Markdown, one table for each run of rows with the same columns."""
-    shown = [{k: v for k, v in row.items() if k not in ("commit", "limits")} for row in rows]
+    hidden = ("commit", "machine", "limits")
+    shown = [{k: v for k, v in row.items() if k not in hidden} for row in rows]
     blocks = []
     for keys, group in groupby(shown, key=list):
         lines = ["| " + " | ".join(keys) + " |", "|---" * len(keys) + "|"]
@@ -90,23 +106,33 @@ def tables(rows: Sequence[Row]) -> str:
     return "\n\n".join(blocks)
 
 
-def run_part(name: str, settings: Settings, out: Path, facts: dict[str, Any]) -> list[Row]:
+def run_part(
+    name: str, settings: Settings, out: Path, facts: dict[str, Any], only: str = ""
+) -> list[Row]:
     """Measure what is missing of a part, print and write its table.
+
+    Args:
+        only: regular expression that the names of the rows to be measured must contain.
 
     Returns:
         Its rows, those that failed or did not finish included.
     """
+    if name == "shapes64":
+        facts = {**facts, "settings": {**facts["settings"], "set": list(settings.assignments)}}
     part, path = build_part(name, settings), out / f"{name}.json"
     known, waiting = read_rows(path, facts), []
     for measurement in part.measurements:
-        if is_done(known.get(measurement.name, {"error": "not measured"})):
+        before = known.get(measurement.name)
+        if before is not None and is_settled(before, facts["commit"]):
+            continue
+        if not re.search(only, measurement.name):
             continue
         expected = 0.0 if settings.tiny else measurement.expected_seconds
         if expected > settings.seconds_left():
             waiting.append(f"{measurement.name} ({expected:.0f} s)")
             continue
         row = measure(measurement, settings)
-        known[measurement.name] = {**row, "commit": facts["commit"]}
+        known[measurement.name] = {**row, "commit": facts["commit"], "machine": facts["machine"]}
         rows = [known[m.name] for m in part.measurements if m.name in known]
         part.derive([row for row in rows if is_done(row)])
         report = {"part": name, "about": part.about, **facts, "rows": rows}
@@ -139,6 +165,8 @@ def measure(measurement: Any, settings: Settings) -> Row:
         row |= {
             "error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         }
+        if isinstance(error, Mismatch):
+            row |= {"mismatch": True}
     release(settings.device)
     return {**row, "row_seconds": round(time.monotonic() - started, 1)}
 
@@ -146,7 +174,8 @@ def measure(measurement: Any, settings: Settings) -> Row:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", action="append", choices=list(PARTS), help="repeatable")
-    parser.add_argument("--budget-seconds", type=float, default=540.0)
+    parser.add_argument("--only", default="", metavar="REGEX", help="rows whose name contains it")
+    parser.add_argument("--budget-seconds", type=float, default=480.0)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="toy sizes: a rehearsal, no figures")
     parser.add_argument("--out", type=Path, default=ROOT / "reports" / "gpu")
@@ -169,9 +198,10 @@ def main() -> None:
         "command": shlex.join(["python", *sys.argv]),
         "commit": found["commit"],
         "machine": found["machine"],
+        "gpu": torch.cuda.get_device_name() if settings.on_gpu else "none",
         "torch": torch.__version__,
         "versions": found["versions"],
-        "settings": {"device": settings.device, "tiny": settings.tiny, "set": arguments.set},
+        "settings": {"device": settings.device, "tiny": settings.tiny},
         "denominator_tflops": PEAK_TFLOPS,
         "seed": 0,
     }
@@ -179,9 +209,11 @@ def main() -> None:
     failed = []
     for name in arguments.part or PARTS:
         try:
-            rows = run_part(name, settings, arguments.out, facts)
-        except ValueError as error:
-            parser.error(str(error))
+            rows = run_part(name, settings, arguments.out, facts, arguments.only)
+        except Exception as error:  # a package is missing, or figures are of another study
+            traceback.print_exc()
+            failed.append(f"{name} ({error})")
+            continue
         failed += [f"{name}: {row['name']}" for row in rows if "error" in row]
     if failed:
         sys.exit("failed: " + "; ".join(failed))

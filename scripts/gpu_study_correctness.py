@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -65,17 +67,27 @@ def velocity_and_gradient(
 
 
 def as_double(batch: LatentBatch) -> LatentBatch:
-    return LatentBatch(
-        batch.x_0.double(),
-        batch.condition.to(torch.float64),
-        batch.null.to(torch.float64),
-        batch.dropped,
-        batch.index,
+    return replace(
+        batch,
+        x_0=batch.x_0.double(),
+        condition=batch.condition.to(torch.float64),
+        null=batch.null.to(torch.float64),
     )
 
 
-def precision(settings: Settings, bf16: bool, compiled: bool) -> Row:
-    """Our network in one precision, eager or compiled, against fp64 on the same device."""
+def half_padded(batch: LatentBatch) -> LatentBatch:
+    """The same with every other caption cut to half its tokens, behind a mask."""
+    condition = batch.condition
+    mask = condition.mask.clone()
+    mask[::2, mask.shape[1] // 2 :] = False
+    return replace(batch, condition=replace(condition, mask=mask, no_padding=False))
+
+
+def precision(settings: Settings, bf16: bool, compiled: bool, masked: bool = False) -> Row:
+    """Our network in one precision, eager or compiled, against fp64 on the same device.
+
+    `masked`: with padding, which takes another attention kernel, and an odd number of tokens.
+    """
     config = settings.config("0.5b", "fm")
     config = config.model_copy(
         update={
@@ -85,7 +97,8 @@ def precision(settings: Settings, bf16: bool, compiled: bool) -> Row:
         }
     )
     side, text = (8, 16) if settings.tiny else (32, 256)
-    batch = random_batch(config, 4, side, text, device=settings.device)
+    batch = random_batch(config, 4, side, 75 if masked else text, device=settings.device)
+    batch = half_padded(batch) if masked else batch
     reference = build_perturbed(config, settings.device).double()
     v_ref, gradient_ref = velocity_and_gradient(
         reference, as_double(batch), contextlib.nullcontext()
@@ -208,12 +221,17 @@ def correctness(settings: Settings) -> Part:
 
     rows = [
         row(
-            f"{'bf16' if bf16 else 'fp32'} {'compiled' if compiled else 'eager'} against fp64",
+            f"{'bf16' if bf16 else 'fp32'} {'compiled' if compiled else 'eager'}"
+            f"{', masked captions' if masked else ''}, against fp64",
             60 if compiled else 20,
-            lambda bf16=bf16, compiled=compiled: precision(settings, bf16, compiled),
+            lambda bf16=bf16, compiled=compiled, masked=masked: precision(
+                settings, bf16, compiled, masked
+            ),
         )
-        for bf16 in (False, True)
-        for compiled in (False, True)
+        for bf16, compiled, masked in (
+            *itertools.product((False, True), (False, True), (False,)),
+            (True, True, True),
+        )
     ]
     rows += [
         row(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -131,24 +132,33 @@ def median_seconds(
 
 
 def release(device: str) -> None:
-    """Forget compiled versions and give cached memory back: the next row starts from nothing."""
+    """Forget compiled versions and give memory back: the next row starts from nothing."""
+    torch.compiler.reset()
+    gc.collect()  # a compiled block and its wrapper hold each other, and the weights with them
     if torch.device(device).type == "cuda":
-        torch.compiler.reset()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+
+
+def ran_out_of_memory(error: Exception) -> bool:
+    """Libraries that allocate for themselves report it in words."""
+    words = ("out of memory", "ALLOC_FAILED")
+    return isinstance(error, torch.cuda.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
 
 
 def largest_that_fits(batch: int, multiple: int, measure: Callable[[int], Row], device: str) -> Row:
     """`measure(batch)`, with the batch halved as long as memory runs out.
 
     Raises:
-        torch.cuda.OutOfMemoryError: where not even `multiple` samples fit.
+        RuntimeError: where not even `multiple` samples fit.
     """
     while True:
         try:
             return {"batch": batch, **measure(batch)}
-        except torch.cuda.OutOfMemoryError:
-            if batch <= multiple:
+        except RuntimeError as error:
+            if not ran_out_of_memory(error) or batch <= multiple:
                 raise
             batch //= 2
         release(device)

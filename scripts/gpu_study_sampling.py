@@ -95,7 +95,7 @@ def sampling_row(
 ) -> Row:
     """`images` images of GenEval's prompts with guidance, from captions to PNG files."""
     config = settings.config(recipe, "selfe")
-    network = build_perturbed(config, settings.device)
+    network = build_perturbed(config, settings.device, drawn_there=True)
     if fast:
         accelerate(network, config.train)
         network = Under(network, settings.device)
@@ -151,7 +151,7 @@ def sampling(settings: Settings) -> Part:
     rows = []
     for recipe in ("0.5b",) if settings.tiny else ("0.5b", "2b"):
         for steps in STEP_COUNTS:
-            images = 8 if settings.tiny else {2: 512, 4: 512, 8: 512, 50: 128}[steps]
+            images = 8 if settings.tiny else {2: 1024, 4: 1024, 8: 512, 50: 128}[steps]
             slots = 4 if settings.tiny else 64
             rows.append(
                 Measurement(

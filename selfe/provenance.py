@@ -13,7 +13,11 @@ _PACKAGES = ("torch", "diffusers", "transformers", "numpy", "open-clip-torch", "
 
 
 def commit_hash() -> str:
-    """Commit of the source tree, with "+changes" where it has any; "unknown" outside a checkout."""
+    """Commit of the source tree, with "+changes" where it has any.
+
+    Outside a checkout, in a container for example, it is what SELFE_BENCH_COMMIT says, else
+    "unknown".
+    """
     root = Path(__file__).resolve().parent.parent
 
     def git(*arguments: str) -> str:
@@ -25,7 +29,7 @@ def commit_hash() -> str:
         changes = git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
         return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changes else "")
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return os.environ.get("SELFE_BENCH_COMMIT") or "unknown"
 
 
 def machine() -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -15,10 +17,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 import gpu_study
 import gpu_study_shapes64
 import torch
-from gpu_study_rows import Measurement, Part, Settings, Unfinished, largest_that_fits
+from fixed_batch_step import build_perturbed
+from gpu_study_rows import (
+    Measurement,
+    Mismatch,
+    Part,
+    Settings,
+    Unfinished,
+    largest_that_fits,
+    release,
+)
+
+from selfe.acceleration import accelerate
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
-FACTS = {"commit": "c", "machine": "m", "torch": "t", "settings": {}}
+FACTS = {"commit": "c", "machine": "m", "gpu": "g", "torch": "t", "settings": {}}
 
 
 def rehearsal(work: Path, seconds: float = 600.0, assignments: tuple[str, ...] = ()) -> Settings:
@@ -63,9 +76,9 @@ def part(monkeypatch):
     return calls
 
 
-def run(tmp_path, seconds=600.0, facts=FACTS):
+def run(tmp_path, seconds=600.0, facts=FACTS, only=""):
     settings = Settings("cpu", False, tmp_path, (), time.monotonic() + seconds)
-    return gpu_study.run_part("steps", settings, tmp_path, facts)
+    return gpu_study.run_part("steps", settings, tmp_path, facts, only)
 
 
 def test_failed_and_unfinished_rows_are_tried_again_and_the_others_are_not(part, tmp_path, capsys):
@@ -84,10 +97,63 @@ def test_nothing_is_started_without_time(part, tmp_path):
     assert part == []
 
 
-def test_figures_of_another_machine_are_not_mixed(part, tmp_path):
-    run(tmp_path)
-    with pytest.raises(ValueError, match="another study .machine: m, now n.*--out"):
-        run(tmp_path, facts={**FACTS, "machine": "n"})
+def test_figures_of_another_gpu_are_not_mixed(part, tmp_path):
+    run(tmp_path, only="a")
+    with pytest.raises(ValueError, match="another study .gpu: g, now h.*--out"):
+        run(tmp_path, facts={**FACTS, "gpu": "h"})
+    rows = run(tmp_path, facts={**FACTS, "machine": "one with more memory"})
+    assert [row["machine"] for row in rows] == ["m"] + 2 * ["one with more memory"]
+
+
+def test_only_rows_that_are_asked_for(part, tmp_path):
+    assert [row["name"] for row in run(tmp_path, only="^[ac]")] == ["a", "c"]
+    assert part == ["a", "c"]
+
+
+def test_a_mismatch_is_measured_again_with_other_code_only(tmp_path, monkeypatch):
+    calls = []
+
+    def wrong():
+        calls.append(1)
+        raise Mismatch("velocity = 1")
+
+    rows = [Measurement("a", 1, wrong)]
+    monkeypatch.setattr(gpu_study, "build_part", lambda name, settings: Part("about", rows))
+    for commit, expected in (("c", 1), ("c", 1), ("d", 2)):
+        (row,) = run(tmp_path, facts={**FACTS, "commit": commit})
+        assert len(calls) == expected and row["error"] == "Mismatch: velocity = 1"
+
+
+def test_a_part_that_cannot_begin_costs_no_other(tmp_path, monkeypatch, capsys):
+    def build(name, settings):
+        if name == "scoring":
+            raise ModuleNotFoundError("No module named 'open_clip'")
+        return Part("about", [Measurement("a", 1, lambda: {"value": 1.0})])
+
+    monkeypatch.setattr(gpu_study, "build_part", build)
+    parts = ["--part", "scoring", "--part", "checkpoint"]
+    monkeypatch.setattr(
+        sys, "argv", ["x", "--tiny", "--device", "cpu", "--out", str(tmp_path), *parts]
+    )
+    with pytest.raises(SystemExit, match="failed: scoring .No module named 'open_clip'"):
+        gpu_study.main()
+    assert "| a | 1 |" in capsys.readouterr().out
+
+
+def test_compiled_networks_are_given_back(monkeypatch):
+    """A compiled block and its wrapper hold each other: only the collector frees them."""
+    config = Settings("cpu", True, Path()).config("0.5b", "fm")
+    gc.disable()
+    try:
+        network = build_perturbed(config, "cpu", drawn_there=True)
+        accelerate(network, config.train)
+        weight = weakref.ref(network.double_blocks[0].modulation.weight)
+        del network
+        assert weight() is not None
+        release("cpu")
+        assert weight() is None
+    finally:
+        gc.enable()
 
 
 def test_a_batch_that_does_not_fit_is_halved():
@@ -103,6 +169,22 @@ def test_a_batch_that_does_not_fit_is_halved():
     assert tried == [32, 16, 8]
     with pytest.raises(torch.cuda.OutOfMemoryError):
         largest_that_fits(32, 16, measure, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("message", "batch"), [("CUBLAS_STATUS_ALLOC_FAILED when", 16), ("an illegal address", None)]
+)
+def test_libraries_report_memory_in_words(message, batch):
+    def measure(batch):
+        if batch > 16:
+            raise RuntimeError(message)
+        return {}
+
+    if batch:
+        assert largest_that_fits(32, 4, measure, "cpu") == {"batch": batch}
+    else:
+        with pytest.raises(RuntimeError, match=message):
+            largest_that_fits(32, 4, measure, "cpu")
 
 
 def test_training_stops_in_time_and_goes_on(tmp_path, monkeypatch):
@@ -131,7 +213,7 @@ def test_kill_and_run_again(tmp_path):
     assert first.startswith("shapes64: {")
     path = tmp_path / "shapes64.json"
     before = json.loads(path.read_text())
-    facts = {key: before[key] for key in ("commit", "machine", "torch", "settings")}
+    facts = {key: before[key] for key in ("commit", "machine", "gpu", "torch", "settings")}
     rows = gpu_study.run_part("shapes64", rehearsal(tmp_path / "work"), tmp_path, facts)
     assert rows[: len(before["rows"])] == before["rows"]
-    assert len(rows) == 3 + 3 * 4 and all(map(gpu_study.is_done, rows))
+    assert len(rows) == 1 + 3 + 3 * 4 and all(map(gpu_study.is_done, rows))
