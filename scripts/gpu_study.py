@@ -30,7 +30,6 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +94,14 @@ def cell(value: Any) -> str:
 
 
 def tables(rows: Sequence[Row]) -> str:
-    """Markdown, one table for each run of rows with the same columns."""
+    """Markdown, one table for the rows with the same columns."""
     hidden = ("commit", "machine", "limits")
     shown = [{k: v for k, v in row.items() if k not in hidden} for row in rows]
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in shown:
+        groups.setdefault(tuple(row), []).append(row)
     blocks = []
-    for keys, group in groupby(shown, key=list):
+    for keys, group in groups.items():
         lines = ["| " + " | ".join(keys) + " |", "|---" * len(keys) + "|"]
         lines += ["| " + " | ".join(map(cell, row.values())) + " |" for row in group]
         blocks.append("\n".join(lines))
