@@ -87,7 +87,7 @@ def run_checks(
         ]
     plan += [
         ("disk", lambda: _disk(cache, runs)),
-        ("hub", _hub),
+        *([("hub", _hub)] if geneval else []),  # the shapes world ships with its weights
         ("cache folder", lambda: _writable("cache folder", cache, "set SELFE_BENCH_CACHE")),
         ("runs folder", lambda: _writable("runs folder", runs, "choose another --runs-dir")),
     ]

@@ -37,13 +37,13 @@ SectionT = TypeVar("SectionT", bound=Section)
 class ModelConfig(Section):
     """Arguments of `selfe.network.DualTimeDenoiser`; one network for all methods."""
 
-    in_channels: int = Field(64, description="latent channels x patch area")
-    num_layers: int = 8
-    num_single_layers: int = 16
-    attention_head_dim: int = 64
-    num_attention_heads: int = 16
-    joint_attention_dim: int = 4096
-    pooled_projection_dim: int = 768
+    in_channels: int = Field(64, ge=1, description="latent channels x patch area")
+    num_layers: int = Field(8, ge=0)
+    num_single_layers: int = Field(16, ge=0)
+    attention_head_dim: int = Field(64, ge=1)
+    num_attention_heads: int = Field(16, ge=1)
+    joint_attention_dim: int = Field(4096, ge=1)
+    pooled_projection_dim: int = Field(768, ge=1)
     axes_dims_rope: tuple[int, int, int] = (8, 28, 28)
 
 
@@ -251,7 +251,10 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
     """
     method = values.get("method", "")
     objective_class = OBJECTIVES.load(method)
-    for key in values.get("objective", {}):
+    objective_values = values.get("objective", {})
+    if not isinstance(objective_values, Mapping):
+        raise ValueError(f"objective is a section, not a value: got {objective_values!r}")
+    for key in objective_values:
         # pydantic ignores unknown keys of a plain dataclass
         if key not in _fields(objective_class):
             raise ValueError(_unknown_key(["objective"], key, _fields(objective_class)))

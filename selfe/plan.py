@@ -206,6 +206,10 @@ def make_plan(
     ):
         if value < 1:
             raise ValueError(f"the number of {name} must be at least 1, got {value}")
+    if mean_tokens > text_tokens:
+        raise ValueError(
+            f"captions cannot have {mean_tokens} tokens on average where a batch has {text_tokens}"
+        )
     _check_counts(config, first_iteration, gpus, shard)
 
     train, parameters = config.train, count_parameters(config.model)

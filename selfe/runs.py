@@ -53,7 +53,7 @@ def read_config(run_dir: Path) -> RunConfig:
         raise ValueError(f"no run at {run_dir}: {path.name} is missing")
     try:
         return validate(json.loads(path.read_text())["config"])
-    except (KeyError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is damaged ({error})") from None
 
 
@@ -111,7 +111,9 @@ def override_sampling(base: SamplingConfig, over: dict[str, object]) -> Sampling
     Raises:
         ValueError: for an unknown key or a value that does not fit.
     """
-    values = {**base.model_dump(), **over}
+    values = validate_section(SamplingConfig, {**base.model_dump(), **over}, "sampling").model_dump(
+        exclude_none=True
+    )
     if over:
         values["by_steps"] = {
             steps: {key: value for key, value in entry.items() if key not in over}

@@ -32,7 +32,13 @@ from selfe.runs import (
     write_config,
 )
 from selfe.trackers import open_tracker
-from selfe.train_state import TrainState, new_state, restore, uses_bf16
+from selfe.train_state import (
+    TrainState,
+    check_configuration,
+    new_state,
+    restore,
+    uses_bf16,
+)
 from selfe.trainer import Callbacks, train
 
 SAMPLE_STEPS = (1, 2, 4, 8)
@@ -96,12 +102,14 @@ def parse_fork(text: str, runs_dir: Path) -> tuple[Path, int]:
     """ "RUN@STEP" -> the run's folder and the iteration.
 
     Raises:
-        ValueError: if the text has another form.
+        ValueError: if the text has another form, or there is no such run.
     """
     name, at, step = text.rpartition("@")
     if not at or not step.isdigit():
         raise ValueError(f"--init-from takes RUN@STEP, got {text!r}")
     folder = Path(name) if Path(name).is_dir() else runs_dir / name
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"--init-from names no run: there is none at {folder}")
     return folder, int(step)
 
 
@@ -185,8 +193,10 @@ def train_run(
     with contextlib.ExitStack() as stack:
         resume = processes.on_main(lambda: occupy(run_dir, resume, stack))
         stop = stack.enter_context(stop_on_signals())
-        if resume:
-            init_from = recorded_facts(run_dir).get("init_from")
+        if resume:  # there may be no checkpoint yet that would tell
+            started = recorded_facts(run_dir)
+            processes.on_main(lambda: check_configuration(run_dir, started.get("digest"), config))
+            init_from = started.get("init_from")
         objective = config.build_objective()
         model = build_model(config, processes.device)
         init = None

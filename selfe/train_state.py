@@ -109,6 +109,15 @@ def restore(state: TrainState, path: Path) -> dict[str, Any]:
     return saved
 
 
+def check_configuration(run_dir: Path, digest: str | None, config: RunConfig) -> None:
+    """Raise ValueError where a run was made with another configuration than `config`."""
+    if digest != config.digest:
+        raise ValueError(
+            f"{run_dir} was trained with another configuration; resume with the same options, "
+            "or give the new run another --name"
+        )
+
+
 def resume(
     state: TrainState,
     config: RunConfig,
@@ -130,11 +139,7 @@ def resume(
             raise CheckpointError(f"{run_dir} has no valid checkpoint to resume from")
         return
     saved = restore(state, path)
-    if saved.get("config_digest") != config.digest:
-        raise ValueError(
-            f"{run_dir} was trained with another configuration; resume with the same options, "
-            "or give the new run another --name"
-        )
+    check_configuration(run_dir, saved.get("config_digest"), config)
     state.step, state.skipped = int(saved["step"]), int(saved["skipped"])
     message(f"resumed from {path.name}")
 

@@ -71,6 +71,23 @@ def test_every_help(run, command):
         (("train", "--method", "fm", "--set", "optim.lr=fast"), "optim.lr must be a number"),
         (("train", "--method", "fm", "--resume"), "nothing to resume"),
         (("train", "--method", "fm", "--init-from", "x"), "RUN@STEP"),
+        (
+            ("train", "--method", "fm", "--init-from", "x@3"),
+            "names no run: there is none at runs/x",
+        ),
+        (("train", "--method", "fm", "--set", "objective=5"), "objective is a section"),
+        (("train", "--method", "fm", "--set", "objective=null"), "objective is a section"),
+        (
+            ("train", "--method", "fm", "--set", "model.num_attention_heads=0"),
+            "num_attention_heads",
+        ),
+        (("train", "--method", "fm", "--set", "model.num_layers=-1"), "model.num_layers"),
+        (("train", "--method", "fm", "--name", "a/b"), "--name takes the name of a folder"),
+        (("train", "--method", "fm", "--name", ".."), "--name takes the name of a folder"),
+        (("geneval", "--set", "sampling=3"), "sampling is a section"),
+        (("geneval", "--steps", "²"), "positive integers"),
+        (("sample", "--model", "sdxl", "--prompt", "a", "--out", __file__), "is a file"),
+        (("plan", "--method", "fm", "--mean-tokens", "999"), "999 tokens on average"),
         (("train", "--method", "fm", "--device", "tpu9"), "tpu9"),
         (("geneval", "--model", "no/such/run", "--steps", "2"), "no run or model 'no/such/run'"),
         (("geneval", "--steps", "0"), "positive integers"),
@@ -154,6 +171,22 @@ def test_a_run_is_scored_on_the_suite_of_its_world(tmp_path, preset, suite):
     write_config(tmp_path, config)
     (target,) = run_targets(tmp_path, [None], "cpu", {})
     assert target.suite == suite
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"config": {}}'])
+def test_a_damaged_run_costs_no_other(run, tmp_path, content):
+    config = tiny_config("fm")
+    tiny_train(config, tmp_path / "runs" / "sound")
+    write_config(tmp_path / "runs" / "sound", config)
+    (tmp_path / "runs" / "broken").mkdir()
+    (tmp_path / "runs" / "broken" / "config.json").write_text(content)
+    code, out, err = run("ls", "runs")
+    assert code == 0
+    assert [row["run"] for row in json.loads(out)] == ["runs/sound"]
+    assert "left out: " in err and "Traceback" not in err
+    code, _, err = run("geneval", "--steps", "1", "--limit", "1", "--images-per-prompt", "1")
+    assert code == 0, err
+    assert [path.parts[-5] for path in (tmp_path / "runs").rglob("result.json")]
 
 
 @pytest.mark.slow

@@ -130,6 +130,11 @@ def test_folders_that_cannot_be_written(tmp_path, monkeypatch):
         assert not checks_of(tmp_path, "shapes@1")["cache folder"].ok
 
 
+def test_the_shapes_world_needs_no_hub(tmp_path):
+    names = [check.name for check in doctor.run_checks("shapes@1", cache_dir=tmp_path)]
+    assert "hub" not in names and "shapes detector" in names
+
+
 @pytest.mark.fault(25)
 @pytest.mark.parametrize("silent", [True, False])
 def test_an_unreachable_hub_is_found_out_quickly(tmp_path, monkeypatch, silent):

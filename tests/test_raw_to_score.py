@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import sys
 import tarfile
 from pathlib import Path
@@ -95,6 +97,7 @@ def test_a_webdataset_with_broken_tars_becomes_a_scored_checkpoint(run, tmp_path
     assert "samples: 43 of 47 read, from 6 shards" in out
     assert "skipped as damaged: 4" in out and "refused: its path leads out of the tar: 1" in out
     assert "32-32x32" in out and "32-24x40" in out
+    (command,) = re.findall("train on it: selfe-bench (train .*)", out)
     code, out, _ = run("prepare", "--out", "cache", "--verify")
     assert code == 0 and "sound: cache, 43 samples" in out
 
@@ -114,6 +117,12 @@ def test_a_webdataset_with_broken_tars_becomes_a_scored_checkpoint(run, tmp_path
     )
     assert code == 0, err
     assert len(list((tmp_path / "runs").rglob("result.json"))) == 1
+    # what `prepare` proposes fits; the rest makes it small
+    small = [o for o in options if o != "--set" and not o.startswith("data.")]
+    small = [o for o in small if o.partition("=")[0] not in command]
+    words = [word for option in [*small, "data.bucket_unit=4"] for word in ("--set", option)]
+    code, _, err = run(*shlex.split(command), "--name", "proposed", *words)
+    assert code == 0, err
 
 
 def test_a_run_knows_its_data_and_encoders(run, tmp_path):

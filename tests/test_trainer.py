@@ -18,7 +18,7 @@ from selfe.dist import OneProcess
 from selfe.objectives.base import LatentBatch, LossOutput, Nets
 from selfe.optim import learning_rate
 from selfe.runlog import RunLog, read_lines
-from selfe.runs import load_run
+from selfe.runs import load_run, write_config
 from selfe.seeding import SampleRng, derive_seed
 from selfe.session import train_run
 from selfe.stages import first_position
@@ -304,6 +304,28 @@ def test_auto_is_bf16_where_the_processor_has_it(found, bf16, monkeypatch):
     assert uses_bf16(device, "bf16") and not uses_bf16(device, "fp32")
     monkeypatch.delattr(torch.cpu, "get_capabilities")
     assert not uses_bf16(device, "auto")
+
+
+def test_resume_before_the_first_checkpoint_refuses_another_configuration(tmp_path):
+    """Nothing but config.json then tells what the run is; not even data may be prepared."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    write_config(folder, tiny_config("selfe", "data.size=64"))
+
+    def prepared(done: int, total: int) -> None:
+        raise AssertionError("data were prepared")
+
+    for resume in (True, None):
+        with pytest.raises(ValueError, match="another configuration; resume with the same"):
+            train_run(
+                tiny_config("fm", "data.size=64"),
+                folder,
+                runs_dir=tmp_path,
+                resume=resume,
+                data_progress=prepared,
+            )
+    state = train_run(tiny_config("selfe", "data.size=64"), folder, runs_dir=tmp_path, resume=True)
+    assert state.step == 8
 
 
 def test_the_precision_found_at_the_start_is_recorded(tmp_path, monkeypatch):

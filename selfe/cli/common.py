@@ -84,7 +84,7 @@ def parse_steps(text: str) -> list[int]:
     """
     steps = []
     for part in text.split(","):
-        if not part.strip().isdigit() or int(part) < 1:
+        if not part.strip().isdecimal() or int(part) < 1:
             raise ValueError(
                 f"--steps takes positive integers separated by commas (2,4,8,50), got {text!r}"
             )

@@ -60,12 +60,10 @@ def _models() -> list[dict]:
 
 def _runs(runs_dir: Path) -> list[dict]:
     from selfe.checkpoint import list_checkpoints
-    from selfe.cli.targets import find_runs, is_finished
-    from selfe.runs import read_config
+    from selfe.cli.targets import is_finished, readable_runs
 
     rows = []
-    for folder in find_runs(runs_dir):
-        config = read_config(folder)
+    for folder, config in readable_runs(runs_dir):
         found = list_checkpoints(folder / "checkpoints")
         rows.append(
             {
@@ -129,6 +127,8 @@ def sample(
     from selfe.sheets import write_sheet
 
     counts = parse_steps(steps)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out takes a folder, and {out} is a file")
     (target,) = find_targets(
         [model],
         runs_dir=runs_dir,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -138,7 +139,7 @@ def parse_sizes(text: str) -> tuple[int, ...]:
         ValueError: unless every part is a positive integer.
     """
     parts = text.split(",")
-    if not all(part.strip().isdigit() and int(part) for part in parts):
+    if not all(part.strip().isdecimal() and int(part) for part in parts):
         raise ValueError(
             f"--sizes takes resolutions in pixels separated by commas (256,512), got {text!r}"
         )
@@ -166,6 +167,31 @@ def describe(out: Path, index: CacheIndex) -> str:
         f"bytes: {index.bytes:,}",
         "images per bucket (height x width):",
         *(f"    {b.name}: {count}" for b, count in index.bucket_sizes().items()),
-        f"train on it: selfe-bench train --recipe 0.5b --method selfe --set data.path={out}",
+        f"train on it: {train_command(out, index)}",
     ]
     return "\n".join(lines)
+
+
+def train_command(out: Path, index: CacheIndex) -> str:
+    """The recipe 0.5b on this cache, with what its encoders and sizes make different."""
+    from selfe.network.embeddings import PATCH
+    from selfe.recipes import resolve
+
+    usual = resolve("0.5b", "selfe").model_dump()
+    families = {bucket.family for bucket in index.bucket_sizes()}
+    usual_size = usual["data"]["resolution"]
+    wanted = {
+        "data.codec": index.codec.name,
+        "data.text": index.text.name,
+        "data.resolution": usual_size if usual_size in families else min(families),
+        "model.in_channels": index.codec.sizes["latent_channels"] * PATCH**2,
+        "model.joint_attention_dim": index.text.sizes["token_dim"],
+        "model.pooled_projection_dim": index.text.sizes["pooled_dim"],
+    }
+    options = [f"data.path={out}"]
+    for key, value in wanted.items():
+        section, _, name = key.partition(".")
+        if usual[section][name] != value:
+            options.append(f"{key}={value}")
+    words = [word for option in options for word in ("--set", option)]
+    return shlex.join(["selfe-bench", "train", "--recipe", "0.5b", "--method", "selfe", *words])

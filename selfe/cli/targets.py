@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,17 @@ class Target:
 def find_runs(runs_dir: Path) -> list[Path]:
     """Folders below `runs_dir` that hold a training run."""
     return sorted(path.parent for path in runs_dir.glob("*/config.json"))
+
+
+def readable_runs(runs_dir: Path) -> Iterator[tuple[Path, RunConfig]]:
+    """The runs below `runs_dir`; one that cannot be read is told of and left out."""
+    for run_dir in find_runs(runs_dir):
+        try:
+            config = read_config(run_dir)
+        except ValueError as error:
+            console.print(f"left out: {error}", markup=False, soft_wrap=True)
+        else:
+            yield run_dir, config
 
 
 def is_finished(run_dir: Path, config: RunConfig) -> bool:
@@ -107,6 +118,8 @@ def find_targets(
     if set(overrides) - {"sampling"}:
         raise ValueError("geneval takes --set sampling.KEY=VALUE only; the rest belongs to train")
     sampling = overrides.get("sampling", {})
+    if not isinstance(sampling, dict):
+        raise ValueError(f"sampling is a section, not a value: use --set sampling.KEY={sampling}")
     arguments = parse_model_args(model_args)
     # the name of a published model is never that of a folder which happens to lie here
     runs = {text: None if known(text) else parse_run(text, runs_dir) for text in models}
@@ -116,8 +129,8 @@ def find_targets(
         raise ValueError("--set is for runs; published models take --model-arg KEY=VALUE")
     targets: list[Target] = []
     if not models:
-        for run_dir in find_runs(runs_dir):
-            if is_finished(run_dir, read_config(run_dir)):
+        for run_dir, config in readable_runs(runs_dir):
+            if is_finished(run_dir, config):
                 steps = milestone_steps(run_dir) if milestones else [None]
                 targets += run_targets(run_dir, steps, device, sampling)
             else:

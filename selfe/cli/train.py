@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -83,6 +84,8 @@ def train(
     from selfe.workers import open_workers, workers_for
 
     config = resolve(recipe, method, variant=variant, seed=seed, assignments=settings or [])
+    if name is not None and (name != Path(name).name or name.startswith(".")):
+        raise ValueError(f"--name takes the name of a folder below --runs-dir, got {name!r}")
     run_dir = runs_dir / (name or run_name(config))
     device = pick_device(device)
     run = partial(
