@@ -73,7 +73,7 @@ def test_every_help(run, command):
         (("train", "--method", "fm", "--init-from", "x"), "RUN@STEP"),
         (
             ("train", "--method", "fm", "--init-from", "x@3"),
-            "names no run: there is none at runs/x",
+            "there is none at runs/x",
         ),
         (("train", "--method", "fm", "--set", "objective=5"), "objective is a section"),
         (("train", "--method", "fm", "--set", "objective=null"), "objective is a section"),
@@ -182,11 +182,12 @@ def test_a_damaged_run_costs_no_other(run, tmp_path, content):
     (tmp_path / "runs" / "broken" / "config.json").write_text(content)
     code, out, err = run("ls", "runs")
     assert code == 0
-    assert [row["run"] for row in json.loads(out)] == ["runs/sound"]
+    assert "runs/sound" in out and "broken" not in out
     assert "left out: " in err and "Traceback" not in err
     code, _, err = run("geneval", "--steps", "1", "--limit", "1", "--images-per-prompt", "1")
     assert code == 0, err
-    assert [path.parts[-5] for path in (tmp_path / "runs").rglob("result.json")]
+    (result,) = (tmp_path / "runs").rglob("result.json")
+    assert result.is_relative_to(tmp_path / "runs" / "sound")
 
 
 @pytest.mark.slow
