@@ -213,7 +213,15 @@ def score_images(
     out /= "-".join(filter(None, (suite.name, suite.split, protocol)))
     out.mkdir(parents=True, exist_ok=True)
     numbers = _numbers(images, suite_name, suite, settings)
-    found = scan_folder(images, suite.records, suite.images_per_prompt, numbers=numbers).images
+    scanned = scan_folder(images, suite.records, suite.images_per_prompt, numbers=numbers)
+    scores = _scores_folder(out, suite, settings)
+    if scanned.problems and (scores / RESULT).exists():
+        if not read_result(scores).scores.partial:
+            raise ValueError(
+                f"{images} was complete when {scores} was made from it and is not any more "
+                f"({scanned.problems[0]}): mend it, or score what is left from a copy"
+            )
+    found = scanned.images
     contents = hashlib.sha256("".join(image.digest for image in found).encode()).hexdigest()
     sizes = [image.size for image in found if image.path is not None] or [(0, 0)]
     facts = ModelFacts(
@@ -222,7 +230,7 @@ def score_images(
     with folder_lock(out, _lock_name(settings.processes)):
         return _score(
             images,
-            _scores_folder(out, suite, settings),
+            scores,
             suite,
             settings,
             facts,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -13,6 +15,8 @@ from evals.base import ImageVerdict
 from evals.files import as_json_lines, read_json_lines, write_atomically
 from evals.rules import DEFAULT_RULES, Judgement, RuleSettings, judge_columns
 
+PROVENANCE = ".detections.json"
+"""Beside a file of detections that `evals.score` wrote: what it was made from."""
 FAILED_SIZE = [0, 0]
 """The size stored for an image that was not finite; it is wrong under any rules."""
 FAILED_REASON = "not finite"
@@ -153,6 +157,30 @@ def write_verdicts(path: str | Path, verdicts: Sequence[ImageVerdict]) -> None:
     write_atomically(path, as_json_lines(v.model_dump() for v in verdicts))
 
 
+def records_digest(records: Sequence[Mapping[str, Any]]) -> str:
+    """sha256 of the records, as scoring writes it beside detections."""
+    return hashlib.sha256(as_json_lines(records).encode()).hexdigest()
+
+
+def _check_records(detections: str | Path, records: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a file beside the detections says that they are of these records.
+
+    Raises:
+        ValueError: if it says that they are of others.
+    """
+    beside = Path(detections).with_name(PROVENANCE)
+    try:
+        recorded = json.loads(beside.read_text())["records"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # moved, or not written by us
+    if recorded != records_digest(records):
+        raise ValueError(
+            f"{detections} was made for other prompts: give the suite, --split and --limit that it "
+            "was made with"
+        )
+    return True
+
+
 def rescore(
     records: Sequence[Mapping[str, Any]],
     detections: str | Path,
@@ -167,9 +195,19 @@ def rescore(
         out: file of verdicts, written atomically.
 
     Raises:
-        ValueError: see `iterate_detections`.
+        ValueError: see `iterate_detections`; if the detections are of other prompts than `records`,
+            or `out` is the file of detections.
     """
+    if Path(out).resolve() == Path(detections).resolve():
+        raise ValueError(f"--out {out} is the file of detections itself: verdicts need another one")
+    vouched = _check_records(detections, records)
     verdicts = judge_rows(records, iterate_detections(detections, len(records)), settings)
+    prompts = len({verdict.prompt_id for verdict in verdicts})
+    if not vouched and prompts != len(records):
+        raise ValueError(
+            f"{detections} holds images of {prompts} prompts and the suite has {len(records)}: "
+            "give the suite, --split and --limit that it was made with"
+        )
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     write_verdicts(out, verdicts)
     return verdicts

@@ -27,9 +27,11 @@ from evals.base import (
 from evals.detections import (
     FAILED_REASON,
     FAILED_SIZE,
+    PROVENANCE,
     Row,
     judge_rows,
     read_detections,
+    records_digest,
     write_verdicts,
 )
 from evals.files import (
@@ -49,7 +51,6 @@ STORED_SCORE = 0.05
 STORED_PER_IMAGE = 100
 DETECTIONS = "detections.jsonl"
 VERDICTS = "images.jsonl"
-_PROVENANCE = ".detections.json"
 _WORK = ".detections-{}.work.jsonl"
 
 Progress = Callable[[int, int], None]
@@ -227,7 +228,7 @@ class _DetectionRun:
         identity = {
             "detector": judge.detector.identity,
             "color_classifier": judge.color_classifier.identity,
-            "records": hashlib.sha256(as_json_lines(records).encode()).hexdigest(),
+            "records": records_digest(records),
             "batch_size": batch_size,
             "max_objects": judge.max_objects,
             "color_every_class": judge.color_every_class,
@@ -235,7 +236,7 @@ class _DetectionRun:
         self.header = {"header": identity}
         images = [[i.prompt_id, i.sample_id, i.digest] for i in folder.images]
         digest = hashlib.sha256(as_json_lines(images).encode()).hexdigest()
-        self.provenance = json.dumps({**identity, "images": digest}) + "\n"
+        self.provenance = {**identity, "images": digest}
 
     def detect(self, progress: Progress) -> int:
         """Detect what this process must and nobody has; returns the number of images."""
@@ -285,21 +286,23 @@ class _DetectionRun:
                 else:
                     rows.append(known[_key(image)])
             # Without its provenance, the old one would vouch for the new file.
-            (self.out_dir / _PROVENANCE).unlink(missing_ok=True)
-            write_atomically(path, as_json_lines(rows))
-            write_atomically(self.out_dir / _PROVENANCE, self.provenance)
+            (self.out_dir / PROVENANCE).unlink(missing_ok=True)
+            content = as_json_lines(rows)
+            write_atomically(path, content)
+            vouched = {**self.provenance, "detections": _sha256(content.encode())}
+            write_atomically(self.out_dir / PROVENANCE, json.dumps(vouched) + "\n")
         for work in self.out_dir.glob(_WORK.format("*")):
             work.unlink()
         return read_detections(path, len(self.records))
 
     def _already_final(self) -> bool:
-        """True if detections.jsonl was made from these very images by these very parts."""
-        provenance = self.out_dir / _PROVENANCE
-        return (
-            (self.out_dir / DETECTIONS).is_file()
-            and provenance.is_file()
-            and provenance.read_text() == self.provenance
-        )
+        """True if detections.jsonl is what these very parts made from these very images."""
+        try:
+            vouched = json.loads((self.out_dir / PROVENANCE).read_text())
+            found = _sha256((self.out_dir / DETECTIONS).read_bytes())
+        except (OSError, ValueError):
+            return False
+        return vouched == {**self.provenance, "detections": found}
 
     def _has_header(self, work: Path) -> bool:
         if not work.is_file():
@@ -329,6 +332,10 @@ def plan_batches(images: Iterable[FoundImage], batch_size: int) -> list[list[Fou
         same = list(group)
         batches += [same[k : k + batch_size] for k in range(0, len(same), batch_size)]
     return batches
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _key(image: FoundImage) -> tuple[int, int, str]:

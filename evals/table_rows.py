@@ -85,14 +85,62 @@ def cell_of(folder: ResultFolder) -> Cell:
     return (model.method, model.variant, model.iterations, folder.result.sampling.steps)
 
 
+def training_of(folder: ResultFolder) -> tuple[Any, ...]:
+    """What tells one trained model from another of the same method and length."""
+    model = folder.result.model
+    facts = model.training
+    if "config_digest" in facts:
+        return (facts["config_digest"], facts.get("seed"), facts.get("init_from"))
+    return (model.digest,)
+
+
+def one_training_a_row(
+    folders: Iterable[ResultFolder], notes: list[str], key_of: Callable[[ResultFolder], Cell]
+) -> list[ResultFolder]:
+    """The results without those of models that another one stands for; they are noted.
+
+    Figures of a row are compared with each other, so they must be of one model. Shown is the one
+    measured at most numbers of steps, then one trained as its recipe says, not forked, with the
+    lowest seed; never the one with the best score.
+    """
+    rows: dict[tuple[Any, ...], dict[tuple[Any, ...], list[ResultFolder]]] = {}
+    for folder in folders:
+        row = rows.setdefault(key_of(folder)[:3], {})
+        row.setdefault(training_of(folder), []).append(folder)
+
+    def preference(found: list[ResultFolder]) -> tuple[Any, ...]:
+        facts = found[0].result.model.training
+        steps = {folder.result.sampling.steps for folder in found}
+        return (
+            -len(steps),
+            not facts.get("follows_recipe", False),
+            facts.get("init_from") is not None,
+            facts.get("seed", 0),
+            min(folder.name for folder in found),
+        )
+
+    kept = []
+    for trainings in rows.values():
+        first, *others = sorted(trainings.values(), key=preference)
+        kept += first
+        for other in others:
+            label = other[0].result.model.label
+            names = ", ".join(f"`{folder.name}`" for folder in other)
+            notes.append(
+                f"ANOTHER TRAINING: {label}, of other settings, seed or origin than "
+                f"`{first[0].name}`, is not shown: {names}."
+            )
+    return kept
+
+
 def choose(
     folders: Iterable[ResultFolder],
     notes: list[str],
     key_of: Callable[[ResultFolder], Cell] = cell_of,
 ) -> dict[Cell, ResultFolder]:
-    """One result per cell; the others are noted."""
+    """One result per cell, of one model per row; the others are noted."""
     cells: dict[Cell, list[ResultFolder]] = {}
-    for folder in folders:
+    for folder in one_training_a_row(folders, notes, key_of):
         cells.setdefault(key_of(folder), []).append(folder)
     chosen = {}
     elsewhere = 0

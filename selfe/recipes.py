@@ -162,6 +162,15 @@ METHOD_PARTS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
+def follows_recipe(config: RunConfig) -> bool:
+    """Whether a run differs from its recipe in nothing but method, variant and seed."""
+    try:
+        own = resolve(config.recipe, config.method, variant=config.variant, seed=config.seed)
+    except ValueError:  # a recipe or variant of another version
+        return False
+    return own.digest == config.digest
+
+
 def resolve(
     recipe: str,
     method: str,

@@ -22,6 +22,7 @@ from selfe.checkpoint import (
 from selfe.config import RunConfig, SamplingConfig, validate, validate_section
 from selfe.encoders.base import LatentCodec, TextEncoder
 from selfe.generator import GeneratorFacts
+from selfe.recipes import follows_recipe
 
 
 def write_config(run_dir: Path, config: RunConfig, **facts: object) -> None:
@@ -138,7 +139,7 @@ def load_run(
     Raises:
         ValueError: if there is no such run or checkpoint, or the checkpoint is damaged.
     """
-    config = read_config(run_dir)
+    config, started = read_config(run_dir), recorded_facts(run_dir)
     checkpoint = find_checkpoint(run_dir, step)
     verify(checkpoint.path)
     network = build_model(config, device)
@@ -164,7 +165,9 @@ def load_run(
             "iterations_planned": config.train.iterations,
             "config_digest": config.digest,
             "text": config.data.text,
-            "precision": recorded_facts(run_dir).get("precision", config.train.precision),
+            "follows_recipe": follows_recipe(config),
+            "precision": started.get("precision", config.train.precision),
+            "init_from": started.get("init_from"),
         },
     )
     return AnyStepGenerator(

@@ -102,14 +102,12 @@ def parse_fork(text: str, runs_dir: Path) -> tuple[Path, int]:
     """ "RUN@STEP" -> the run's folder and the iteration.
 
     Raises:
-        ValueError: if the text has another form, or there is no such run.
+        ValueError: if the text has another form.
     """
     name, at, step = text.rpartition("@")
     if not at or not step.isdigit():
         raise ValueError(f"--init-from takes RUN@STEP, got {text!r}")
     folder = Path(name) if Path(name).is_dir() else runs_dir / name
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"--init-from names no run: there is none at {folder}")
     return folder, int(step)
 
 
@@ -119,8 +117,11 @@ def fork(
     """State of another run's checkpoint, to be continued under this run's configuration.
 
     Raises:
-        ValueError: if the checkpoint is not there, is damaged, or lies beyond this run's end.
+        ValueError: if run or checkpoint are not there, it is damaged, or lies beyond this run's
+            end.
     """
+    if not (source / "config.json").is_file():
+        raise ValueError(f"--init-from names no run: there is none at {source}")
     if step >= config.train.iterations:
         raise ValueError(
             f"the fork starts at iteration {step}, but the run ends at "

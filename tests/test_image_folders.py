@@ -97,6 +97,20 @@ def test_what_is_amiss_is_named_and_has_no_score(whole, score, tmp_path):
         score(folder, allow_partial=True)
 
 
+def test_a_complete_result_is_not_replaced_by_a_partial_one(score, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    records = BenchmarkSettings(limit=1).open_suite(SUITE).records
+    images = tmp_path / "images"
+    draw_images(Painter(), records, num_steps=1, images_per_prompt=1, seed=0, folder=images)
+    score(images, limit=1)
+    (result,) = (tmp_path / "images").rglob("result.json")
+    before = result.read_bytes()
+    sample_path(images, 2, 0).unlink()
+    with pytest.raises(ValueError, match="is not any more .*mend it, or score what is left from"):
+        score(images, limit=1, allow_partial=True)
+    assert result.read_bytes() == before
+
+
 @pytest.mark.fault(19)
 def test_an_image_that_was_not_finite_counts_as_wrong(score, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

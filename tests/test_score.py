@@ -167,6 +167,43 @@ def test_rescoring_stored_detections_gives_the_same_verdicts(tmp_path: Path) -> 
     assert sum(v.correct for v in strict) == 1  # counting keeps its own threshold
 
 
+@pytest.mark.parametrize("damage", ["other scores", "verdicts", "torn"])
+def test_detections_that_were_changed_are_made_again(tmp_path: Path, damage: str) -> None:
+    images = _draw(tmp_path / "images")
+    scored = _score(images, tmp_path / "out")
+    path = tmp_path / "out" / "detections.jsonl"
+    before = path.read_text()
+    changed = {
+        "other scores": before.replace("0.95", "0.15"),
+        "verdicts": (tmp_path / "out" / "images.jsonl").read_text(),
+        "torn": before[:-40],
+    }
+    assert changed[damage] != before
+    path.write_text(changed[damage])
+    again = _score(images, tmp_path / "out")
+    assert again.detected == 9 and again.verdicts == scored.verdicts
+    assert path.read_text() == before
+
+
+def test_rescoring_refuses_its_own_input_and_other_prompts(tmp_path: Path) -> None:
+    _score(_draw(tmp_path / "images"), tmp_path / "out")
+    path, out = tmp_path / "out" / "detections.jsonl", tmp_path / "v.jsonl"
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="the file of detections itself"):
+        rescore(RECORDS, path, tmp_path / "out" / ".." / "out" / "detections.jsonl")
+    others = [*RECORDS[1:], RECORDS[0]]
+    for records in (others, [*RECORDS, RECORDS[0]]):
+        with pytest.raises(ValueError, match="made for other prompts: give the suite"):
+            rescore(records, path, out)
+    # elsewhere nothing vouches for the prompts, but their number
+    alone = tmp_path / "alone.jsonl"
+    alone.write_bytes(before)
+    with pytest.raises(ValueError, match="images of 3 prompts and the suite has 4"):
+        rescore([*RECORDS, RECORDS[0]], alone, out)
+    assert len(rescore(RECORDS, alone, out)) == 9
+    assert path.read_bytes() == before
+
+
 def test_two_processes_share_the_batches_and_agree(tmp_path: Path) -> None:
     images = _draw(tmp_path / "images")
     _score(images, tmp_path / "one")

@@ -189,6 +189,29 @@ def test_other_settings_are_counted_never_chosen_by_score(tmp_path: Path) -> Non
     assert any(note.startswith("2 results with other sampling settings") for note in table.notes)
 
 
+def test_a_row_is_of_one_training(tmp_path: Path) -> None:
+    """The one measured at most steps, then the recipe's own, then the lowest seed; no score."""
+
+    def write(name: str, steps: int, rate: float, **facts: object) -> None:
+        training = {"config_digest": f"{name[0]}{facts.get('seed', 0)}", **facts}
+        folder = tmp_path / name / f"steps-{steps}"
+        write_result(folder, "selfe", steps=steps, rate=rate, training=training)
+
+    for steps in (2, 8):
+        write("m", steps, 0.2, follows_recipe=True)
+        write("a-other-rate", steps, 0.9, follows_recipe=False)
+        write("b-seed", steps, 0.9, follows_recipe=True, seed=1)
+        write("c-fork", steps, 0.9, follows_recipe=True, init_from="x@1")
+    write("d-elsewhere", 4, 0.9, follows_recipe=True)
+    table = build_table2(collect([tmp_path]))
+    shown = {row.folder.removeprefix(f"{tmp_path}/") for row in table.frame.itertuples()} - {""}
+    assert shown == {"m/steps-2", "m/steps-8"}
+    notes = [note for note in table.notes if note.startswith("ANOTHER TRAINING: Self-E")]
+    left_out = ["a-other-rate/steps-2", "b-seed/steps-8", "c-fork/steps-2", "d-elsewhere/steps-4"]
+    assert all(any(name in note for note in notes) for name in left_out)
+    assert not any("more than once" in note for note in table.notes)
+
+
 def test_a_models_own_settings_come_before_overrides(tmp_path: Path) -> None:
     own = {"s_fraction": 0.5}
     command = "selfe-bench geneval --steps 2 --set sampling.s_fraction=0"
