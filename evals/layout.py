@@ -176,13 +176,17 @@ def _difference_rows(frame: pd.DataFrame, steps: Sequence[int]) -> list[list[str
     return rows
 
 
+def _task(row: pd.Series, task: str) -> str:
+    return with_interval(row[task], row[f"{task}_low"], row[f"{task}_high"])
+
+
 def _detail_rows(frame: pd.DataFrame) -> list[list[str]]:
     rows = []
     for _, row in frame[frame["folder"] != ""].iterrows():
         texts = [_method(row), *[plain(row[name]) for name in ("iterations", "steps", "nfe")]]
         texts += [plain(row["guidance"]), plain(row["eta"]), plain(row["settings"])]
         texts.append(with_interval(row["overall"], row["ci_low"], row["ci_high"]))
-        rows.append(texts + [number(row[task]) for task in TABLE1_TASKS])
+        rows.append(texts + [_task(row, task) for task in TABLE1_TASKS])
     return rows
 
 
@@ -289,8 +293,10 @@ def _table1_header(table: Table) -> list[str]:
     return [*header, "*Overall", *[f"*{name}" for name in tasks], *(["Difference"] * compares)]
 
 
-def _table1_rows(table: Table, frame: pd.DataFrame) -> list[list[str]]:
-    """Rows of `frame`, a part of the table's."""
+def _table1_rows(
+    table: Table, frame: pd.DataFrame, *, task_intervals: bool = False
+) -> list[list[str]]:
+    """Rows of `frame`, a part of the table's; on paper the tasks' intervals find no room."""
     compares = follows_paper_protocol(table.protocol)
     rows = []
     for _, row in frame.iterrows():
@@ -299,7 +305,10 @@ def _table1_rows(table: Table, frame: pd.DataFrame) -> list[list[str]]:
         else:
             overall = "not run"
         texts = [plain(row["steps"]), _method(row), plain(row["nfe"]), plain(row["guidance"])]
-        texts += [plain(row["settings"]), overall, *[number(row[task]) for task in TABLE1_TASKS]]
+        texts += [plain(row["settings"]), overall]
+        texts += [
+            _task(row, task) if task_intervals else number(row[task]) for task in TABLE1_TASKS
+        ]
         if not _shows_paper(table):
             rows.append(texts)
             continue
@@ -324,7 +333,8 @@ def table1_markdown(table: Table) -> str:
         parts.append("**PARTIAL RESULTS: rows so marked are not comparable.**\n")
     for steps, block in table.frame.groupby("steps", sort=True):
         parts.append(f"### {_count(int(steps))}\n")
-        parts.append(to_markdown(_table1_header(table), _table1_rows(table, block)))
+        rows = _table1_rows(table, block, task_intervals=True)
+        parts.append(to_markdown(_table1_header(table), rows))
     if _shows_paper(table):
         parts.append(_paper_sentence(table) + " †: printed with a misprint, see the notes.\n")
     return "\n".join(parts + _closing(table, _table1_missing(table.frame)))

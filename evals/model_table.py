@@ -10,6 +10,7 @@ import pandas as pd
 from evals.collection import ResultFolder, require_one_protocol
 from evals.commands import STEPS, CommandContext, not_run
 from evals.table_rows import (
+    TASK_ENDS,
     Cell,
     Table,
     choose,
@@ -36,6 +37,7 @@ TABLE1_COLUMNS = (
     *[f"paper_{task}" for task in TABLE1_TASKS],
     "paper_errata",
     "delta_paper",
+    *TASK_ENDS,
 )
 # Rows of Table 1 in the paper's order: label, name of the model on the command line.
 TABLE1_ROWS = (

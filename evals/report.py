@@ -25,8 +25,6 @@ from evals.report_index import index_page
 from evals.table_rows import Table, choose
 from evals.tables import TABLE2_COLUMNS, build_table2
 
-_TRAINED = ("selfe", "fm", "imm")
-
 
 @dataclass
 class ReportSummary:
@@ -116,7 +114,7 @@ def _groups(folders: Sequence[ResultFolder]) -> list[ResultGroup]:
     validation prompts last."""
     groups = []
     for members in by_protocol(folders).values():
-        trained = [f for f in members if f.result.model.method in _TRAINED and not is_published(f)]
+        trained = [f for f in members if not is_published(f)]
         for recipe in sorted({f.recipe for f in trained}):
             groups.append(ResultGroup([f for f in trained if f.recipe == recipe], recipe))
     return sorted(groups, key=_rank)

@@ -47,7 +47,8 @@ def draw_group(draw: Draw, group: ResultGroup, suffix: str) -> list[str]:
     title = f"{group.title}; {long} iterations"
     drawn += draw(f"scores_by_steps{suffix}", figures.scores_against_steps(final, title))
     rows: dict[str, dict[int, ResultFolder]] = {}
-    for method in ("fm", "imm", "selfe"):
+    trained = sorted(folder.result.model.method for folder in final)
+    for method in dict.fromkeys(["fm", "imm", "selfe", *trained]):
         for folder in final:
             if folder.result.model.method == method:
                 label = folder.result.model.label

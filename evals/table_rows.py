@@ -21,6 +21,8 @@ PAPER = "paper (BAGEL protocol, prompt set not stated)"
 _OFFICIAL_WEIGHTS = ("743b7d99", "c9d0c4f2")
 _PAPER_SUITES = ("geneval@1", "geneval-long@1")
 _GENEVAL_IMAGES = (553, 4)
+TASK_ENDS = tuple(f"{task}_{end}" for task in TASKS for end in ("low", "high"))
+"""Columns of the ends of the tasks' intervals."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,12 @@ def measured_row(folder: ResultFolder, label: str) -> dict[str, Any]:
         "ci_low": overall.low if overall else None,
         "ci_high": overall.high if overall else None,
         **{task: scores.tasks[task].mean for task in TASKS if task in scores.tasks},
+        **{
+            f"{task}_{end}": getattr(scores.tasks[task], end)
+            for task in TASKS
+            if task in scores.tasks
+            for end in ("low", "high")
+        },
         "failed": scores.num_failed,
         "partial": scores.partial,
         "under_trained": folder.under_trained,
@@ -239,7 +247,7 @@ def reading_notes(folders: Iterable[ResultFolder]) -> list[str]:
 
 def typed(frame: pd.DataFrame) -> pd.DataFrame:
     whole = [name for name in ("iterations", "steps", "nfe", "failed") if name in frame]
-    numbers = [n for n in (*TASKS, "overall", "ci_low", "ci_high", "eta") if n in frame]
+    numbers = [n for n in (*TASKS, *TASK_ENDS, "overall", "ci_low", "ci_high", "eta") if n in frame]
     numbers += [n for n in frame.columns if n.startswith("delta_") or n.startswith("paper_")]
     numbers = [n for n in numbers if n != "paper_errata"]
     frame = frame.astype({name: "Int64" for name in whole} | {name: "float64" for name in numbers})

@@ -18,6 +18,7 @@ from evals.base import TASKS
 from evals.collection import ResultFolder, require_one_protocol
 from evals.commands import STEPS, CommandContext, not_run
 from evals.table_rows import (
+    TASK_ENDS,
     Cell,
     Table,
     choose,
@@ -44,6 +45,7 @@ TABLE2_COLUMNS = (
     "delta_high",
     "resolved",
     *TASKS,
+    *TASK_ENDS,
 )
 RESOLVED, NOT_RESOLVED, REFERENCE = "resolved", "not resolved", "reference"
 
@@ -68,6 +70,17 @@ TABLE2_ROWS = (
     RowKind("IMM", "imm", "", "long", "IMM", "300k"),
     RowKind("Self-E", "selfe", "", "long", "Self-E", "300k"),
 )
+
+
+def further_rows(folders: Iterable[ResultFolder]) -> list[RowKind]:
+    """Rows of methods trained here that the paper does not have."""
+    models = [folder.result.model for folder in folders]
+    labels = {
+        (model.method, model.variant): f"{model.label} ({model.variant})".removesuffix(" ()")
+        for model in models
+        if model.iterations is not None and (model.method, model.variant) not in _KINDS
+    }
+    return [RowKind(label, *key, "long", "", "") for key, label in sorted(labels.items())]
 
 
 def horizons(
@@ -108,13 +121,15 @@ def build_table2(folders: Sequence[ResultFolder], context: CommandContext | None
     if len(recipes) > 1:
         raise ValueError(f"one Table 2 cannot hold recipes {' and '.join(recipes)}")
     notes: list[str] = []
-    known = [f for f in folders if (f.result.model.method, f.result.model.variant) in _KINDS]
+    kinds = [*TABLE2_ROWS, *further_rows(folders)]
+    named = {(kind.method, kind.variant) for kind in kinds}
+    known = [f for f in folders if (f.result.model.method, f.result.model.variant) in named]
     chosen = choose(known, notes)
     short, long = horizons(chosen)
     at = {"short": short, "long": long}
     steps = sorted({key[3] for key in chosen} | set(STEPS))
     rows, shown = [], []
-    for kind in TABLE2_ROWS:
+    for kind in kinds:
         iterations = at[kind.block]
         missing = [n for n in STEPS if (kind.method, kind.variant, iterations, n) not in chosen]
         command = _table2_command(kind, context, short, long, missing, chosen)
@@ -189,7 +204,7 @@ def run_folder(folder: ResultFolder) -> str:
 
 def _paper_overall(kind: RowKind, steps: int) -> float | None:
     frame = paper_table(2)
-    if steps not in STEPS:
+    if steps not in STEPS or not kind.paper_method:
         return None
     match = (frame["method"] == kind.paper_method) & (frame["iterations"] == kind.paper_iterations)
     return float(frame.loc[match, f"steps_{steps}"].iloc[0])
@@ -212,8 +227,9 @@ def _against_selfe(folder: ResultFolder, selfe: ResultFolder | None) -> dict[str
 
 
 def ordering(chosen: dict[Cell, ResultFolder], iterations: int | None, steps: int) -> str:
-    """The three methods at one number of steps, best first, each step down resolved or not."""
-    found = [chosen.get((method, "", iterations, steps)) for method in ("selfe", "imm", "fm")]
+    """The methods at one number of steps, best first, each step down resolved or not."""
+    methods = dict.fromkeys(["selfe", "imm", "fm", *(key[0] for key in chosen)])
+    found = [chosen.get((method, "", iterations, steps)) for method in methods]
     scored = [
         (folder.result.scores.overall.mean, folder)
         for folder in found

@@ -39,14 +39,19 @@ def test_table2_csv_columns_and_figures_follow_from_the_verdicts(study: Path) ->
     lines = to_csv(table.frame, TABLE2_COLUMNS).splitlines()
     assert lines[0] == (
         "method,iterations,steps,nfe,guidance,eta,overall,ci_low,ci_high,delta_selfe,delta_low,"
-        "delta_high,resolved,single_object,two_object,counting,colors,position,color_attr"
+        "delta_high,resolved,single_object,two_object,counting,colors,position,color_attr,"
+        + ",".join(f"{task}_low,{task}_high" for task in TASKS)
     )
     assert len(lines) == 1 + 6 * 4
+    page = table2_markdown(table)
     for _, row in table.frame.iterrows():
         means, _ = recompute(Path(row["folder"]))
         assert row["overall"] == pytest.approx(np.mean([means[t] for t in TASKS]))
         for task in TASKS:
             assert row[task] == pytest.approx(means[task])
+            low, high = row[f"{task}_low"], row[f"{task}_high"]
+            assert low <= row[task] <= high and low < high
+            assert f"{row[task]:.3f} [{low:.3f}, {high:.3f}]" in page
 
 
 def test_differences_are_paired_with_selfe_at_the_same_iterations_and_steps(study: Path) -> None:
@@ -210,6 +215,21 @@ def test_a_row_is_of_one_training(tmp_path: Path) -> None:
     left_out = ["a-other-rate/steps-2", "b-seed/steps-8", "c-fork/steps-2", "d-elsewhere/steps-4"]
     assert all(any(name in note for note in notes) for name in left_out)
     assert not any("more than once" in note for note in table.notes)
+
+
+def test_methods_that_the_paper_lacks_have_a_row(study: Path, tmp_path: Path) -> None:
+    write_result(tmp_path / "new", "drift", label="Drift", rate=0.99)
+    write_result(tmp_path / "newer", "drift", label="Drift", variant="slow", rate=0.0)
+    before, table = (build_table2(collect(roots)) for roots in ([study], [study, tmp_path]))
+    assert list(table.frame["method"].unique()) == [
+        *before.frame["method"].unique(),
+        "Drift",
+        "Drift (slow)",
+    ]
+    (row,) = table.frame[table.frame["folder"].str.endswith("/new")].itertuples()
+    assert row.steps == 2 and row.resolved == "resolved" and row.delta_selfe > 0
+    assert table.statements[0].startswith("At 2 steps: Drift 0.9")
+    assert len(table.frame) == len(before.frame) + 2 * 4
 
 
 def test_a_models_own_settings_come_before_overrides(tmp_path: Path) -> None:
