@@ -145,6 +145,8 @@ def _wide_header(steps: Sequence[int], settings: bool) -> list[str]:
 
 
 def _count(steps: int) -> str:
+    if steps == 0:
+        return "Images made elsewhere"
     return f"{steps} step" + ("" if steps == 1 else "s")
 
 
@@ -304,7 +306,9 @@ def _table1_rows(
             overall = with_interval(row["overall"], row["ci_low"], row["ci_high"]) or "no score"
         else:
             overall = "not run"
-        texts = [plain(row["steps"]), _method(row), plain(row["nfe"]), plain(row["guidance"])]
+        # of images made elsewhere nobody knows the number of steps
+        steps, nfe = (plain(row[name]) if row["steps"] else "" for name in ("steps", "nfe"))
+        texts = [steps, _method(row), nfe, plain(row["guidance"])]
         texts += [plain(row["settings"]), overall]
         texts += [
             _task(row, task) if task_intervals else number(row[task]) for task in TABLE1_TASKS

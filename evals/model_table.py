@@ -118,7 +118,7 @@ def build_table1(folders: Sequence[ResultFolder], context: CommandContext | None
     shows_paper = (
         not folders
         or (protocol is not None and protocol.suite.startswith("geneval"))
-        or any(is_published(folder) for folder in folders)
+        or any(folder.result.model.method in _PUBLISHED for folder in folders)
     )
     paper_labels = [label for label, _ in TABLE1_ROWS] if shows_paper else []
     others = list(dict.fromkeys(label for label, _ in chosen if label not in paper_labels))

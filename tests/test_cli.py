@@ -94,6 +94,7 @@ def test_every_help(run, command):
         (("geneval", "--steps", "2,x"), "positive integers"),
         (("geneval", "--steps", "2"), "no finished run"),
         (("geneval", "--images", "nowhere"), "nowhere"),
+        (("geneval", "--images", "x", "--model", "sdxl"), "do not go with it"),
         (("geneval", "--set", "optim.lr=1"), "sampling.KEY=VALUE"),
         (("prompts", "--suite", "geneval@9"), "unknown suite"),
         (("report", "--grid", "x"), "--prompts FILE"),
@@ -171,6 +172,15 @@ def test_a_run_is_scored_on_the_suite_of_its_world(tmp_path, preset, suite):
     write_config(tmp_path, config)
     (target,) = run_targets(tmp_path, [None], "cpu", {})
     assert target.suite == suite
+
+
+def test_the_suite_of_another_world_is_refused_before_drawing(run, tmp_path):
+    config = tiny_config("fm")
+    tiny_train(config, tmp_path / "runs" / "sound")
+    write_config(tmp_path / "runs" / "sound", config)
+    code, _, err = run("geneval", "--suite", "shapes-free@1", "--steps", "1")
+    assert code == 2 and "draws the grid preset" in err
+    assert not list((tmp_path / "runs").rglob("*.png"))
 
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"config": {}}'])

@@ -232,6 +232,15 @@ def test_methods_that_the_paper_lacks_have_a_row(study: Path, tmp_path: Path) ->
     assert len(table.frame) == len(before.frame) + 2 * 4
 
 
+def test_images_made_elsewhere_have_no_steps_and_bring_no_paper(tmp_path: Path) -> None:
+    write_result(tmp_path / "a", "images", label="theirs", steps=0, iterations=None)
+    page = table1_markdown(build_table1(collect([tmp_path])))
+    assert "### Images made elsewhere" in page and "0 steps" not in page
+    assert "SDXL" not in page
+    (row,) = [line for line in page.splitlines() if "theirs" in line]
+    assert [cell.strip() for cell in row.split("|")][1:4] == ["", "theirs", ""]
+
+
 def test_a_models_own_settings_come_before_overrides(tmp_path: Path) -> None:
     own = {"s_fraction": 0.5}
     command = "selfe-bench geneval --steps 2 --set sampling.s_fraction=0"

@@ -79,6 +79,11 @@ def geneval(
     from selfe.cli.targets import PHOTO_SUITE, find_targets
 
     counts = parse_steps(steps)
+    if images is not None and (model or milestones or settings or model_arg):
+        raise ValueError(
+            "--images scores what was drawn: --model, --milestones, --set and --model-arg do not "
+            "go with it"
+        )
     place = pick_device(device)
     processes = join_processes()
     common = BenchmarkSettings(
@@ -112,6 +117,13 @@ def geneval(
                 assignments=settings or [],
                 model_args=model_arg or [],
             )
+            for target in targets:  # all of them before the first image is drawn
+                world = common.open_suite(suite or target.suite).world_preset
+                if target.preset and world and target.preset != world:
+                    raise ValueError(
+                        f"{target.name} draws the {target.preset} preset of the shapes world and "
+                        f"{suite} is of the {world} one: leave --suite out"
+                    )
             for target in targets:
                 generator = target.load()
                 for count in counts:
