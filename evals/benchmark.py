@@ -256,7 +256,8 @@ def _lock_name(processes: Processes) -> str:
 
 def _scores_folder(folder: Path, suite: Suite, settings: BenchmarkSettings) -> Path:
     """Beside the images, or in a folder of its own for a detector that is not the suite's."""
-    if settings.detector is None:
+    usual = open_suite(suite.name, settings.split, settings.prompts).detector
+    if settings.detector in (None, usual):
         return folder
     return folder / f"detector-{suite.detector}"
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from evals import figures, pictures
 from evals.collection import ResultFolder, protocol_slug
-from evals.table_rows import choose
+from evals.table_rows import cell_of, choose, one_training_a_row
 from evals.tables import horizons
 
 Draw = Callable[[str, Figure | None], list[str]]
@@ -66,7 +66,7 @@ def _draw_policies(draw: Draw, group: ResultGroup, long: int | None, suffix: str
     """Figs S.3 and S.4, from results of Self-E that differ in `s_fraction`."""
     selfe = [
         f
-        for f in group.folders
+        for f in one_training_a_row(group.folders, [], cell_of)
         if f.result.model.method == "selfe"
         and not f.result.model.variant
         and f.result.model.iterations == long

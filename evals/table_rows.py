@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib import resources
@@ -102,11 +103,13 @@ def one_training_a_row(
     """The results without those of models that another one stands for; they are noted.
 
     Figures of a row are compared with each other, so they must be of one model. Shown is the one
-    measured at most numbers of steps, then one trained as its recipe says, not forked, with the
-    lowest seed; never the one with the best score.
+    measured at most numbers of steps, then with most results in all, then one trained as its recipe
+    says, not forked, with the lowest seed; never the one with the best score.
     """
     rows: dict[tuple[Any, ...], dict[tuple[Any, ...], list[ResultFolder]]] = {}
+    results: Counter[tuple[Any, ...]] = Counter()
     for folder in folders:
+        results[training_of(folder)] += 1
         row = rows.setdefault(key_of(folder)[:3], {})
         row.setdefault(training_of(folder), []).append(folder)
 
@@ -115,6 +118,7 @@ def one_training_a_row(
         steps = {folder.result.sampling.steps for folder in found}
         return (
             -len(steps),
+            -results[training_of(found[0])],
             not facts.get("follows_recipe", False),
             facts.get("init_from") is not None,
             facts.get("seed", 0),

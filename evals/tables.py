@@ -131,6 +131,9 @@ def build_table2(folders: Sequence[ResultFolder], context: CommandContext | None
     rows, shown = [], []
     for kind in kinds:
         iterations = at[kind.block]
+        own = {key[2] for key in chosen if key[:2] == (kind.method, kind.variant)} - {None}
+        if not kind.paper_method and iterations not in own:
+            iterations = max(own, key=lambda n: n or 0)
         missing = [n for n in STEPS if (kind.method, kind.variant, iterations, n) not in chosen]
         command = _table2_command(kind, context, short, long, missing, chosen)
         for n in steps:

@@ -230,6 +230,9 @@ def test_methods_that_the_paper_lacks_have_a_row(study: Path, tmp_path: Path) ->
     assert row.steps == 2 and row.resolved == "resolved" and row.delta_selfe > 0
     assert table.statements[0].startswith("At 2 steps: Drift 0.9")
     assert len(table.frame) == len(before.frame) + 2 * 4
+    write_result(tmp_path / "short", "short", label="Short", iterations=500)
+    frame = build_table2(collect([study, tmp_path])).frame
+    assert frame[frame["folder"].str.endswith("/short")]["iterations"].tolist() == [500]
 
 
 def test_images_made_elsewhere_have_no_steps_and_bring_no_paper(tmp_path: Path) -> None:
