@@ -105,7 +105,7 @@ def parse_fork(text: str, runs_dir: Path) -> tuple[Path, int]:
         ValueError: if the text has another form.
     """
     name, at, step = text.rpartition("@")
-    if not at or not step.isdigit():
+    if not at or not step.isdecimal():
         raise ValueError(f"--init-from takes RUN@STEP, got {text!r}")
     folder = Path(name) if Path(name).is_dir() else runs_dir / name
     return folder, int(step)

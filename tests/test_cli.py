@@ -71,6 +71,7 @@ def test_every_help(run, command):
         (("train", "--method", "fm", "--set", "optim.lr=fast"), "optim.lr must be a number"),
         (("train", "--method", "fm", "--resume"), "nothing to resume"),
         (("train", "--method", "fm", "--init-from", "x"), "RUN@STEP"),
+        (("train", "--method", "fm", "--init-from", "x@²"), "RUN@STEP"),
         (
             ("train", "--method", "fm", "--init-from", "x@3"),
             "there is none at runs/x",
