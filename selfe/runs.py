@@ -47,20 +47,32 @@ def read_config(run_dir: Path) -> RunConfig:
     """The resolved configuration of a run.
 
     Raises:
-        ValueError: if the folder holds no run.
+        ValueError: if the folder holds no run, or its config.json is damaged.
     """
     path = run_dir / "config.json"
     if not path.is_file():
         raise ValueError(f"no run at {run_dir}: {path.name} is missing")
+    values = recorded_facts(run_dir)["config"]
     try:
-        return validate(json.loads(path.read_text())["config"])
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        return validate(values)
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error})") from None
 
 
 def recorded_facts(run_dir: Path) -> dict[str, Any]:
-    """How a run was started: config.json."""
-    return json.loads((run_dir / "config.json").read_text())
+    """How a run was started: config.json.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    path = run_dir / "config.json"
+    try:
+        record = json.loads(path.read_text())
+    except ValueError as error:  # no JSON, or not even text
+        raise ValueError(f"{path} is damaged ({error})") from None
+    if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
+        raise ValueError(f"{path} is damaged (it holds no configuration)")
+    return record
 
 
 def recorded_data(run_dir: Path) -> dict[str, str]:

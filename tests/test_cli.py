@@ -184,17 +184,21 @@ def test_the_suite_of_another_world_is_refused_before_drawing(run, tmp_path):
     assert not list((tmp_path / "runs").rglob("*.png"))
 
 
-@pytest.mark.parametrize("content", ["[]", "{", '{"config": {}}'])
+@pytest.mark.parametrize(
+    "content", [b"[]", b"{", b"\xff", b'{"config": {}}', b'{"config": []}', b'{"config": 5}']
+)
 def test_a_damaged_run_costs_no_other(run, tmp_path, content):
     config = tiny_config("fm")
     tiny_train(config, tmp_path / "runs" / "sound")
     write_config(tmp_path / "runs" / "sound", config)
     (tmp_path / "runs" / "broken").mkdir()
-    (tmp_path / "runs" / "broken" / "config.json").write_text(content)
+    (tmp_path / "runs" / "broken" / "config.json").write_bytes(content)
     code, out, err = run("ls", "runs")
     assert code == 0
     assert "runs/sound" in out and "broken" not in out
-    assert "left out: " in err and "Traceback" not in err
+    assert "left out: runs/broken/config.json is damaged" in err and "Traceback" not in err
+    code, _, err = run("train", "--method", "fm", "--name", "broken", "--resume")
+    assert code == 2 and "Traceback" not in err
     code, _, err = run("geneval", "--steps", "1", "--limit", "1", "--images-per-prompt", "1")
     assert code == 0, err
     (result,) = (tmp_path / "runs").rglob("result.json")
