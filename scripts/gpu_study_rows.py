@@ -140,12 +140,11 @@ def release(device: str) -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def ran_out_of_memory(error: Exception) -> bool:
+def ran_out_of_memory(error: RuntimeError) -> bool:
     """Libraries that allocate for themselves report it in words."""
     words = ("out of memory", "ALLOC_FAILED")
-    return isinstance(error, torch.cuda.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-    )
+    told = any(word in str(error) for word in words)
+    return told or isinstance(error, torch.cuda.OutOfMemoryError)
 
 
 def largest_that_fits(batch: int, multiple: int, measure: Callable[[int], Row], device: str) -> Row:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -44,16 +45,16 @@ def test_rows_come_padded_whatever_was_in_the_memory_before() -> None:
         pytest.param(lambda padded: padded.numpy(), id="array"),
     ],
 )
-def test_memory_that_is_held_is_left_alone(hold: object) -> None:
+def test_memory_that_is_held_is_left_alone(hold: Callable[[Tensor], Tensor | np.ndarray]) -> None:
     pad = PaddedRows(most=2)
     first = pad(random_rows(0), 6)
     address, before = first.data_ptr(), first.clone()
-    held = hold(first)  # type: ignore[operator]
+    held = hold(first)
     del first
     others = [pad(random_rows(seed), 6) for seed in (1, 2, 3)]
     assert address not in [other.data_ptr() for other in others]
     again = torch.as_tensor(held)
-    assert torch.equal(again, torch.as_tensor(hold(before)))  # type: ignore[operator]
+    assert torch.equal(again, torch.as_tensor(hold(before)))
 
 
 def test_what_was_dropped_for_others_stays_whole() -> None:
