@@ -10,8 +10,18 @@ from evals.base import TASKS
 from evals.layout import TASK_NAMES
 from evals.markup import is_missing, number, plain, to_markdown, with_interval
 
-_FIXED = ("method", "variant", "iterations", "steps", "nfe", "guidance", "eta", "sampler")
-_HEADER = ["Method", "Variant", "Iterations", "Steps", "NFE", "Guidance", "eta", "Sampler"]
+_FIXED = {
+    "method": "Method",
+    "variant": "Variant",
+    "iterations": "Iterations",
+    "training_seed": "Training seed",
+    "steps": "Steps",
+    "nfe": "NFE",
+    "guidance": "Guidance",
+    "eta": "eta",
+    "sampler": "Sampler",
+}
+FIXED_HEADER = list(_FIXED.values())
 
 SEEN_UNSEEN = (
     "Share of correct images [95% interval] of the prompts with two coloured objects (attribute "
@@ -30,10 +40,13 @@ def seen_unseen_markdown(frame: pd.DataFrame) -> str:
     """A row per result, a column per group of prompts."""
     groups = [n.removesuffix("_low") for n in frame.columns if n.endswith("_low")]
     rows = [
-        [*_fixed(row), *[with_interval(row[g], row[f"{g}_low"], row[f"{g}_high"]) for g in groups]]
+        [
+            *fixed_cells(row),
+            *[with_interval(row[g], row[f"{g}_low"], row[f"{g}_high"]) for g in groups],
+        ]
         for _, row in frame.iterrows()
     ]
-    return to_markdown([*_HEADER, *groups], rows)
+    return to_markdown([*FIXED_HEADER, *groups], rows)
 
 
 def diversity_markdown(frame: pd.DataFrame) -> str:
@@ -47,16 +60,17 @@ def diversity_markdown(frame: pd.DataFrame) -> str:
         score = with_interval(row["overall"], row["overall_low"], row["overall_high"])
         everything = _against_data(row, ["tv"])
         found = [_against_data(row, _names(leaves, kind=kind)) for kind in kinds]
-        by_kind.append([*_fixed(row), score, everything, *found])
+        by_kind.append([*fixed_cells(row), score, everything, *found])
         found = [_against_data(row, _names(leaves, task=task)) for task in tasks]
-        by_task.append([*_fixed(row), *found])
+        by_task.append([*fixed_cells(row), *found])
     words = [kind.capitalize() for kind in kinds]
-    first = to_markdown([*_HEADER, "Score", "All factors", *words], by_kind)
-    second = to_markdown([*_HEADER, *[TASK_NAMES[task] for task in tasks]], by_task)
+    first = to_markdown([*FIXED_HEADER, "Score", "All factors", *words], by_kind)
+    second = to_markdown([*FIXED_HEADER, *[TASK_NAMES[task] for task in tasks]], by_task)
     return f"{first}\nBy caption type, all factors that it leaves open:\n\n{second}"
 
 
-def _fixed(row: pd.Series) -> list[str]:
+def fixed_cells(row: pd.Series) -> list[str]:
+    """The cells under `FIXED_HEADER`, of a row made by `evals.cuts.row_of`."""
     return [plain(row[name]) for name in _FIXED]
 
 

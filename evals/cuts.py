@@ -15,16 +15,29 @@ from evals.collection import (
     setting_text,
 )
 
-_ROW = ("method", "variant", "iterations", "steps", "nfe", "guidance", "eta", "sampler", "partial")
+_ROW = (
+    "method",
+    "variant",
+    "iterations",
+    "training_seed",
+    "steps",
+    "nfe",
+    "guidance",
+    "eta",
+    "sampler",
+    "partial",
+)
 
 
-def _row(folder: ResultFolder) -> dict[str, Any]:
+def row_of(folder: ResultFolder) -> dict[str, Any]:
+    """The columns that say which model was measured, and how."""
     result = folder.result
     label = result.model.label + (" (partial)" if result.scores.partial else "")
     return {
         "method": label,
         "variant": result.model.variant,
         "iterations": result.model.iterations,
+        "training_seed": str(result.model.training.get("seed", "")),
         "steps": result.sampling.steps,
         "nfe": result.sampling.nfe,
         "guidance": guidance_text(result),
@@ -46,7 +59,7 @@ def seen_unseen_frame(folders: Sequence[ResultFolder]) -> pd.DataFrame:
         groups = folder.result.scores.groups
         if not groups:
             continue
-        row = _row(folder)
+        row = row_of(folder)
         for name in sorted(groups):
             interval = groups[name]
             row |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
@@ -66,7 +79,7 @@ def diversity_frame(folders: Sequence[ResultFolder]) -> pd.DataFrame:
     for folder in folders:
         figures = dict(_flatten(folder.result.diversity))
         if figures:
-            rows.append(_row(folder) | _overall(folder) | figures)
+            rows.append(row_of(folder) | _overall(folder) | figures)
     return _frame(rows)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from evals.base import TASKS
@@ -29,6 +31,14 @@ def overall_difference(a: pd.DataFrame, b: pd.DataFrame) -> Difference:
         raise ValueError("differences are paired over prompts: both results need the same images")
     counts_a, counts_b = counts_by_task(a), counts_by_task(b)
     return paired_difference({t: PairedCounts(counts_a[t], counts_b[t]) for t in counts_a})
+
+
+def together(trainings: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Verdicts of several trainings as those of one model that drew each prompt more often."""
+    numbered = [
+        v.assign(sample_id=v["sample_id"] * len(trainings) + k) for k, v in enumerate(trainings)
+    ]
+    return pd.concat(numbered).sort_values(["prompt_id", "sample_id"], ignore_index=True)
 
 
 def counts_by_task(verdicts: pd.DataFrame) -> dict[str, PromptCounts]:

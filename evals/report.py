@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from evals import cut_pages, figures, layout
+from evals import cut_pages, figures, layout, trainings
 from evals.collection import ResultFolder, by_protocol, collect, protocol_slug
 from evals.commands import CommandContext, protocol_options
 from evals.cuts import diversity_frame, seen_unseen_frame
@@ -66,7 +66,8 @@ def render(
     *,
     runs_dir: str | None = None,
 ) -> ReportSummary:
-    """Render Tables 1 and 2, seen against unseen, diversity and all figures into `out_dir`.
+    """Render Tables 1 and 2, seen against unseen, diversity, the spread over training seeds and
+    all figures into `out_dir`.
 
     The first table of a kind is written to `tableN.csv`; tables of further protocols or recipes,
     which are never mixed with it, to `tableN.PROTOCOL.csv`. Markdown and LaTeX files hold all.
@@ -93,6 +94,7 @@ def render(
     cuts = [
         _write_cut(summary, folders, _SEEN_UNSEEN),
         _write_cut(summary, folders, _DIVERSITY),
+        _write_cut(summary, folders, _TRAININGS),
     ]
     drawn = []
     for place, (group, _) in enumerate(table2):
@@ -197,6 +199,13 @@ _DIVERSITY = _Cut(
     cut_pages.DIVERSITY,
     diversity_frame,
     cut_pages.diversity_markdown,
+)
+_TRAININGS = _Cut(
+    "trainings",
+    "Several trainings",
+    trainings.WORDS,
+    trainings.trainings_frame,
+    trainings.trainings_markdown,
 )
 
 

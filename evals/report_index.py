@@ -22,6 +22,7 @@ _FIGURE_WORDS = {
 _CUT_WORDS = {
     "seen_unseen.md": "Combinations seen in training and held out, apart",
     "diversity.md": "Diversity beside accuracy",
+    "trainings.md": "Means over training seeds, and differences that hold for another seed",
 }
 
 

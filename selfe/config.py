@@ -185,8 +185,16 @@ class RunConfig(Section):
     @property
     def digest(self) -> str:
         """sha256 of the resolved configuration, but for where data lies and how it is read."""
+        return self._digest()
+
+    @property
+    def seedless_digest(self) -> str:
+        """`digest` without the seed: what trainings share that differ in nothing else."""
+        return self._digest("seed")
+
+    def _digest(self, *left_out: str) -> str:
         values = self.model_dump(mode="json", exclude={"data": {"path", "workers"}})
-        text = json.dumps(values, sort_keys=True)
+        text = json.dumps({k: v for k, v in values.items() if k not in left_out}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property

@@ -176,6 +176,7 @@ def load_run(
             "seed": config.seed,
             "iterations_planned": config.train.iterations,
             "config_digest": config.digest,
+            "seedless_digest": config.seedless_digest,
             "text": config.data.text,
             "follows_recipe": follows_recipe(config),
             "precision": started.get("precision", config.train.precision),

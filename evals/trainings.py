@@ -1,0 +1,175 @@
+"""The same configuration trained with several seeds: does a difference hold for another one?
+
+An interval over prompts says what other prompts would have given the same weights. Another training
+seed gives other weights; how far they differ shows only where a configuration was trained more than
+once (`train --seed 1`, or seeds given to scripts/quickstart.sh).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from evals.collection import ResultFolder, require_one_protocol
+from evals.cut_pages import FIXED_HEADER, fixed_cells
+from evals.cuts import row_of
+from evals.markup import is_missing, number, signed, to_markdown, with_interval
+from evals.pairing import counts_by_task, overall_difference, together
+from evals.stats import over_trainings, overall_interval
+from evals.table_rows import choose, training_of
+from evals.tables import NOT_RESOLVED, REFERENCE, RESOLVED
+
+WORDS = (
+    "Overall score of one configuration trained with several seeds, its mean [95% interval] and "
+    "the standard deviation between trainings, and the difference to Self-E, paired over prompts "
+    "and over training seeds. The intervals hold for other training seeds and other prompts alike: "
+    "Student's interval over trainings and the one over prompts, added in quadrature. The last "
+    "column counts the seeds at which the difference is resolved over prompts alone, as Table 2 "
+    "has it for one training."
+)
+
+BySeed = Mapping[int, ResultFolder]
+"""Training seed -> result, of one configuration at one number of steps."""
+
+
+class _Configuration(NamedTuple):
+    """What trainings share whose mean may be taken.
+
+    Attributes:
+        row: what a row is of: (recipe, iterations, steps, method, variant).
+        digest: of all settings but the seed.
+        precision: "auto" is the machine's: bf16 and fp32 are two configurations.
+        own: whether the settings are the recipe's.
+    """
+
+    row: tuple[str, int | None, int, str, str]
+    digest: str
+    precision: str
+    own: bool
+
+
+_COLUMNS = (
+    "recipe", "method", "variant", "iterations", "training_seed", "steps",
+    "nfe", "guidance", "eta", "sampler", "overall", "overall_low", "overall_high", "sd",
+    "delta_selfe", "delta_low", "delta_high", "resolved", "resolved_over_prompts",
+)  # fmt: skip
+
+
+def trainings_frame(folders: Sequence[ResultFolder]) -> pd.DataFrame:
+    """A row per configuration and number of steps with two training seeds or more.
+
+    Forks, incomplete results and results that do not state their configuration are left out; one
+    result stands for every training, chosen as in Table 2.
+
+    Raises:
+        ValueError: if the results were not measured under one protocol.
+    """
+    require_one_protocol(folders)
+    found = _repeated(folders)
+    rows = []
+    for configuration, by_seed in found.items():
+        recipe = configuration.row[0]
+        rows.append(
+            row_of(by_seed[min(by_seed)])
+            | {"recipe": recipe if configuration.own else f"{recipe}, changed"}
+            | {"training_seed": " ".join(map(str, sorted(by_seed)))}
+            | _mean(by_seed)
+            | _against(by_seed, _self_e(configuration, found))
+        )
+    frame = pd.DataFrame(rows, columns=list(_COLUMNS))
+    return frame.astype({name: "Int64" for name in ("iterations", "steps", "nfe")})
+
+
+def _repeated(folders: Iterable[ResultFolder]) -> dict[_Configuration, BySeed]:
+    trainings: dict[tuple[Any, ...], list[ResultFolder]] = {}
+    for folder in folders:
+        facts, scores = folder.result.model.training, folder.result.scores
+        stated = "seedless_digest" in facts and facts.get("init_from") is None
+        if stated and scores.overall is not None and not scores.partial:
+            key = (training_of(folder), folder.result.model.iterations)
+            trainings.setdefault(key, []).append(folder)
+    rows: dict[_Configuration, dict[int, ResultFolder]] = {}
+    for members in trainings.values():
+        for (method, variant, iterations, steps), folder in choose(members, []).items():
+            facts = folder.result.model.training
+            configuration = _Configuration(
+                (folder.recipe, iterations, steps, method, variant),
+                facts["seedless_digest"],
+                str(facts.get("precision", "")),
+                facts.get("follows_recipe", False),
+            )
+            rows.setdefault(configuration, {})[facts.get("seed", 0)] = folder
+    return {
+        configuration: rows[configuration] for configuration in rows if len(rows[configuration]) > 1
+    }
+
+
+def _mean(by_seed: BySeed) -> dict[str, Any]:
+    scores = [folder.result.scores.overall for folder in by_seed.values()]
+    values = [score.mean for score in scores if score is not None]
+    every = together([folder.verdicts for folder in by_seed.values()])
+    interval = over_trainings(values, overall_interval(counts_by_task(every)))
+    return {
+        "overall": interval.mean,
+        "overall_low": max(0.0, interval.low),
+        "overall_high": min(1.0, interval.high),
+        "sd": float(np.std(values, ddof=1)),
+    }
+
+
+def _self_e(configuration: _Configuration, found: Mapping[_Configuration, BySeed]) -> BySeed | None:
+    """Self-E beside a configuration, the one with most seeds in common; None if there is none."""
+    row = (*configuration.row[:3], "selfe", "")
+    if configuration.row == row:
+        return found[configuration]
+
+    def alike(other: _Configuration) -> tuple[int, bool]:
+        seeds = found[other].keys() & found[configuration].keys()
+        return len(seeds), other.own == configuration.own
+
+    best = max((other for other in found if other.row == row), key=alike, default=None)
+    return found[best] if best else None
+
+
+def _against(by_seed: BySeed, self_e: BySeed | None) -> dict[str, Any]:
+    if self_e is by_seed:
+        return {"resolved": REFERENCE}
+    seeds = sorted(by_seed.keys() & (self_e or {}).keys())
+    if self_e is None or len(seeds) < 2:
+        return {"resolved": "no Self-E of two of these seeds"}
+    pairs = [(by_seed[seed].verdicts, self_e[seed].verdicts) for seed in seeds]
+    deltas = [overall_difference(*pair) for pair in pairs]
+    every = overall_difference(*(together(side) for side in zip(*pairs, strict=True)))
+    whole = over_trainings([delta.interval.mean for delta in deltas], every.interval)
+    return {
+        "delta_selfe": whole.mean,
+        "delta_low": whole.low,
+        "delta_high": whole.high,
+        "resolved": RESOLVED if whole.low > 0 or whole.high < 0 else NOT_RESOLVED,
+        "resolved_over_prompts": f"{sum(delta.resolved for delta in deltas)} of {len(seeds)}",
+    }
+
+
+def trainings_markdown(frame: pd.DataFrame) -> str:
+    """A row per configuration and number of steps."""
+    rows = []
+    for _, row in frame.iterrows():
+        delta = ""
+        if not is_missing(row["delta_selfe"]):
+            ends = f"[{signed(row['delta_low'])}, {signed(row['delta_high'])}]"
+            delta = f"{signed(row['delta_selfe'])} {ends}"
+        rows.append(
+            [
+                row["recipe"],
+                *fixed_cells(row),
+                with_interval(row["overall"], row["overall_low"], row["overall_high"]),
+                number(row["sd"]),
+                delta,
+                *["" if is_missing(row[n]) else row[n] for n in _COLUMNS[-2:]],
+            ]
+        )
+    header = ["Mean", "SD", "Minus Self-E", "", "Seeds that resolve it"]
+    return to_markdown(["Recipe", *FIXED_HEADER, *header], rows)

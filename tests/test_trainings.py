@@ -1,0 +1,161 @@
+"""Means and differences over training seeds."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evals.base import Interval
+from evals.collection import ResultFolder, collect
+from evals.pairing import overall_difference, together
+from evals.report import render
+from evals.stats import over_trainings
+from evals.trainings import trainings_frame
+from scripts.check_training_intervals import coverage
+from selfe.recipes import resolve
+from tests.synthetic_results import write_result
+
+T_95_OF_TWO_DEGREES = 4.302653
+SEEDS = (0, 1, 2)
+
+
+def write(
+    root: Path, method: str, seed: int, *, rate: float, settings: str = "own", **more: object
+) -> None:
+    facts = more.pop("facts", {})
+    assert isinstance(facts, dict)
+    training = {
+        "seed": seed,
+        "seedless_digest": f"{method}-{settings}",
+        "config_digest": f"{method}-{settings}-{seed}",
+        "follows_recipe": settings == "own",
+        "init_from": None,
+        "precision": "fp32",
+    }
+    write_result(
+        root / f"{method}-{settings}-{seed}",
+        method,
+        rate=rate,
+        seed=seed,
+        training=training | facts,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+@pytest.fixture
+def thrice(tmp_path: Path) -> list[ResultFolder]:
+    for seed in SEEDS:
+        write(tmp_path, "selfe", seed, rate=0.6 + 0.02 * seed)
+        write(tmp_path, "fm", seed, rate=0.3 + 0.02 * seed)
+        write(tmp_path, "imm", seed, rate=0.6)
+    return collect([tmp_path])
+
+
+def overall(folder: ResultFolder) -> float:
+    assert folder.result.scores.overall is not None
+    return folder.result.scores.overall.mean
+
+
+def test_mean_and_spread_are_those_of_the_trainings(thrice: list[ResultFolder]) -> None:
+    frame = trainings_frame(thrice).set_index("method")
+    for method, name in (("fm", "Flow Matching"), ("selfe", "Self-E")):
+        values = [overall(f) for f in thrice if f.result.model.method == method]
+        row = frame.loc[name]
+        assert row["training_seed"] == "0 1 2"
+        assert row["overall"] == pytest.approx(np.mean(values))
+        assert row["sd"] == pytest.approx(np.std(values, ddof=1))
+        half = T_95_OF_TWO_DEGREES * row["sd"] / 3**0.5
+        assert row["overall_high"] - row["overall"] >= half
+        assert row["overall"] - row["overall_low"] >= half
+
+
+def test_difference_is_paired_over_seeds(thrice: list[ResultFolder]) -> None:
+    frame = trainings_frame(thrice).set_index("method")
+    by = {(f.result.model.method, f.result.model.training["seed"]): f for f in thrice}
+    deltas = [overall(by["fm", s]) - overall(by["selfe", s]) for s in SEEDS]
+    row = frame.loc["Flow Matching"]
+    assert row["delta_selfe"] == pytest.approx(np.mean(deltas))
+    half = T_95_OF_TWO_DEGREES * np.std(deltas, ddof=1) / 3**0.5
+    prompts = overall_difference(
+        *(together([by[method, s].verdicts for s in SEEDS]) for method in ("fm", "selfe"))
+    ).interval
+    assert row["delta_high"] - row["delta_selfe"] == pytest.approx(
+        np.hypot(half, prompts.high - prompts.mean)
+    )
+    assert row["resolved"] == "resolved" and row["resolved_over_prompts"] == "3 of 3"
+    assert frame.loc["IMM", "resolved"] == "not resolved"
+    assert frame.loc["Self-E", "resolved"] == "reference"
+
+
+def test_only_trainings_that_differ_in_nothing_but_the_seed_share_a_mean(tmp_path: Path) -> None:
+    for seed in SEEDS:
+        write(tmp_path, "selfe", seed, rate=0.5)
+        write(tmp_path, "fm", seed, rate=0.5, settings="changed")
+    write(tmp_path, "fm", 0, rate=0.9)
+    write(tmp_path, "imm", 0, rate=0.5)
+    write(tmp_path, "imm", 1, rate=0.5, facts={"precision": "bf16"})
+    write(tmp_path, "selfe", 3, rate=0.9, facts={"init_from": "other@100"})
+    write(tmp_path, "selfe", 4, rate=0.9, keep=60)
+    frame = trainings_frame(collect([tmp_path]))
+    rows = {(row.method, row.recipe): row.training_seed for row in frame.itertuples()}
+    assert rows == {
+        ("Self-E", "shapes"): "0 1 2",
+        ("Flow Matching", "shapes, changed"): "0 1 2",
+    }
+
+
+def test_a_method_without_self_e_at_its_seeds_is_compared_with_nothing(tmp_path: Path) -> None:
+    for seed in (5, 6):
+        write(tmp_path, "fm", seed, rate=0.5)
+    for seed in (6, 7):
+        write(tmp_path, "selfe", seed, rate=0.5)
+    frame = trainings_frame(collect([tmp_path])).set_index("method")
+    assert frame.loc["Flow Matching", "resolved"] == "no Self-E of two of these seeds"
+
+
+def test_the_report_has_the_page_where_a_configuration_was_trained_twice(tmp_path: Path) -> None:
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    write(runs, "selfe", 0, rate=0.5)
+    render([runs], out)
+    assert not (out / "trainings.md").exists()
+    write(runs, "selfe", 1, rate=0.5)
+    render([runs], out)
+    assert "(trainings.md)" in (out / "index.md").read_text()
+    with (out / "trainings.csv").open() as stream:
+        (row,) = csv.DictReader(stream)
+    assert row["training_seed"] == "0 1" and row["resolved"] == "reference"
+    assert f"| {float(row['sd']):.3f} |" in (out / "trainings.md").read_text()
+
+
+def test_settings_but_the_seed_have_one_digest() -> None:
+    first, other = (resolve("shapes-quick", "fm", seed=seed) for seed in (0, 1))
+    changed = resolve("shapes-quick", "fm", assignments=["optim.lr=1e-4"])
+    assert first.digest != other.digest and first.seedless_digest == other.seedless_digest
+    assert changed.seedless_digest != first.seedless_digest
+
+
+def test_one_training_has_no_spread() -> None:
+    with pytest.raises(ValueError, match="two or more"):
+        over_trainings([0.5], Interval(mean=0.5, low=0.4, high=0.6))
+
+
+def test_equal_trainings_keep_the_interval_of_the_prompts() -> None:
+    prompts = Interval(mean=0.5, low=0.4, high=0.7)
+    found = over_trainings([0.5, 0.5], prompts)
+    assert (found.mean, found.low, found.high) == pytest.approx((0.5, 0.4, 0.7))
+
+
+@pytest.mark.parametrize(("trainings", "sd"), [(2, 0.0), (3, 0.4), (5, 0.1)])
+def test_the_interval_covers_the_difference_for_new_seeds_and_prompts(
+    trainings: int, sd: float
+) -> None:
+    worlds = 400
+    found = {name: row["coverage"] for name, row in coverage(trainings, sd, worlds).items()}
+    # five standard errors of a coverage of 0.95 below it
+    least = 0.95 - 5 * (0.95 * 0.05 / worlds) ** 0.5
+    assert found["both"] > least
+    if sd == 0.4:
+        assert found["prompts"] < least
