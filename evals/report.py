@@ -34,7 +34,8 @@ class ReportSummary:
         out_dir: the report's folder.
         files: everything written, in order.
         results: number of result folders read.
-        statements: the ordering of the first Table 2 in words.
+        statements: the ordering of the first Table 2 in words, for one training and, where there
+            are more, for the means over training seeds.
         notes: partial sets, under-trained models and the like, of all tables.
         not_run: commands that make the missing rows of the first Table 2.
     """
@@ -99,10 +100,14 @@ def render(
     drawn = []
     for place, (group, _) in enumerate(table2):
         drawn += draw_group(summary.draw, group, "" if place == 0 else f".{group.slug}")
-    summary.statements = first2[0].statements
+    repeated = trainings.trainings_frame(groups[0].folders if groups else [])
+    over_seeds = trainings.trainings_statements(repeated)
+    summary.statements = [*first2[0].statements, *over_seeds]
     summary.not_run = list(dict.fromkeys(c for c in first2[0].frame["command"] if c))
     summary.notes = list(dict.fromkeys(n for t in (*first2, *table1) for n in t.notes))
-    summary.write("index.md", index_page(folders, first2, [c for c in cuts if c], drawn))
+    summary.write(
+        "index.md", index_page(folders, first2, over_seeds, [c for c in cuts if c], drawn)
+    )
     return summary
 
 

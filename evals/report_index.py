@@ -29,6 +29,7 @@ _CUT_WORDS = {
 def index_page(
     folders: Sequence[ResultFolder],
     table2: Sequence[Table],
+    over_seeds: Sequence[str],
     cuts: Sequence[str],
     drawn: Sequence[str],
 ) -> str:
@@ -38,6 +39,12 @@ def index_page(
         parts.append("\n".join(f"- {text}" for text in table2[0].statements) + "\n")
         parts.append(
             '"Resolved": the 95% interval of the difference, paired over prompts, leaves out 0.\n'
+        )
+    if over_seeds:
+        parts.append("\n".join(f"- {text}" for text in over_seeds) + "\n")
+        parts.append(
+            'Here "resolved" holds for other training seeds and other prompts alike '
+            "([all configurations](trainings.md)).\n"
         )
     warnings = [n for t in table2 for n in t.notes if n.startswith(("PARTIAL", "UNDER-TRAINED"))]
     if warnings:

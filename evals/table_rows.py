@@ -97,6 +97,21 @@ def training_of(folder: ResultFolder) -> tuple[Any, ...]:
     return (model.digest,)
 
 
+def configuration_of(folder: ResultFolder) -> tuple[str, str] | None:
+    """What trainings share whose mean may be taken; None of forks, and where it is not recorded.
+
+    "auto" precision is the machine's: in bf16 and in fp32 are two configurations.
+    """
+    facts = folder.result.model.training
+    if "seedless_digest" not in facts or facts.get("init_from") is not None:
+        return None
+    return facts["seedless_digest"], str(facts.get("precision", ""))
+
+
+def only_the_seed_differs(a: ResultFolder, b: ResultFolder) -> bool:
+    return configuration_of(a) is not None and configuration_of(a) == configuration_of(b)
+
+
 def one_training_a_row(
     folders: Iterable[ResultFolder], notes: list[str], key_of: Callable[[ResultFolder], Cell]
 ) -> list[ResultFolder]:
@@ -129,8 +144,21 @@ def one_training_a_row(
     for trainings in rows.values():
         first, *others = sorted(trainings.values(), key=preference)
         kept += first
+        model = first[0].result.model
+        label = f"{model.label} ({model.variant})" if model.variant else model.label
+        seeds = [
+            other[0].result.model.training["seed"]
+            for other in others
+            if only_the_seed_differs(first[0], other[0])
+        ]
+        if seeds:
+            notes.append(
+                f"{label} was trained with seeds {', '.join(map(str, sorted(seeds)))} too: shown "
+                f"is seed {model.training['seed']}, means are in trainings.md."
+            )
         for other in others:
-            label = other[0].result.model.label
+            if only_the_seed_differs(first[0], other[0]):
+                continue
             names = ", ".join(f"`{folder.name}`" for folder in other)
             notes.append(
                 f"ANOTHER TRAINING: {label}, of other settings, seed or origin than "

@@ -19,7 +19,7 @@ from evals.cuts import row_of
 from evals.markup import is_missing, number, signed, to_markdown, with_interval
 from evals.pairing import counts_by_task, overall_difference, together
 from evals.stats import over_trainings, overall_interval
-from evals.table_rows import choose, training_of
+from evals.table_rows import choose, configuration_of, training_of
 from evals.tables import NOT_RESOLVED, REFERENCE, RESOLVED
 
 WORDS = (
@@ -40,14 +40,12 @@ class _Configuration(NamedTuple):
 
     Attributes:
         row: what a row is of: (recipe, iterations, steps, method, variant).
-        digest: of all settings but the seed.
-        precision: "auto" is the machine's: bf16 and fp32 are two configurations.
+        settings: of `evals.table_rows.configuration_of`.
         own: whether the settings are the recipe's.
     """
 
     row: tuple[str, int | None, int, str, str]
-    digest: str
-    precision: str
+    settings: tuple[str, str]
     own: bool
 
 
@@ -86,25 +84,22 @@ def trainings_frame(folders: Sequence[ResultFolder]) -> pd.DataFrame:
 def _repeated(folders: Iterable[ResultFolder]) -> dict[_Configuration, BySeed]:
     trainings: dict[tuple[Any, ...], list[ResultFolder]] = {}
     for folder in folders:
-        facts, scores = folder.result.model.training, folder.result.scores
-        stated = "seedless_digest" in facts and facts.get("init_from") is None
-        if stated and scores.overall is not None and not scores.partial:
+        scores = folder.result.scores
+        if configuration_of(folder) and scores.overall is not None and not scores.partial:
             key = (training_of(folder), folder.result.model.iterations)
             trainings.setdefault(key, []).append(folder)
     rows: dict[_Configuration, dict[int, ResultFolder]] = {}
     for members in trainings.values():
         for (method, variant, iterations, steps), folder in choose(members, []).items():
-            facts = folder.result.model.training
+            facts, settings = folder.result.model.training, configuration_of(folder)
+            assert settings is not None
             configuration = _Configuration(
                 (folder.recipe, iterations, steps, method, variant),
-                facts["seedless_digest"],
-                str(facts.get("precision", "")),
+                settings,
                 facts.get("follows_recipe", False),
             )
             rows.setdefault(configuration, {})[facts.get("seed", 0)] = folder
-    return {
-        configuration: rows[configuration] for configuration in rows if len(rows[configuration]) > 1
-    }
+    return {row: by_seed for row, by_seed in rows.items() if len(by_seed) > 1}
 
 
 def _mean(by_seed: BySeed) -> dict[str, Any]:
@@ -153,21 +148,47 @@ def _against(by_seed: BySeed, self_e: BySeed | None) -> dict[str, Any]:
     }
 
 
+def trainings_statements(frame: pd.DataFrame) -> list[str]:
+    """The methods at every number of steps in words: Self-E, then the others with their difference
+    to it, best first."""
+    texts = []
+    for (recipe, iterations, steps), rows in frame.groupby(["recipe", "iterations", "steps"]):
+        reference = rows[rows["resolved"] == REFERENCE]
+        others = rows[rows["delta_selfe"].notna()].sort_values("delta_selfe", ascending=False)
+        if reference.empty or others.empty:
+            continue
+        first = reference.iloc[0]
+        words = [
+            f"{' '.join(filter(None, (row['method'], row['variant'])))} {number(row['overall'])} "
+            f"({_difference(row)}, {row['resolved']})"
+            for _, row in others.iterrows()
+        ]
+        texts.append(
+            f"At {steps} step{'s' * (steps != 1)}, mean over training seeds "
+            f"{first['training_seed']} ({recipe}, {iterations} iterations): {first['method']} "
+            f"{number(first['overall'])}, {', '.join(words)}."
+        )
+    return texts
+
+
+def _difference(row: pd.Series) -> str:
+    if is_missing(row["delta_selfe"]):
+        return ""
+    ends = f"[{signed(row['delta_low'])}, {signed(row['delta_high'])}]"
+    return f"{signed(row['delta_selfe'])} {ends}"
+
+
 def trainings_markdown(frame: pd.DataFrame) -> str:
     """A row per configuration and number of steps."""
     rows = []
     for _, row in frame.iterrows():
-        delta = ""
-        if not is_missing(row["delta_selfe"]):
-            ends = f"[{signed(row['delta_low'])}, {signed(row['delta_high'])}]"
-            delta = f"{signed(row['delta_selfe'])} {ends}"
         rows.append(
             [
                 row["recipe"],
                 *fixed_cells(row),
                 with_interval(row["overall"], row["overall_low"], row["overall_high"]),
                 number(row["sd"]),
-                delta,
+                _difference(row),
                 *["" if is_missing(row[n]) else row[n] for n in _COLUMNS[-2:]],
             ]
         )

@@ -122,10 +122,17 @@ def test_the_report_has_the_page_where_a_configuration_was_trained_twice(tmp_pat
     render([runs], out)
     assert not (out / "trainings.md").exists()
     write(runs, "selfe", 1, rate=0.5)
-    render([runs], out)
+    write(runs, "fm", 1, rate=0.4)
+    write(runs, "fm", 0, rate=0.4)
+    summary = render([runs], out)
+    assert "Self-E was trained with seeds 1 too" in "".join(summary.notes)
+    assert not any("ANOTHER" in note for note in summary.notes)
+    index = (out / "index.md").read_text()
+    assert "- At 2 steps, mean over training seeds 0 1 (shapes, 3000 iterations): Self-E" in index
     assert "(trainings.md)" in (out / "index.md").read_text()
     with (out / "trainings.csv").open() as stream:
-        (row,) = csv.DictReader(stream)
+        rows = {row["method"]: row for row in csv.DictReader(stream)}
+    row = rows["Self-E"]
     assert row["training_seed"] == "0 1" and row["resolved"] == "reference"
     assert f"| {float(row['sd']):.3f} |" in (out / "trainings.md").read_text()
 
