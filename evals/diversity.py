@@ -9,6 +9,7 @@ a finite sample is never 0, so beside it stands what equally many images of the 
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
@@ -66,7 +67,8 @@ def observations(
 def total_variation(a: Counter[str], b: Counter[str]) -> float:
     """Half the summed difference of two empirical distributions, in [0, 1]."""
     n, m = a.total(), b.total()
-    return 0.5 * sum(abs(a[value] / n - b[value] / m) for value in a.keys() | b.keys())
+    # fsum: a set of texts has another order in every process
+    return 0.5 * math.fsum(abs(a[value] / n - b[value] / m) for value in a.keys() | b.keys())
 
 
 class DiversityReference:

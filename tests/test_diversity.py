@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Sequence
 
@@ -145,6 +148,26 @@ def test_total_variation() -> None:
     assert total_variation(Counter(a=1, b=1), Counter(a=10, b=10)) == 0
     assert total_variation(Counter(a=3), Counter(b=5)) == 1
     assert total_variation(Counter(a=1), Counter(a=1, b=3)) == 0.75
+
+
+def test_total_variation_is_the_same_in_every_process() -> None:
+    """Sets of texts have another order in each, and results must not change by rounding."""
+    code = (
+        "from collections import Counter; from evals.diversity import total_variation; "
+        "a, b = ({f'v{i}': (i * k) % 17 + 1 for i in range(60)} for k in (3, 5)); "
+        "print(total_variation(Counter(a), Counter(b)).hex())"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in range(6)
+    }
+    assert len(found) == 1
 
 
 def test_too_small_a_reference_is_refused(reference: DiversityReference) -> None:
