@@ -7,6 +7,7 @@ once (`train --seed 1`, or seeds given to scripts/quickstart.sh).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -41,11 +42,13 @@ class _Configuration(NamedTuple):
     Attributes:
         row: what a row is of: (recipe, iterations, steps, method, variant).
         settings: of `evals.table_rows.configuration_of`.
+        sampling: how images were drawn, as text.
         own: whether the settings are the recipe's.
     """
 
     row: tuple[str, int | None, int, str, str]
     settings: tuple[str, str]
+    sampling: str
     own: bool
 
 
@@ -96,6 +99,7 @@ def _repeated(folders: Iterable[ResultFolder]) -> dict[_Configuration, BySeed]:
             configuration = _Configuration(
                 (folder.recipe, iterations, steps, method, variant),
                 settings,
+                json.dumps(folder.result.sampling.settings, sort_keys=True),
                 facts.get("follows_recipe", False),
             )
             rows.setdefault(configuration, {})[facts.get("seed", 0)] = folder

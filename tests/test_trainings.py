@@ -41,6 +41,7 @@ def write(
         rate=rate,
         seed=seed,
         training=training | facts,
+        settings=more.pop("settings_drawn", None),  # type: ignore[arg-type]
         **more,  # type: ignore[arg-type]
     )
 
@@ -97,6 +98,7 @@ def test_only_trainings_that_differ_in_nothing_but_the_seed_share_a_mean(tmp_pat
     write(tmp_path, "fm", 0, rate=0.9)
     write(tmp_path, "imm", 0, rate=0.5)
     write(tmp_path, "imm", 1, rate=0.5, facts={"precision": "bf16"})
+    write(tmp_path, "selfe", 5, rate=0.9, settings_drawn={"eta": 0.5})
     write(tmp_path, "selfe", 3, rate=0.9, facts={"init_from": "other@100"})
     write(tmp_path, "selfe", 4, rate=0.9, keep=60)
     frame = trainings_frame(collect([tmp_path]))
