@@ -164,7 +164,7 @@ def trainings_statements(frame: pd.DataFrame) -> list[str]:
         first = reference.iloc[0]
         words = [
             f"{' '.join(filter(None, (row['method'], row['variant'])))} {number(row['overall'])} "
-            f"({_difference(row)}, {row['resolved']})"
+            f"({_difference(row)}, {row['resolved']}{_own_seeds(row, first)})"
             for _, row in others.iterrows()
         ]
         texts.append(
@@ -173,6 +173,12 @@ def trainings_statements(frame: pd.DataFrame) -> list[str]:
             f"{number(first['overall'])}, {', '.join(words)}."
         )
     return texts
+
+
+def _own_seeds(row: pd.Series, first: pd.Series) -> str:
+    """A mean over other seeds than Self-E's must not look like one over the same."""
+    same = row["training_seed"] == first["training_seed"]
+    return "" if same else f", seeds {row['training_seed']}"
 
 
 def _difference(row: pd.Series) -> str:

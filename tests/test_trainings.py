@@ -13,7 +13,7 @@ from evals.collection import ResultFolder, collect
 from evals.pairing import overall_difference, together
 from evals.report import render
 from evals.stats import over_trainings
-from evals.trainings import trainings_frame
+from evals.trainings import trainings_frame, trainings_statements
 from scripts.check_training_intervals import coverage
 from selfe.recipes import resolve
 from tests.synthetic_results import write_result
@@ -116,6 +116,17 @@ def test_a_method_without_self_e_at_its_seeds_is_compared_with_nothing(tmp_path:
         write(tmp_path, "selfe", seed, rate=0.5)
     frame = trainings_frame(collect([tmp_path])).set_index("method")
     assert frame.loc["Flow Matching", "resolved"] == "no Self-E of two of these seeds"
+
+
+def test_a_sentence_names_seeds_that_are_not_those_of_self_e(thrice: list[ResultFolder]) -> None:
+    fewer = [
+        folder
+        for folder in thrice
+        if (folder.result.model.method, folder.result.model.training["seed"]) != ("fm", 2)
+    ]
+    (text,) = trainings_statements(trainings_frame(fewer))
+    assert "seeds 0 1 2 (shapes, 3000 iterations): Self-E" in text
+    assert text.endswith("resolved, seeds 0 1).") and text.count("seeds") == 2
 
 
 def test_the_report_has_the_page_where_a_configuration_was_trained_twice(tmp_path: Path) -> None:
