@@ -93,15 +93,14 @@ def training_of(folder: ResultFolder) -> tuple[Any, ...]:
     model = folder.result.model
     facts = model.training
     if "config_digest" in facts:
-        return (facts["config_digest"], facts.get("seed"), facts.get("init_from"))
+        # "auto" precision is the machine's: bf16 and fp32 are two trainings
+        told = (facts.get(name) for name in ("seed", "init_from", "precision"))
+        return (facts["config_digest"], *told)
     return (model.digest,)
 
 
 def configuration_of(folder: ResultFolder) -> tuple[str, str] | None:
-    """What trainings share whose mean may be taken; None of forks, and where it is not recorded.
-
-    "auto" precision is the machine's: in bf16 and in fp32 are two configurations.
-    """
+    """What trainings share whose mean may be taken; None of forks, and where it is not recorded."""
     facts = folder.result.model.training
     if "seedless_digest" not in facts or facts.get("init_from") is not None:
         return None
@@ -154,7 +153,8 @@ def one_training_a_row(
         if seeds:
             notes.append(
                 f"{label} was trained with seeds {', '.join(map(str, sorted(seeds)))} too: shown "
-                f"is seed {model.training['seed']}, means are in trainings.md."
+                f"is seed {model.training['seed']}; trainings.md has the means where steps and "
+                "sampling agree."
             )
         for other in others:
             if only_the_seed_differs(first[0], other[0]):

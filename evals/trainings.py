@@ -40,22 +40,26 @@ class _Configuration(NamedTuple):
     """What trainings share whose mean may be taken.
 
     Attributes:
-        row: what a row is of: (recipe, iterations, steps, method, variant).
+        recipe, method, variant, iterations, steps: what a row is of.
+        changed: whether the settings are not the recipe's.
         settings: of `evals.table_rows.configuration_of`.
         sampling: how images were drawn, as text.
-        own: whether the settings are the recipe's.
     """
 
-    row: tuple[str, int | None, int, str, str]
+    recipe: str
+    method: str
+    variant: str
+    iterations: int
+    steps: int
+    changed: bool
     settings: tuple[str, str]
     sampling: str
-    own: bool
 
 
 _COLUMNS = (
-    "recipe", "method", "variant", "iterations", "training_seed", "steps",
+    "recipe", "changed", "settings", "method", "variant", "iterations", "training_seed", "steps",
     "nfe", "guidance", "eta", "sampler", "overall", "overall_low", "overall_high", "sd",
-    "delta_selfe", "delta_low", "delta_high", "resolved", "resolved_over_prompts",
+    "delta_selfe", "delta_low", "delta_high", "delta_seeds", "resolved", "resolved_over_prompts",
 )  # fmt: skip
 
 
@@ -71,17 +75,22 @@ def trainings_frame(folders: Sequence[ResultFolder]) -> pd.DataFrame:
     require_one_protocol(folders)
     found = _repeated(folders)
     rows = []
-    for configuration, by_seed in found.items():
-        recipe = configuration.row[0]
+    for configuration in sorted(found):
+        by_seed = found[configuration]
         rows.append(
             row_of(by_seed[min(by_seed)])
-            | {"recipe": recipe if configuration.own else f"{recipe}, changed"}
-            | {"training_seed": " ".join(map(str, sorted(by_seed)))}
+            | {"recipe": configuration.recipe, "changed": configuration.changed}
+            | {"settings": configuration.settings[0][:8]}
+            | {"training_seed": _words(by_seed)}
             | _mean(by_seed)
-            | _against(by_seed, _self_e(configuration, found))
+            | _against(configuration, found)
         )
     frame = pd.DataFrame(rows, columns=list(_COLUMNS))
     return frame.astype({name: "Int64" for name in ("iterations", "steps", "nfe")})
+
+
+def _words(seeds: Iterable[int]) -> str:
+    return " ".join(map(str, sorted(seeds)))
 
 
 def _repeated(folders: Iterable[ResultFolder]) -> dict[_Configuration, BySeed]:
@@ -96,11 +105,16 @@ def _repeated(folders: Iterable[ResultFolder]) -> dict[_Configuration, BySeed]:
         for (method, variant, iterations, steps), folder in choose(members, []).items():
             facts, settings = folder.result.model.training, configuration_of(folder)
             assert settings is not None
+            assert iterations is not None
             configuration = _Configuration(
-                (folder.recipe, iterations, steps, method, variant),
+                folder.recipe,
+                method,
+                variant,
+                iterations,
+                steps,
+                not facts.get("follows_recipe", False),
                 settings,
                 json.dumps(folder.result.sampling.settings, sort_keys=True),
-                facts.get("follows_recipe", False),
             )
             rows.setdefault(configuration, {})[facts.get("seed", 0)] = folder
     return {row: by_seed for row, by_seed in rows.items() if len(by_seed) > 1}
@@ -119,34 +133,30 @@ def _mean(by_seed: BySeed) -> dict[str, Any]:
     }
 
 
-def _self_e(configuration: _Configuration, found: Mapping[_Configuration, BySeed]) -> BySeed | None:
-    """Self-E beside a configuration, the one with most seeds in common; None if there is none."""
-    row = (*configuration.row[:3], "selfe", "")
-    if configuration.row == row:
-        return found[configuration]
-
-    def alike(other: _Configuration) -> tuple[int, bool]:
-        seeds = found[other].keys() & found[configuration].keys()
-        return len(seeds), other.own == configuration.own
-
-    best = max((other for other in found if other.row == row), key=alike, default=None)
-    return found[best] if best else None
-
-
-def _against(by_seed: BySeed, self_e: BySeed | None) -> dict[str, Any]:
-    if self_e is by_seed:
+def _against(
+    configuration: _Configuration, found: Mapping[_Configuration, BySeed]
+) -> dict[str, Any]:
+    """The difference to Self-E: to the recipe's own where there is one, else to the only one."""
+    place = ("selfe", "", configuration.iterations, configuration.steps)
+    every = [c for c in found if c.recipe == configuration.recipe and c[1:5] == place]
+    candidates = [c for c in every if not c.changed] or every
+    if len(candidates) > 1:
+        return {"resolved": "several Self-E"}
+    if configuration in candidates:
         return {"resolved": REFERENCE}
-    seeds = sorted(by_seed.keys() & (self_e or {}).keys())
-    if self_e is None or len(seeds) < 2:
+    by_seed, self_e = found[configuration], found[candidates[0]] if candidates else {}
+    seeds = sorted(by_seed.keys() & self_e.keys())
+    if len(seeds) < 2:
         return {"resolved": "no Self-E of two of these seeds"}
     pairs = [(by_seed[seed].verdicts, self_e[seed].verdicts) for seed in seeds]
     deltas = [overall_difference(*pair) for pair in pairs]
-    every = overall_difference(*(together(side) for side in zip(*pairs, strict=True)))
-    whole = over_trainings([delta.interval.mean for delta in deltas], every.interval)
+    merged = overall_difference(*(together(side) for side in zip(*pairs, strict=True)))
+    whole = over_trainings([delta.interval.mean for delta in deltas], merged.interval)
     return {
         "delta_selfe": whole.mean,
-        "delta_low": whole.low,
-        "delta_high": whole.high,
+        "delta_low": max(-1.0, whole.low),
+        "delta_high": min(1.0, whole.high),
+        "delta_seeds": _words(seeds),
         "resolved": RESOLVED if whole.low > 0 or whole.high < 0 else NOT_RESOLVED,
         "resolved_over_prompts": f"{sum(delta.resolved for delta in deltas)} of {len(seeds)}",
     }
@@ -162,23 +172,24 @@ def trainings_statements(frame: pd.DataFrame) -> list[str]:
         if reference.empty or others.empty:
             continue
         first = reference.iloc[0]
-        words = [
-            f"{' '.join(filter(None, (row['method'], row['variant'])))} {number(row['overall'])} "
-            f"({_difference(row)}, {row['resolved']}{_own_seeds(row, first)})"
-            for _, row in others.iterrows()
-        ]
+        words = []
+        for _, row in others.iterrows():
+            name = " ".join(filter(None, (row["method"], row["variant"])))
+            name += ", settings changed," * row["changed"]
+            seeds = ""
+            if row["training_seed"] != first["training_seed"]:
+                seeds = (
+                    f", mean of seeds {row['training_seed']}, difference of {row['delta_seeds']}"
+                )
+            words.append(
+                f"{name} {number(row['overall'])} ({_difference(row)}, {row['resolved']}{seeds})"
+            )
         texts.append(
             f"At {steps} step{'s' * (steps != 1)}, mean over training seeds "
             f"{first['training_seed']} ({recipe}, {iterations} iterations): {first['method']} "
             f"{number(first['overall'])}, {', '.join(words)}."
         )
     return texts
-
-
-def _own_seeds(row: pd.Series, first: pd.Series) -> str:
-    """A mean over other seeds than Self-E's must not look like one over the same."""
-    same = row["training_seed"] == first["training_seed"]
-    return "" if same else f", seeds {row['training_seed']}"
 
 
 def _difference(row: pd.Series) -> str:
@@ -188,17 +199,24 @@ def _difference(row: pd.Series) -> str:
     return f"{signed(row['delta_selfe'])} {ends}"
 
 
+def _fewer_seeds(row: pd.Series) -> str:
+    """Seeds of a difference, where Self-E does not have all of the row's."""
+    if is_missing(row["delta_seeds"]) or row["delta_seeds"] == row["training_seed"]:
+        return ""
+    return f" (seeds {row['delta_seeds']})"
+
+
 def trainings_markdown(frame: pd.DataFrame) -> str:
     """A row per configuration and number of steps."""
     rows = []
     for _, row in frame.iterrows():
         rows.append(
             [
-                row["recipe"],
+                f"{row['recipe']}, changed" if row["changed"] else row["recipe"],
                 *fixed_cells(row),
                 with_interval(row["overall"], row["overall_low"], row["overall_high"]),
                 number(row["sd"]),
-                _difference(row),
+                _difference(row) + _fewer_seeds(row),
                 *["" if is_missing(row[n]) else row[n] for n in _COLUMNS[-2:]],
             ]
         )

@@ -6,6 +6,10 @@
 # the report says what holds over them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+seeds=("${@:-0}")
+for seed in "${seeds[@]}"; do
+    [[ "$seed" =~ ^(0|[1-9][0-9]*)$ ]] || { echo "no training seed: '$seed'" >&2 && exit 2; }
+done
 . scripts/environment.sh
 selfe_environment dev,webdataset,tensorboard
 export PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
@@ -14,8 +18,6 @@ runs=runs/quickstart
 out=reports/quickstart
 cores="$(.venv/bin/python -c 'import os; print(len(os.sched_getaffinity(0)))')"
 half=$(((cores + 1) / 2))
-
-seeds=("${@:-0}")
 
 train() { # method, threads; lines instead of bars, because two of them share the terminal
     OMP_NUM_THREADS="$2" $bench train --method "$1" --recipe shapes-quick --runs-dir "$runs" \

@@ -13,7 +13,7 @@ from evals.collection import ResultFolder, collect
 from evals.pairing import overall_difference, together
 from evals.report import render
 from evals.stats import over_trainings
-from evals.trainings import trainings_frame, trainings_statements
+from evals.trainings import trainings_frame, trainings_markdown, trainings_statements
 from scripts.check_training_intervals import coverage
 from selfe.recipes import resolve
 from tests.synthetic_results import write_result
@@ -102,11 +102,8 @@ def test_only_trainings_that_differ_in_nothing_but_the_seed_share_a_mean(tmp_pat
     write(tmp_path, "selfe", 3, rate=0.9, facts={"init_from": "other@100"})
     write(tmp_path, "selfe", 4, rate=0.9, keep=60)
     frame = trainings_frame(collect([tmp_path]))
-    rows = {(row.method, row.recipe): row.training_seed for row in frame.itertuples()}
-    assert rows == {
-        ("Self-E", "shapes"): "0 1 2",
-        ("Flow Matching", "shapes, changed"): "0 1 2",
-    }
+    rows = {(row.method, row.changed): row.training_seed for row in frame.itertuples()}
+    assert rows == {("Self-E", False): "0 1 2", ("Flow Matching", True): "0 1 2"}
 
 
 def test_a_method_without_self_e_at_its_seeds_is_compared_with_nothing(tmp_path: Path) -> None:
@@ -126,7 +123,53 @@ def test_a_sentence_names_seeds_that_are_not_those_of_self_e(thrice: list[Result
     ]
     (text,) = trainings_statements(trainings_frame(fewer))
     assert "seeds 0 1 2 (shapes, 3000 iterations): Self-E" in text
-    assert text.endswith("resolved, seeds 0 1).") and text.count("seeds") == 2
+    assert text.endswith("resolved, mean of seeds 0 1, difference of 0 1).")
+    assert text.count("mean of seeds") == 1
+
+
+def test_self_e_as_its_recipe_is_the_reference_of_all(tmp_path: Path) -> None:
+    for seed in SEEDS:
+        write(tmp_path, "fm", seed, rate=0.5)
+        write(tmp_path, "selfe", seed, rate=0.2, settings="changed")
+        write(tmp_path, "imm", seed, rate=0.5, settings="changed")
+    for seed in (1, 2):
+        write(tmp_path, "selfe", seed, rate=0.8)
+    folders = collect([tmp_path])
+    frame = trainings_frame(folders)
+    assert frame["method"].tolist() == ["Flow Matching", "IMM", "Self-E", "Self-E"]
+    assert frame["resolved"].tolist()[2:] == ["reference", "resolved"]
+    assert (frame["delta_selfe"].dropna() < 0).all() and frame["delta_selfe"].count() == 3
+    assert frame["delta_seeds"].dropna().tolist() == ["1 2"] * 3
+    (text,) = trainings_statements(frame)
+    assert "IMM, settings changed, 0." in text and "Self-E, settings changed, 0." in text
+    assert trainings_markdown(frame).count(" (seeds 1 2) |") == 3
+
+
+def test_of_several_changed_self_e_none_is_the_reference(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        for settings in ("slow", "fast"):
+            write(tmp_path, "selfe", seed, rate=0.5, settings=settings)
+            write(tmp_path, "fm", seed, rate=0.5, settings=settings)
+    frame = trainings_frame(collect([tmp_path]))
+    assert frame["resolved"].tolist() == ["several Self-E"] * 4
+    assert trainings_statements(frame) == []
+
+
+def test_one_seed_in_two_precisions_is_two_trainings(tmp_path: Path) -> None:
+    write(tmp_path / "a", "selfe", 0, rate=0.5, facts={"precision": "bf16"})
+    for seed in (0, 1):
+        write(tmp_path / "b", "selfe", seed, rate=0.5)
+    (seeds,) = trainings_frame(collect([tmp_path]))["training_seed"]
+    assert seeds == "0 1"
+
+
+def test_a_difference_stays_a_difference_of_shares(tmp_path: Path) -> None:
+    for seed, rates in enumerate(((0.9, 0.5), (0.99, 0.1))):
+        write(tmp_path, "selfe", seed, rate=rates[0])
+        write(tmp_path, "fm", seed, rate=rates[1])
+    frame = trainings_frame(collect([tmp_path])).set_index("method")
+    assert frame.loc["Flow Matching", "delta_low"] == -1
+    assert frame.loc["Flow Matching", "delta_high"] == 1
 
 
 def test_the_report_has_the_page_where_a_configuration_was_trained_twice(tmp_path: Path) -> None:
