@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,10 +24,16 @@ SEEDS = (0, 1, 2)
 
 
 def write(
-    root: Path, method: str, seed: int, *, rate: float, settings: str = "own", **more: object
+    root: Path,
+    method: str,
+    seed: int,
+    *,
+    settings: str = "own",
+    facts: dict[str, Any] | None = None,
+    drawn: dict[str, Any] | None = None,
+    **more: Any,
 ) -> None:
-    facts = more.pop("facts", {})
-    assert isinstance(facts, dict)
+    """A result of one training; `drawn` are sampling settings, `more` is of `write_result`."""
     training = {
         "seed": seed,
         "seedless_digest": f"{method}-{settings}",
@@ -34,16 +41,10 @@ def write(
         "follows_recipe": settings == "own",
         "init_from": None,
         "precision": "fp32",
+        **(facts or {}),
     }
-    write_result(
-        root / f"{method}-{settings}-{seed}",
-        method,
-        rate=rate,
-        seed=seed,
-        training=training | facts,
-        settings=more.pop("settings_drawn", None),  # type: ignore[arg-type]
-        **more,  # type: ignore[arg-type]
-    )
+    folder = root / f"{method}-{settings}-{seed}"
+    write_result(folder, method, seed=seed, training=training, settings=drawn, **more)
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ def test_only_trainings_that_differ_in_nothing_but_the_seed_share_a_mean(tmp_pat
     write(tmp_path, "fm", 0, rate=0.9)
     write(tmp_path, "imm", 0, rate=0.5)
     write(tmp_path, "imm", 1, rate=0.5, facts={"precision": "bf16"})
-    write(tmp_path, "selfe", 5, rate=0.9, settings_drawn={"eta": 0.5})
+    write(tmp_path, "selfe", 5, rate=0.9, drawn={"eta": 0.5})
     write(tmp_path, "selfe", 3, rate=0.9, facts={"init_from": "other@100"})
     write(tmp_path, "selfe", 4, rate=0.9, keep=60)
     frame = trainings_frame(collect([tmp_path]))
