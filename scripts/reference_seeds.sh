@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# The shapes recipe as it stands (3,000 iterations), trained by every method with several training
+# seeds and scored on all held-out prompts, so that the report can say what holds over trainings.
+# One run a core, one thread each: about 35 minutes a seed on two idle cores, scoring included.
+# Goes on where it was; runs of one seed are finished before those of the next begin.
+#
+#     scripts/reference_seeds.sh 0 1 2 3              every method
+#     METHODS="selfe fm" scripts/reference_seeds.sh 4 only these
+set -euo pipefail
+cd "$(dirname "$0")/.."
+[ $# -gt 0 ] || { echo "usage: $0 SEED ..." >&2 && exit 2; }
+for seed in "$@"; do
+    [[ "$seed" =~ ^(0|[1-9][0-9]*)$ ]] || { echo "no training seed: '$seed'" >&2 && exit 2; }
+done
+. scripts/environment.sh
+selfe_environment dev,webdataset,tensorboard
+export PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
+bench=.venv/bin/selfe-bench
+runs=runs/reference-seeds
+cores="$(.venv/bin/python -c 'import os; print(len(os.sched_getaffinity(0)))')"
+
+# xargs gives each free core the next run, and fails when one of them does
+for seed in "$@"; do
+    for method in ${METHODS:-selfe fm imm}; do echo "$method $seed"; done
+done | xargs -P "$cores" -n 2 bash -euo pipefail -c '
+    bench="$1" runs="$2" method="$3" seed="$4"
+    name="shapes-$method-seed$seed"
+    {
+        "$bench" train --method "$method" --recipe shapes --seed "$seed" --name "$name" \
+            --runs-dir "$runs" --device cpu --auto-resume
+        "$bench" geneval --model "$runs/$name" --steps 2,4,8,50 --runs-dir "$runs" --device cpu
+    } 2>&1 | sed -u "s/^/$name: /"' one-run "$bench" "$runs"
+$bench report --runs-dir "$runs" --out reports/shapes-seeds
