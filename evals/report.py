@@ -6,6 +6,7 @@ directories, or on the machine that renders.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,12 @@ from evals.report_index import index_page
 from evals.table_rows import Table, choose
 from evals.tables import TABLE2_COLUMNS, build_table2
 
+_OWN_NAMES = re.compile(
+    r"(?:(?:table[12]|seen_unseen|diversity|trainings)(?:\..+)?\.(?:csv|md|tex)"
+    r"|(?:fig4|fig5|figS[34](?:_images)?|scores_by_steps)(?:\..+)?\.(?:svg|png))"
+)
+"""Names that a report gives its files, so that those of an earlier one are recognised."""
+
 
 @dataclass
 class ReportSummary:
@@ -38,6 +45,7 @@ class ReportSummary:
             are more, for the means over training seeds.
         notes: partial sets, under-trained models and the like, of all tables.
         not_run: commands that make the missing rows of the first Table 2.
+        left_over: files of an earlier report in the same folder, which this one has no part in.
     """
 
     out_dir: Path
@@ -46,6 +54,7 @@ class ReportSummary:
     statements: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     not_run: list[str] = field(default_factory=list)
+    left_over: list[Path] = field(default_factory=list)
 
     def write(self, name: str, text: str) -> str:
         path = self.out_dir / name
@@ -108,7 +117,15 @@ def render(
     summary.write(
         "index.md", index_page(folders, first2, over_seeds, [c for c in cuts if c], drawn)
     )
+    summary.left_over = _left_over(summary)
     return summary
+
+
+def _left_over(summary: ReportSummary) -> list[Path]:
+    """They are named and not removed: what lies there may have been put there by hand."""
+    folders = (summary.out_dir, summary.out_dir / "figures")
+    there = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
+    return [p for p in there if _OWN_NAMES.fullmatch(p.name) and p not in summary.files]
 
 
 def _context(folders: Sequence[ResultFolder], recipe: str, runs: str) -> CommandContext:

@@ -126,6 +126,24 @@ def test_protocols_get_tables_of_their_own(tmp_path: Path) -> None:
     assert measured == ["SDXL"]
 
 
+def test_files_of_an_earlier_report_are_named_and_kept(tmp_path: Path) -> None:
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    small_study(runs)
+    write_result(runs / "validation", "selfe", split="validation")
+    assert render([runs], out).left_over == []
+    (out / "protocol.md").write_text("by hand")
+    before = contents(out)
+    smaller = tmp_path / "smaller"
+    write_result(smaller / "one", "selfe", images=False)
+    summary = render([smaller], out)
+    gone = {n for n in before if "/fig4" in n or "/fig5" in n or n.count(".") > 1}
+    assert {path.relative_to(out).as_posix() for path in summary.left_over} == gone
+    assert {n: content for n, content in contents(out).items() if n in gone | {"protocol.md"}} == {
+        n: before[n] for n in gone | {"protocol.md"}
+    }
+    assert len(gone) > 4
+
+
 def test_report_without_results_shows_commands(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     summary = render([tmp_path / "runs"], tmp_path / "out", runs_dir="runs")

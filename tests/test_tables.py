@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from evals.collection import by_protocol, collect
 from evals.commands import CommandContext, protocol_options
 from evals.layout import table1_markdown, table2_latex, table2_markdown
 from evals.markup import latex_escape, to_csv
-from evals.model_table import build_table1
+from evals.model_table import TABLE1_COLUMNS, build_table1
 from evals.score import summarize
 from evals.table_rows import paper_table
 from evals.tables import TABLE2_COLUMNS, build_table2, horizons
@@ -237,11 +238,14 @@ def test_methods_that_the_paper_lacks_have_a_row(study: Path, tmp_path: Path) ->
 
 def test_images_made_elsewhere_have_no_steps_and_bring_no_paper(tmp_path: Path) -> None:
     write_result(tmp_path / "a", "images", label="theirs", steps=0, iterations=None)
-    page = table1_markdown(build_table1(collect([tmp_path])))
+    table = build_table1(collect([tmp_path]))
+    page = table1_markdown(table)
     assert "### Images made elsewhere" in page and "0 steps" not in page
     assert "SDXL" not in page
     (row,) = [line for line in page.splitlines() if "theirs" in line]
     assert [cell.strip() for cell in row.split("|")][1:4] == ["", "theirs", ""]
+    (record,) = csv.DictReader(to_csv(table.frame, TABLE1_COLUMNS).splitlines())
+    assert (record["method"], record["steps"], record["nfe"]) == ("theirs", "", "")
 
 
 def test_a_models_own_settings_come_before_overrides(tmp_path: Path) -> None:

@@ -58,6 +58,9 @@ def report(
         typer.echo(text)
     for command in summary.not_run:
         typer.echo(f"not run: {command}")
+    if summary.left_over:
+        names = ", ".join(path.name for path in summary.left_over)
+        typer.echo(f"not of this report, but of an earlier one in {out}: {names}")
     typer.echo(f"{summary.results} results rendered; look at {out / 'index.md'}")
 
 
