@@ -216,16 +216,7 @@ def training_progress(
 def scores_against_steps(folders: Sequence[ResultFolder], title: str) -> Figure | None:
     """Overall score against the number of sampling steps, a line per model."""
     lines = make_series(folders, lambda f: f.result.sampling.steps)
-    if not lines:
-        return None
-    with _drawing():
-        figure = _canvas(7.6, 4.6)
-        axes = figure.add_axes((0.09, 0.13, 0.69, 0.68))
-        _share_axis(axes, lines)
-        _steps_axis(axes, lines)
-        _draw_series(axes, lines)
-        _head(figure, "Score against sampling steps", title)
-        return figure
+    return _over_steps(lines, "Score against sampling steps", title) if lines else None
 
 
 def secondary_time_scores(folders: Sequence[ResultFolder], title: str) -> Figure | None:
@@ -233,15 +224,18 @@ def secondary_time_scores(folders: Sequence[ResultFolder], title: str) -> Figure
     found = [f for f in folders if policy_of(f) is not None]
     found.sort(key=lambda f: policy_of(f) or 0.0)
     lines = make_series(found, lambda f: f.result.sampling.steps, policy_label)
-    if len(lines) < 2:
-        return None
+    heading = "Where the step looks: policies of s (Fig. S.3)"
+    return _over_steps(lines, heading, title) if len(lines) > 1 else None
+
+
+def _over_steps(lines: Sequence[Series], heading: str, title: str) -> Figure:
     with _drawing():
         figure = _canvas(7.6, 4.6)
         axes = figure.add_axes((0.09, 0.13, 0.69, 0.68))
         _share_axis(axes, lines)
         _steps_axis(axes, lines)
         _draw_series(axes, lines)
-        _head(figure, "Where the step looks: policies of s (Fig. S.3)", title)
+        _head(figure, heading, title)
         return figure
 
 

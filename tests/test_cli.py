@@ -11,10 +11,11 @@ import time
 
 import numpy as np
 import pytest
+from command_line import selfe_bench
 from PIL import Image
 from tiny import TINY_MODEL, tiny_config, tiny_train
 
-from selfe.cli import app, main
+from selfe.cli import app
 from selfe.cli.targets import run_targets
 from selfe.runs import write_config
 
@@ -24,21 +25,10 @@ COMMANDS = sorted(
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run a command in an empty folder; returns (exit code, stdout, stderr)."""
+def run(monkeypatch, tmp_path):
+    """Commands in an empty folder."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["selfe-bench", *words])
-        try:
-            main()
-            code = 0
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+    return selfe_bench
 
 
 def test_the_commands_of_the_readme_exist():

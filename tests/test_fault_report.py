@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
 import bench_all
 from fault_report import FAULTS, Trials, render, summarise

@@ -10,12 +10,9 @@ import time
 import weakref
 from pathlib import Path
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
-
 import gpu_study
 import gpu_study_shapes64
+import pytest
 import torch
 from fixed_batch_step import build_perturbed
 from gpu_study_rows import (

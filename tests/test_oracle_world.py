@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-from types import ModuleType
-
+import oracle_world as script
 import pytest
 import torch
 from torch import Tensor
@@ -20,18 +16,6 @@ from selfe.objectives.self_evaluation import SelfEvaluation
 from selfe.seeding import SampleRng
 from selfe.times import TimeSampler
 
-
-def load_script() -> ModuleType:
-    path = Path(__file__).parents[1] / "scripts" / "oracle_world.py"
-    spec = importlib.util.spec_from_file_location("oracle_world_script", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load_script()
 WORLD = overlapping_pairs()
 
 

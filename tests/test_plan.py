@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from command_line import selfe_bench
 from tiny import tiny_config, tiny_train
 
 from selfe.builder import CODECS
-from selfe.cli import main
 from selfe.config import OBJECTIVES
 from selfe.data.latents import InMemoryLatents
 from selfe.encoders.shapes import ShapesTextEncoder
@@ -33,21 +32,6 @@ from selfe.recipes import RECIPES, resolve
 from selfe.runlog import read_lines
 from selfe.seeding import SampleRng
 from selfe.stages import stage_at
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["selfe-bench", "plan", *words])
-        try:
-            main()
-            code = 0
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def plan_of(method: str, *assignments: str, variant: str = "", recipe: str = "0.5b", **options):
@@ -347,8 +331,10 @@ def test_geometry_is_that_of_the_codecs():
     assert set(CODECS.names()) <= set(CODEC_GEOMETRY)
 
 
-def test_command_prints_json_with_the_keys_others_read(command):
-    code, out, err = command("--recipe", "0.5b", "--method", "selfe", "--gpu", "h200", "--json")
+def test_command_prints_json_with_the_keys_others_read():
+    code, out, err = selfe_bench(
+        "plan", "--recipe", "0.5b", "--method", "selfe", "--gpu", "h200", "--json"
+    )
     assert code == 0, err
     record = json.loads(out)
     assert record["parameters"] == 564_967_488
@@ -358,8 +344,8 @@ def test_command_prints_json_with_the_keys_others_read(command):
     } <= set(record)  # fmt: skip
 
 
-def test_command_prints_every_assumption(command):
-    code, out, _ = command("--method", "selfe", "--variant", "aux", "--recipe", "2b")
+def test_command_prints_every_assumption():
+    code, out, _ = selfe_bench("plan", "--method", "selfe", "--variant", "aux", "--recipe", "2b")
     assert code == 0
     assert "2,247,716,928" in out
     for text in make_plan(resolve("2b", "selfe", variant="aux")).assumptions:
@@ -380,8 +366,8 @@ def test_command_prints_every_assumption(command):
         (("--recipe", "2b", "--gpus", "512"), "768 (from iteration 500000 on)"),
     ],
 )
-def test_bad_input_is_one_sentence(command, words, sentence):
-    code, _, err = command("--method", "fm", *words)
+def test_bad_input_is_one_sentence(words, sentence):
+    code, _, err = selfe_bench("plan", "--method", "fm", *words)
     assert code == 2
     assert sentence in err
     assert len(err.strip().splitlines()) == 1

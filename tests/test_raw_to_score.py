@@ -5,37 +5,25 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import sys
 import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import selfe_bench
 from image_data import Item, add_member, make_items, write_folder, write_tars
 from test_pretrained_hub import make_cache
 from tiny import TINY_MODEL
 from tiny_pipelines import WIDTH, build_tiny
 
-from selfe.cli import main
 from selfe.encoders.flux import load_flux_text
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path) -> Any:
-    """Run a command in an empty folder; returns (exit code, stdout, stderr)."""
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Commands in an empty folder."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["selfe-bench", *words])
-        try:
-            main()
-            code = 0
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+    return selfe_bench
 
 
 def train_options(**data: object) -> list[str]:

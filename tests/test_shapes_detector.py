@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +20,6 @@ from evals.detectors.shapes import (
 from selfe.data.shapes_world import COLORS, ShapesWorld
 from selfe.encoders.shapes import MANIFEST
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 PRESETS = ("grid", "free")
 
 

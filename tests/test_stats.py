@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
-from pathlib import Path
-from types import ModuleType
 
+import check_intervals as simulation
 import numpy as np
 import pytest
 from scipy import stats as distributions
@@ -28,17 +25,6 @@ from evals.stats import (
 
 def _counts(correct: list[int], images: int = 4) -> PromptCounts:
     return PromptCounts(np.array(correct), np.full(len(correct), images))
-
-
-@pytest.fixture(scope="module")
-def simulation() -> ModuleType:
-    path = Path(__file__).resolve().parent.parent / "scripts" / "check_intervals.py"
-    spec = importlib.util.spec_from_file_location("check_intervals", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_score_interval_solves_wilsons_equation() -> None:
@@ -201,7 +187,7 @@ def test_two_equal_results_leave_room_at_any_share() -> None:
         assert interval.low <= -2.7 / 50 and interval.high >= 2.7 / 50
 
 
-def test_attainable_coverage_is_enumerated(simulation: ModuleType) -> None:
+def test_attainable_coverage_is_enumerated() -> None:
     """Of 80 prompts at 0.02 whose images are equal, at most 3 or at most 4 may be right."""
     images = simulation.Images(1.0, "beta")
     total = np.ones(1)
@@ -215,7 +201,7 @@ def test_attainable_coverage_is_enumerated(simulation: ModuleType) -> None:
 @pytest.mark.parametrize("kind", ["beta", "copy"])
 @pytest.mark.parametrize("correlation", [0.0, 0.5, 1.0])
 def test_simulated_images_have_the_distribution_they_are_enumerated_by(
-    simulation: ModuleType, correlation: float, kind: str
+    correlation: float, kind: str
 ) -> None:
     images = simulation.Images(correlation, kind)
     drawn = images.draw(0.3, (40_000,), np.random.default_rng(0))
@@ -235,9 +221,7 @@ _LEAST, _MOST = 0.93 - 0.037, 0.97 + 0.026
 
 @pytest.mark.parametrize("correlation", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("rate", [0.02, 0.5, 0.9])
-def test_coverage_of_task_intervals(
-    simulation: ModuleType, correlation: float, rate: float
-) -> None:
+def test_coverage_of_task_intervals(correlation: float, rate: float) -> None:
     images = simulation.Images(correlation, "beta")
     row = simulation.task_cell(100, rate, images, 400, np.random.default_rng(8))
     assert not row["forced"] and _LEAST < row["coverage"] < _MOST
@@ -245,9 +229,7 @@ def test_coverage_of_task_intervals(
 
 @pytest.mark.parametrize("rate", [0.05, None])
 @pytest.mark.parametrize("correlation", [0.0, 1.0])
-def test_coverage_of_the_overall_interval(
-    simulation: ModuleType, correlation: float, rate: float | None
-) -> None:
+def test_coverage_of_the_overall_interval(correlation: float, rate: float | None) -> None:
     images = simulation.Images(correlation, "beta")
     row = simulation.overall_cell("geneval@1", rate, images, 300, np.random.default_rng(9))
     assert _LEAST < row["coverage"] < _MOST
@@ -255,15 +237,13 @@ def test_coverage_of_the_overall_interval(
 
 @pytest.mark.parametrize("rates", [(0.5, 0.5), (0.1, 0.05)])
 @pytest.mark.parametrize("correlation", [0.0, 1.0])
-def test_coverage_of_paired_differences(
-    simulation: ModuleType, correlation: float, rates: tuple[float, float]
-) -> None:
+def test_coverage_of_paired_differences(correlation: float, rates: tuple[float, float]) -> None:
     images = simulation.Images(correlation, "beta")
     row = simulation.difference_cell(80, rates, images, 400, np.random.default_rng(10))
     assert not row["forced"] and _LEAST < row["coverage"] < _MOST
 
 
-def test_few_differing_prompts_force_the_interval_to_hold_0(simulation: ModuleType) -> None:
+def test_few_differing_prompts_force_the_interval_to_hold_0() -> None:
     images = simulation.Images(1.0, "beta")
     row = simulation.difference_cell(80, (0.02, 0.02), images, 200, np.random.default_rng(11))
     assert row["forced"] and row["coverage"] > 0.97

@@ -9,13 +9,11 @@ import csv
 import json
 import os
 import re
-import sys
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import selfe_bench
 from synthetic_results import write_result
 from test_cli import tiny_options
 from tiny_pipelines import SIDE, build_tiny
@@ -23,7 +21,6 @@ from tiny_pipelines import SIDE, build_tiny
 from evals.collection import collect
 from evals.layout import table1_markdown
 from evals.model_table import TABLE1_ROWS, build_table1
-from selfe.cli import main
 
 NAMES = ["sdxl", "flux-dev", "lcm", "sana-1.5", "tim", "sdxl-turbo", "sd3.5-turbo"]
 LABELS = dict((name, label) for label, name in TABLE1_ROWS)
@@ -40,19 +37,6 @@ NFE = {
 STEPS = {name: [2, 4, 8] for name in NAMES} | {"lcm": [2, 4, 8, 50]}
 
 
-def command(*words: str) -> tuple[int, str, str]:
-    """One command as typed: exit code, stdout, stderr."""
-    out, err = StringIO(), StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr(sys, "argv", ["selfe-bench", *words])
-        try:
-            main()
-            code = 0
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-    return code, out.getvalue(), err.getvalue()
-
-
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with runs/ and reports/ of seven tiny models and one tiny run of ours."""
@@ -65,16 +49,16 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
             arguments = [f"local_path={folder}", f"height={SIDE}", f"width={SIDE}", "batch_size=12"]
             words = [word for pair in arguments for word in ("--model-arg", pair)]
             steps = ",".join(map(str, STEPS[name]))
-            code, out, err = command(
+            code, out, err = selfe_bench(
                 "geneval", "--model", name, *words, *PROTOCOL, "--steps", steps
             )
             assert code == 0, err
             assert out.count(f"{LABELS[name]} (other weights)") == len(STEPS[name])
-        code, _, err = command("train", "--method", "selfe", *tiny_options(2))
+        code, _, err = selfe_bench("train", "--method", "selfe", *tiny_options(2))
         assert code == 0, err
-        code, _, err = command("geneval", "--model", "shapes-selfe", *PROTOCOL, "--steps", "2")
+        code, _, err = selfe_bench("geneval", "--model", "shapes-selfe", *PROTOCOL, "--steps", "2")
         assert code == 0, err
-        code, _, err = command("report")
+        code, _, err = selfe_bench("report")
         assert code == 0, err
     finally:
         os.chdir(before)
@@ -188,7 +172,7 @@ def test_suites_detectors_and_weights_are_not_mixed(study: Path, tmp_path: Path)
     with pytest.raises(ValueError, match=r"cannot hold LCM \(other weights\) .*own weights"):
         build_table1([*tiny, type(published)(published.path, "c", alike, published.verdicts)])
     (a, *_), b = (study / "runs" / "pretrained" / "lcm").rglob("result.json"), tmp_path / "c"
-    code, _, err = command("compare", str(a.parent), str(b))
+    code, _, err = selfe_bench("compare", str(a.parent), str(b))
     assert code == 2 and len(err.strip().splitlines()) == 1
 
 
@@ -249,7 +233,7 @@ def test_what_is_missing_is_one_sentence(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
-    code, _, err = command(*words)
+    code, _, err = selfe_bench(*words)
     assert code == 2 and len(err.strip().splitlines()) == 1
     for sentence in sentences:
         assert sentence in err
@@ -265,14 +249,14 @@ def test_a_folder_named_like_a_model_is_not_taken_for_it(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tim").mkdir()
     (tmp_path / "tim" / "config.json").write_text("{}")
-    assert "hf download GoodEnough/TiM-T2I" in command("geneval", "--model", "tim")[2]
+    assert "hf download GoodEnough/TiM-T2I" in selfe_bench("geneval", "--model", "tim")[2]
 
 
 def test_ls_models_lists_the_facts() -> None:
-    code, out, _ = command("ls", "models", "--json")
+    code, out, _ = selfe_bench("ls", "models", "--json")
     listed = {row["name"]: row for row in json.loads(out)}
     assert code == 0 and set(NAMES) | {"sana-1.5-4.8b"} == set(listed)
-    code, text, _ = command("ls", "models")
+    code, text, _ = selfe_bench("ls", "models")
     assert code == 0
     blocks = re.split(r"\n(?=\S)", text)
     assert [block.split("\n")[0] for block in blocks] == list(listed)

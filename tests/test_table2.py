@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shlex
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+import table2 as script
 import typer
+from command_line import selfe_bench
 from tiny import TINY_MODEL
 
 from evals.table_rows import paper_table
-from selfe.cli import app, main
+from selfe.cli import app
 from selfe.recipes import resolve, run_name
 from selfe.session import parse_fork
 
-
-def load_script() -> ModuleType:
-    path = Path(__file__).parents[1] / "scripts" / "table2.py"
-    spec = importlib.util.spec_from_file_location("table2_script", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load_script()
 COMMANDS = typer.main.get_command(app).commands
 TINY = [
     *TINY_MODEL,
@@ -51,13 +39,6 @@ def printed(*words: str) -> list[tuple[str, dict]]:
         name, *options = line_words[start + 1 :]
         found.append((name, COMMANDS[name].make_context(name, options).params))
     return found
-
-
-def bench(monkeypatch, *words: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["selfe-bench", *words])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert not ended.value.code
 
 
 def config_of(options: dict):
@@ -128,12 +109,13 @@ def test_every_run_is_scored_then_reported():
     assert sum(name == "compare" for name, _ in lines) == 4
 
 
-def test_costs_are_those_of_the_plan(monkeypatch, capsys):
+def test_costs_are_those_of_the_plan():
     summary, jobs = script.jobs_of(script.parse(["--gpu", "h100", "--gpus", "16"]))
     words = ["plan", "--method", "selfe", "--variant", "aux", "--gpu", "h100", "--gpus", "16"]
     settings = ["--set", "train.iterations=100000", "--json"]
-    bench(monkeypatch, *words, *settings)
-    planned = json.loads(capsys.readouterr().out)
+    code, out, err = selfe_bench(*words, *settings)
+    assert code == 0, err
+    planned = json.loads(out)
     (aux,) = [job for job in jobs if " 0.5b-selfe-aux:" in job.title]
     assert f"{planned['gpu_days']:,.2f} GPU-days" in aux.title
     micro = planned["micro_batch_per_gpu"]
@@ -157,7 +139,8 @@ def test_launching_trains_resumes_and_skips(tmp_path, monkeypatch):
         line = shlex.split(text)[1:]
         ran.append(line)
         if line[0] == "train":
-            bench(monkeypatch, *line, "--device", "cpu")
+            code, _, err = selfe_bench(*line, "--device", "cpu")
+            assert code == 0, err
 
     monkeypatch.setattr(script, "run_line", run_line)
     _, jobs = script.jobs_of(args)

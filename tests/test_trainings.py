@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from check_training_intervals import coverage
 
 from evals.base import Interval
 from evals.collection import ResultFolder, collect
@@ -15,7 +16,6 @@ from evals.pairing import overall_difference, together
 from evals.report import render
 from evals.stats import over_trainings
 from evals.trainings import trainings_frame, trainings_markdown, trainings_statements
-from scripts.check_training_intervals import coverage
 from selfe.recipes import resolve
 from tests.synthetic_results import write_result
 

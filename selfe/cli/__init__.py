@@ -54,7 +54,7 @@ def main() -> None:
     from selfe.workers import WorkerDied
 
     try:
-        app()
+        app(prog_name="selfe-bench")  # however it was started
     except ValueError as error:
         console.print(f"error: {error}", markup=False, soft_wrap=True)
         sys.exit(USER_ERROR)
