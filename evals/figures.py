@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from evals.base import Interval
 from evals.collection import ResultFolder
 from evals.files import write_atomically
 from selfe.generator import GeneratedImage
@@ -91,6 +92,10 @@ class Series:
     points: tuple[tuple[float, float, float, float], ...]
 
 
+LineKey = tuple[str, tuple[str, str]]
+"""Label and style key of a line."""
+
+
 def series_label(folder: ResultFolder) -> str:
     model = folder.result.model
     names = {"no-target-norm": "w/o target norm.", "aux": "w/ aux. term"}
@@ -101,7 +106,7 @@ def make_series(
     folders: Iterable[ResultFolder], x_of: Any, label_of: Any = series_label
 ) -> list[Series]:
     """Lines through overall scores; results without one (incomplete sets) are left out."""
-    lines: dict[tuple[str, tuple[str, str]], dict[float, tuple[float, float, float, float]]] = {}
+    lines: dict[LineKey, dict[float, Interval]] = {}
     for folder in folders:
         overall = folder.result.scores.overall
         if overall is None or folder.result.scores.partial:
@@ -109,11 +114,18 @@ def make_series(
         model = folder.result.model
         key = (label_of(folder), (model.method, model.variant))
         x = float(x_of(folder))
-        lines.setdefault(key, {})[x] = (x, overall.mean, overall.low, overall.high)
+        lines.setdefault(key, {})[x] = overall
+    return in_order(lines)
+
+
+def in_order(lines: Mapping[LineKey, Mapping[float, Interval]]) -> list[Series]:
+    """Lines of score by x as they are drawn: known styles first, one model's as they came."""
     order = list(_STYLES)
-    # lines of one model stay in the order their results came in
     ranked = sorted(lines, key=lambda k: order.index(k[1]) if k[1] in order else len(order))
-    return [Series(k[0], k[1], tuple(lines[k][x] for x in sorted(lines[k]))) for k in ranked]
+    return [
+        Series(*key, tuple((x, i.mean, i.low, i.high) for x, i in sorted(lines[key].items())))
+        for key in ranked
+    ]
 
 
 def _styles(lines: Sequence[Series]) -> list[tuple[str, str, str]]:
@@ -192,6 +204,17 @@ def training_progress(
         )
         for n in steps
     }
+    return over_iterations(panels, "Training progress", title)
+
+
+def over_iterations(
+    panels: Mapping[int, Sequence[Series]], heading: str, title: str
+) -> Figure | None:
+    """Lines against training iterations, a panel per number of steps, four at most.
+
+    Returns:
+        None where no line has two points or more.
+    """
     if not any(len(line.points) > 1 for lines in panels.values() for line in lines):
         return None
     with _drawing():
@@ -209,14 +232,14 @@ def training_progress(
             _draw_series(axes, lines)
             if not lines:
                 axes.text(0.5, 0.5, "not run", ha="center", transform=axes.transAxes)
-        _head(figure, "Training progress", title)
+        _head(figure, heading, title)
         return figure
 
 
 def scores_against_steps(folders: Sequence[ResultFolder], title: str) -> Figure | None:
     """Overall score against the number of sampling steps, a line per model."""
     lines = make_series(folders, lambda f: f.result.sampling.steps)
-    return _over_steps(lines, "Score against sampling steps", title) if lines else None
+    return over_steps(lines, "Score against sampling steps", title) if lines else None
 
 
 def secondary_time_scores(folders: Sequence[ResultFolder], title: str) -> Figure | None:
@@ -225,10 +248,11 @@ def secondary_time_scores(folders: Sequence[ResultFolder], title: str) -> Figure
     found.sort(key=lambda f: policy_of(f) or 0.0)
     lines = make_series(found, lambda f: f.result.sampling.steps, policy_label)
     heading = "Where the step looks: policies of s (Fig. S.3)"
-    return _over_steps(lines, heading, title) if len(lines) > 1 else None
+    return over_steps(lines, heading, title) if len(lines) > 1 else None
 
 
-def _over_steps(lines: Sequence[Series], heading: str, title: str) -> Figure:
+def over_steps(lines: Sequence[Series], heading: str, title: str) -> Figure:
+    """Lines against the number of sampling steps."""
     with _drawing():
         figure = _canvas(7.6, 4.6)
         axes = figure.add_axes((0.09, 0.13, 0.69, 0.68))

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from evals import figures, pictures
+from evals import figures, pictures, trainings
+from evals.base import Interval
 from evals.collection import ResultFolder, protocol_slug
+from evals.commands import STEPS
 from evals.table_rows import cell_of, choose, one_training_a_row
 from evals.tables import horizons
 
@@ -31,11 +33,14 @@ class ResultGroup:
 
     @property
     def title(self) -> str:
+        return f"{self.subject}; 95% intervals clustered by prompt"
+
+    @property
+    def subject(self) -> str:
         protocol = self.folders[0].result.protocol
         parts = [protocol.suite, protocol.split, f"recipe {self.recipe}" if self.recipe else ""]
         size = f"{protocol.num_prompts} prompts x {protocol.images_per_prompt} images"
-        text = ", ".join(part for part in [*parts, size] if part)
-        return f"{text}; 95% intervals clustered by prompt"
+        return ", ".join(part for part in [*parts, size] if part)
 
 
 def draw_group(draw: Draw, group: ResultGroup, suffix: str) -> list[str]:
@@ -59,7 +64,42 @@ def draw_group(draw: Draw, group: ResultGroup, suffix: str) -> list[str]:
             list(rows.items()), shared, f"Same prompts and seeds, {long} iterations"
         )
         drawn += draw(f"fig4{suffix}", figure)
+    drawn += _draw_trainings(draw, group, suffix)
     return drawn + _draw_policies(draw, group, long, suffix)
+
+
+def _draw_trainings(draw: Draw, group: ResultGroup, suffix: str) -> list[str]:
+    """Means over training seeds: against sampling steps, and against iterations as Fig. 5."""
+    found = trainings.repeated(group.folders)
+    shown = [c for c in trainings.usual(found) if not c.variant]
+    _, long = horizons((c.method, c.variant, c.iterations, c.steps) for c in shown)
+    by_steps: dict[figures.LineKey, dict[float, Interval]] = {}
+    by_iterations: dict[int, dict[figures.LineKey, dict[float, Interval]]] = {}
+    seeds: dict[str, set[int]] = {}
+    for configuration in shown:
+        by_seed = found[configuration]
+        interval = trainings.mean_interval(by_seed)
+        label = by_seed[min(by_seed)].result.model.label
+        key = (label, (configuration.method, ""))
+        seeds.setdefault(label, set()).update(by_seed)
+        panel = by_iterations.setdefault(configuration.steps, {})
+        panel.setdefault(key, {})[configuration.iterations] = interval
+        if configuration.iterations == long:
+            by_steps.setdefault(key, {})[configuration.steps] = interval
+    words = {label: " ".join(map(str, sorted(those))) for label, those in seeds.items()}
+    whose = ", ".join(f"{label} {text}" for label, text in words.items())
+    if len(set(words.values())) == 1:
+        whose = next(iter(words.values()))
+    title = f"{group.subject}; training seeds {whose}; 95% intervals of other seeds and prompts"
+    drawn = []
+    if by_steps:
+        heading = "Score against sampling steps, mean over training seeds"
+        lines = figures.in_order(by_steps)
+        mean_scores = figures.over_steps(lines, heading, f"{title}; {long} iterations")
+        drawn += draw(f"trainings_by_steps{suffix}", mean_scores)
+    panels = {n: figures.in_order(by_iterations.get(n, {})) for n in STEPS}
+    progress = figures.over_iterations(panels, "Training progress, mean over training seeds", title)
+    return drawn + draw(f"trainings_progress{suffix}", progress)
 
 
 def _draw_policies(draw: Draw, group: ResultGroup, long: int | None, suffix: str) -> list[str]:

@@ -12,6 +12,8 @@ from evals.table_rows import Table
 _FIGURE_WORDS = {
     "fig5": "Overall score against training iterations (Fig. 5)",
     "scores_by_steps": "Overall score against sampling steps",
+    "trainings_by_steps": "Overall score against sampling steps, mean over training seeds",
+    "trainings_progress": "Overall score against training iterations, mean over training seeds",
     "fig4": "Same prompts and seeds: rows methods, columns steps (Fig. 4)",
     "figS3": "Policies of the secondary time s: scores (Fig. S.3)",
     "figS3_images": "Policies of the secondary time s: images (Fig. S.3)",

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from evals.base import Interval
 from evals.collection import ResultFolder, require_one_protocol
 from evals.cut_pages import FIXED_HEADER, fixed_cells
 from evals.cuts import row_of
@@ -36,7 +37,7 @@ BySeed = Mapping[int, ResultFolder]
 """Training seed -> result, of one configuration at one number of steps."""
 
 
-class _Configuration(NamedTuple):
+class Configuration(NamedTuple):
     """What trainings share whose mean may be taken.
 
     Attributes:
@@ -73,7 +74,7 @@ def trainings_frame(folders: Sequence[ResultFolder]) -> pd.DataFrame:
         ValueError: if the results were not measured under one protocol.
     """
     require_one_protocol(folders)
-    found = _repeated(folders)
+    found = repeated(folders)
     rows = []
     for configuration in sorted(found):
         by_seed = found[configuration]
@@ -93,20 +94,21 @@ def _words(seeds: Iterable[int]) -> str:
     return " ".join(map(str, sorted(seeds)))
 
 
-def _repeated(folders: Iterable[ResultFolder]) -> dict[_Configuration, BySeed]:
+def repeated(folders: Iterable[ResultFolder]) -> dict[Configuration, BySeed]:
+    """Configurations with two training seeds or more, as `trainings_frame` has them."""
     trainings: dict[tuple[Any, ...], list[ResultFolder]] = {}
     for folder in folders:
         scores = folder.result.scores
         if configuration_of(folder) and scores.overall is not None and not scores.partial:
             key = (training_of(folder), folder.result.model.iterations)
             trainings.setdefault(key, []).append(folder)
-    rows: dict[_Configuration, dict[int, ResultFolder]] = {}
+    rows: dict[Configuration, dict[int, ResultFolder]] = {}
     for members in trainings.values():
         for (method, variant, iterations, steps), folder in choose(members, []).items():
             facts, settings = folder.result.model.training, configuration_of(folder)
             assert settings is not None
             assert iterations is not None
-            configuration = _Configuration(
+            configuration = Configuration(
                 folder.recipe,
                 method,
                 variant,
@@ -120,31 +122,48 @@ def _repeated(folders: Iterable[ResultFolder]) -> dict[_Configuration, BySeed]:
     return {row: by_seed for row, by_seed in rows.items() if len(by_seed) > 1}
 
 
-def _mean(by_seed: BySeed) -> dict[str, Any]:
-    scores = [folder.result.scores.overall for folder in by_seed.values()]
-    values = [score.mean for score in scores if score is not None]
+def usual(found: Iterable[Configuration]) -> list[Configuration]:
+    """Of those with equal recipe, method, variant, iterations and steps the recipe's own, where
+    there is none the only one: what others are compared with, and figures draw."""
+    places: dict[tuple[Any, ...], list[Configuration]] = {}
+    for configuration in found:
+        places.setdefault(configuration[:5], []).append(configuration)
+    candidates = ([c for c in every if not c.changed] or every for every in places.values())
+    return [first for first, *more in candidates if not more]
+
+
+def mean_interval(by_seed: BySeed) -> Interval:
+    """Mean of the overall scores, for other training seeds and other prompts."""
     every = together([folder.verdicts for folder in by_seed.values()])
-    interval = over_trainings(values, overall_interval(counts_by_task(every)))
+    interval = over_trainings(_scores(by_seed), overall_interval(counts_by_task(every)))
+    return Interval(mean=interval.mean, low=max(0.0, interval.low), high=min(1.0, interval.high))
+
+
+def _scores(by_seed: BySeed) -> list[float]:
+    scores = [folder.result.scores.overall for folder in by_seed.values()]
+    return [score.mean for score in scores if score is not None]
+
+
+def _mean(by_seed: BySeed) -> dict[str, Any]:
+    interval = mean_interval(by_seed)
     return {
         "overall": interval.mean,
-        "overall_low": max(0.0, interval.low),
-        "overall_high": min(1.0, interval.high),
-        "sd": float(np.std(values, ddof=1)),
+        "overall_low": interval.low,
+        "overall_high": interval.high,
+        "sd": float(np.std(_scores(by_seed), ddof=1)),
     }
 
 
-def _against(
-    configuration: _Configuration, found: Mapping[_Configuration, BySeed]
-) -> dict[str, Any]:
+def _against(configuration: Configuration, found: Mapping[Configuration, BySeed]) -> dict[str, Any]:
     """The difference to Self-E: to the recipe's own where there is one, else to the only one."""
-    place = ("selfe", "", configuration.iterations, configuration.steps)
-    every = [c for c in found if c.recipe == configuration.recipe and c[1:5] == place]
-    candidates = [c for c in every if not c.changed] or every
-    if len(candidates) > 1:
+    place = (configuration.recipe, "selfe", "", configuration.iterations, configuration.steps)
+    every = [c for c in found if c[:5] == place]
+    reference = usual(every)
+    if every and not reference:
         return {"resolved": "several Self-E"}
-    if configuration in candidates:
+    if configuration in reference:
         return {"resolved": REFERENCE}
-    by_seed, self_e = found[configuration], found[candidates[0]] if candidates else {}
+    by_seed, self_e = found[configuration], found[reference[0]] if reference else {}
     seeds = sorted(by_seed.keys() & self_e.keys())
     if len(seeds) < 2:
         return {"resolved": "no Self-E of two of these seeds"}

@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 from check_training_intervals import coverage
+from matplotlib.figure import Figure
+from synthetic_results import write_result
 
 from evals.base import Interval
 from evals.collection import ResultFolder, collect
 from evals.pairing import overall_difference, together
 from evals.report import render
+from evals.report_figures import ResultGroup, draw_group
 from evals.stats import over_trainings
 from evals.trainings import trainings_frame, trainings_markdown, trainings_statements
 from selfe.recipes import resolve
-from tests.synthetic_results import write_result
 
 T_95_OF_TWO_DEGREES = 4.302653
 SEEDS = (0, 1, 2)
@@ -223,3 +225,31 @@ def test_the_interval_covers_the_difference_for_new_seeds_and_prompts(
     assert found["both"] > least
     if sd == 0.4:
         assert found["prompts"] < least
+
+
+def test_figures_draw_the_means_and_name_the_seeds(tmp_path: Path) -> None:
+    for iterations in (500, 1000):
+        for seed in SEEDS:
+            place = tmp_path / str(iterations)
+            write(place, "selfe", seed, rate=0.4 + iterations / 5000, iterations=iterations)
+            if seed:
+                write(place, "fm", seed, rate=0.3 + 0.02 * seed, iterations=iterations)
+    write(tmp_path, "imm", 0, rate=0.5)  # one training has no mean
+    group = ResultGroup(collect([tmp_path]), "shapes")
+    drawn: dict[str, Figure] = {}
+
+    def draw(name: str, figure: Figure | None) -> list[str]:
+        drawn.update({name: figure} if figure is not None else {})
+        return []
+
+    draw_group(draw, group, "")
+    means = trainings_frame(group.folders).set_index(["method", "iterations"])["overall"]
+    for name, where in (("trainings_by_steps", [1000]), ("trainings_progress", [500, 1000])):
+        every = {line.get_label(): line for line in drawn[name].axes[0].get_lines()}
+        lines = {label: line for label, line in every.items() if not label.startswith("_")}
+        assert set(lines) == {"Self-E", "Flow Matching"}
+        for label, line in lines.items():
+            expected = [means.loc[label, iterations] for iterations in where]
+            assert line.get_ydata() == pytest.approx(expected)
+        texts = " ".join(text.get_text() for text in drawn[name].texts).replace("\n", " ")
+        assert "training seeds Flow Matching 1 2, Self-E 0 1 2" in texts
