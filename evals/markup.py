@@ -63,8 +63,13 @@ def plain(value: Any) -> str:
 
 
 def to_csv(frame: pd.DataFrame, columns: Sequence[str]) -> str:
-    """Six decimals, "\\n" line ends, empty fields where nothing was measured."""
-    text: str = frame[list(columns)].to_csv(index=False, float_format="%.6f", lineterminator="\n")
+    """Six decimals, "\\n" line ends, empty fields where nothing was measured or known."""
+    shown = frame[list(columns)].copy()
+    if "steps" in columns:  # nobody knows them of images made elsewhere, whose results say 0
+        known = shown["steps"] != 0
+        for name in ("steps", "nfe"):
+            shown[name] = shown[name].astype("Int64").where(known)
+    text: str = shown.to_csv(index=False, float_format="%.6f", lineterminator="\n")
     return text
 
 
