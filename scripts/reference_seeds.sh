@@ -19,7 +19,7 @@ bench=.venv/bin/selfe-bench
 runs=runs/reference-seeds
 cores="$(.venv/bin/python -c 'import os; print(len(os.sched_getaffinity(0)))')"
 
-# xargs gives each free core the next run, and fails when one of them does
+# xargs gives each free core the next run; where one fails the others go on, and there is no report
 for seed in "$@"; do
     for method in ${METHODS:-selfe fm imm}; do echo "$method $seed"; done
 done | xargs -P "$cores" -n 2 bash -euo pipefail -c '
