@@ -3,7 +3,7 @@
 # seeds and scored on all held-out prompts, so that the report can say what holds over trainings.
 # One run a core, one thread each: with bf16 instructions about 19 minutes for Self-E and 13 for Flow
 # Matching, and two or three of scoring.
-# Goes on where it was; runs of one seed are finished before those of the next begin.
+# Goes on where it was; runs begin seed by seed.
 #
 #     scripts/reference_seeds.sh 0 1 2 3              every method
 #     METHODS="selfe fm" scripts/reference_seeds.sh 4 only these
