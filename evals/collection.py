@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +34,7 @@ class ResultFolder:
         result: result.json.
         verdicts: images.jsonl, sorted; columns prompt_id, sample_id, tag, correct.
         under_trained: why the model counts as under-trained; "" where it does not.
+        told_apart: whether the model's variant names the changed settings too (`tell_apart`).
     """
 
     path: Path
@@ -40,10 +42,20 @@ class ResultFolder:
     result: Result
     verdicts: pd.DataFrame
     under_trained: str = ""
+    told_apart: bool = False
 
     @property
     def recipe(self) -> str:
         return str(self.result.model.training.get("recipe", ""))
+
+    @property
+    def changed(self) -> tuple[str, ...] | None:
+        """Settings other than the recipe's, as `--set` takes them; None where none are recorded."""
+        facts = self.result.model.training
+        if facts.get("follows_recipe"):  # as results of earlier versions say it
+            return ()
+        changed = facts.get("changed")
+        return None if changed is None else tuple(changed)
 
 
 def protocol_key(protocol: ProtocolFacts) -> str:
@@ -90,6 +102,35 @@ def _labelled(folders: list[ResultFolder]) -> list[ResultFolder]:
         replace(folder, under_trained=reasons.get(_trained_model(folder)) or folder.under_trained)
         for folder in folders
     ]
+
+
+def tell_apart(folders: Sequence[ResultFolder]) -> list[ResultFolder]:
+    """The results, trainings of one method with different settings as its variants.
+
+    Of the settings that a method and variant were trained with under one recipe, the recipe's own
+    keep the name; where none are, those with most results do.
+    """
+    found: dict[tuple[str, str, str], Counter[tuple[str, ...]]] = {}
+    for folder in folders:
+        if folder.changed is not None:
+            found.setdefault(_trained_as(folder), Counter())[folder.changed] += 1
+    usual = {key: min(n, key=lambda c: (c != (), -n[c], c)) for key, n in found.items()}
+    every = []
+    for folder in folders:
+        changed = folder.changed
+        if changed is not None and changed != usual[_trained_as(folder)]:
+            model = folder.result.model
+            variant = ", ".join(part for part in (model.variant, *changed) if part)
+            model = model.model_copy(update={"variant": variant})
+            result = folder.result.model_copy(update={"model": model})
+            folder = replace(folder, result=result, told_apart=True)
+        every.append(folder)
+    return every
+
+
+def _trained_as(folder: ResultFolder) -> tuple[str, str, str]:
+    model = folder.result.model
+    return folder.recipe, model.method, model.variant
 
 
 def _trained_model(folder: ResultFolder) -> tuple[str, str]:

@@ -50,11 +50,13 @@ class CommandContext:
         recipe: training recipe of the neighbours.
         runs_dir: where runs lie.
         options: of `protocol_options`.
+        changed: settings of the neighbours that are not the recipe's, as `--set` takes them.
     """
 
     recipe: str = _DEFAULT_RECIPE
     runs_dir: str = _DEFAULT_RUNS
     options: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
 
     def geneval(self, model: str, steps: Iterable[int] = STEPS, *more: str) -> str:
         """Score one model."""
@@ -81,10 +83,13 @@ class CommandContext:
             words += ["--recipe", self.recipe]
         if variant:
             words += ["--variant", variant]
+        settings = dict(change.split("=", 1) for change in self.changed)
         if iterations is not None:
-            words += ["--set", f"train.iterations={iterations}"]
+            settings["train.iterations"] = str(iterations)
         if horizon is not None:
-            words += ["--set", f"optim.decay_horizon={horizon}"]
+            settings["optim.decay_horizon"] = str(horizon)
+        for key, value in settings.items():
+            words += ["--set", f"{key}={value}"]
         words += self._where()
         return f"{shlex.join(words)} && {self.geneval(self.run(method, variant), steps)}"
 

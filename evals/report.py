@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from evals import cut_pages, figures, layout, trainings
-from evals.collection import ResultFolder, by_protocol, collect, protocol_slug
+from evals.collection import ResultFolder, by_protocol, collect, protocol_slug, tell_apart
 from evals.commands import CommandContext, protocol_options
 from evals.cuts import diversity_frame, seen_unseen_frame
 from evals.files import write_atomically
@@ -93,8 +93,9 @@ def render(
     """
     roots = [Path(root) for root in results_roots]
     summary = ReportSummary(Path(out_dir))
-    folders = collect(roots)
-    summary.results = len(folders)
+    results = collect(roots)
+    summary.results = len(results)
+    folders = tell_apart(results)
     runs = runs_dir or (roots[0].as_posix() if roots else "runs")
     table1 = _all_table1(folders, runs)
     groups = _groups(folders)
@@ -116,7 +117,7 @@ def render(
     summary.not_run = list(dict.fromkeys(c for c in first2[0].frame["command"] if c))
     summary.notes = list(dict.fromkeys(n for t in (*first2, *table1) for n in t.notes))
     summary.write(
-        "index.md", index_page(folders, first2, over_seeds, [c for c in cuts if c], drawn)
+        "index.md", index_page(results, first2, over_seeds, [c for c in cuts if c], drawn)
     )
     summary.left_over = _left_over(summary)
     return summary
@@ -131,7 +132,17 @@ def _left_over(summary: ReportSummary) -> list[Path]:
 
 def _context(folders: Sequence[ResultFolder], recipe: str, runs: str) -> CommandContext:
     options = protocol_options(folders[0].result.command) if folders else ()
-    return CommandContext(recipe or "shapes", runs, options)
+    return CommandContext(recipe or "shapes", runs, options, _common_changes(folders))
+
+
+def _common_changes(folders: Sequence[ResultFolder]) -> tuple[str, ...]:
+    """Settings that all trainings changed alike, so that a missing one is trained like them; what
+    belongs to one method's objective apart."""
+    every = [f.changed for f in folders if f.changed is not None and not f.told_apart]
+    first = every[0] if every else ()
+    return tuple(
+        c for c in first if not c.startswith("objective.") and all(c in other for other in every)
+    )
 
 
 def _groups(folders: Sequence[ResultFolder]) -> list[ResultGroup]:

@@ -73,7 +73,12 @@ def index_page(
         parts.append(f"### {protocol.suite}, {protocol.split or 'whole suite'}\n")
         parts.append(layout.protocol_text(protocol) + "\n")
         rows = [_result_row(number, f) for number, f in enumerate(members, start=1)]
-        parts.append(to_markdown(_RESULT_HEADER, rows))
+        header = list(_RESULT_HEADER)
+        if any(folder.changed for folder in members):
+            header.append("Changed settings")
+            for row, folder in zip(rows, members, strict=True):
+                row.append(", ".join(folder.changed or ()))
+        parts.append(to_markdown(header, rows))
         parts.append("Commands of these results, and where they lie:\n")
         parts.append("\n".join(_command_lines(members)) + "\n")
     return "\n".join(parts)

@@ -133,7 +133,7 @@ def one_training_a_row(
         return (
             -len(steps),
             -results[training_of(found[0])],
-            not facts.get("follows_recipe", False),
+            found[0].changed != (),
             facts.get("init_from") is not None,
             facts.get("seed", 0),
             min(folder.name for folder in found),
@@ -258,6 +258,8 @@ def reading_notes(folders: Iterable[ResultFolder]) -> list[str]:
                 f"PARTIAL: {label} at {steps} steps: {result.scores.num_images} of {expected} "
                 "images; compared with nothing."
             )
+        if folder.changed and not folder.told_apart:
+            notes.append(f"SETTINGS: {label} was trained with {', '.join(folder.changed)}.")
         if result.model.other_weights:
             size = f", {result.model.parameters:,} parameters" if result.model.parameters else ""
             notes.append(f"OTHER WEIGHTS: {label}: {result.model.other_weights}{size}.")

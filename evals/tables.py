@@ -96,7 +96,7 @@ def horizons(
     every = set().union(*trained)
     long = max(common or every, default=None)
     selfe = found.get(("selfe", ""), set())
-    ablations = [found[key] for key in found if key[0] == "selfe" and key[1]]
+    ablations = [found[key] for key in found if key in _KINDS and key[1]]
     together = set.intersection(*ablations) if ablations else set()
     ran = set().union(*ablations)
     for candidates in (together & selfe, ran & selfe, ran):

@@ -42,7 +42,7 @@ class Configuration(NamedTuple):
 
     Attributes:
         recipe, method, variant, iterations, steps: what a row is of.
-        changed: whether the settings are not the recipe's.
+        changed: whether the settings are not the recipe's, and the variant does not name them.
         settings: of `evals.table_rows.configuration_of`.
         sampling: how images were drawn, as text.
     """
@@ -114,7 +114,7 @@ def repeated(folders: Iterable[ResultFolder]) -> dict[Configuration, BySeed]:
                 variant,
                 iterations,
                 steps,
-                not facts.get("follows_recipe", False),
+                folder.changed != () and not folder.told_apart,
                 settings,
                 json.dumps(folder.result.sampling.settings, sort_keys=True),
             )

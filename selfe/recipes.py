@@ -7,7 +7,8 @@ objective switches a term of its own on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from selfe.config import OBJECTIVES, RunConfig, merge, parse_assignments, validate
@@ -162,13 +163,57 @@ METHOD_PARTS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def follows_recipe(config: RunConfig) -> bool:
-    """Whether a run differs from its recipe in nothing but method, variant and seed."""
+# How a run is kept and watched, where its data lies and how images are drawn from it: the weights
+# are the same.
+_NOT_OF_WEIGHTS = (
+    "data.path",
+    "data.workers",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_last",
+    "train.milestone_every",
+    "train.sample_every",
+    "sampling.",
+)
+
+
+def changed_settings(config: RunConfig) -> list[str] | None:
+    """Settings in which a run differs from its recipe, method, variant and seed apart.
+
+    A shorter run under the recipe's own learning rate changes nothing: its weights are those of a
+    milestone.
+
+    Returns:
+        "section.key=value" as `--set` takes them; None if this version has no such recipe, variant
+        or key.
+    """
     try:
         own = resolve(config.recipe, config.method, variant=config.variant, seed=config.seed)
-    except ValueError:  # a recipe or variant of another version
-        return False
-    return own.digest == config.digest
+    except ValueError:
+        return None
+    ours, recipes = (dict(_leaves(c.model_dump(mode="json"))) for c in (config, own))
+    if ours.keys() != recipes.keys():
+        return None
+    changed = {k: v for k, v in ours.items() if v != recipes[k]}
+    horizons = [c.optim.decay_horizon or c.train.iterations for c in (config, own)]
+    if config.train.iterations <= own.train.iterations and horizons[0] == horizons[1]:
+        for name in ("train.iterations", "optim.decay_horizon"):
+            changed.pop(name, None)
+    return [f"{k}={_assigned(v)}" for k, v in changed.items() if not k.startswith(_NOT_OF_WEIGHTS)]
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _assigned(value: Any) -> str:
+    """A value as `parse_assignments` reads it back."""
+    plain = isinstance(value, str) and parse_assignments([f"a={value}"])["a"] == value
+    return value if plain else json.dumps(value)
 
 
 def resolve(

@@ -22,7 +22,7 @@ from selfe.checkpoint import (
 from selfe.config import RunConfig, SamplingConfig, validate, validate_section
 from selfe.encoders.base import LatentCodec, TextEncoder
 from selfe.generator import GeneratorFacts
-from selfe.recipes import follows_recipe
+from selfe.recipes import changed_settings
 
 
 def write_config(run_dir: Path, config: RunConfig, **facts: object) -> None:
@@ -178,7 +178,7 @@ def load_run(
             "config_digest": config.digest,
             "seedless_digest": config.seedless_digest,
             "text": config.data.text,
-            "follows_recipe": follows_recipe(config),
+            "changed": changed_settings(config),
             "precision": started.get("precision", config.train.precision),
             "init_from": started.get("init_from"),
         },

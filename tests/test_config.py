@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from selfe.config import OBJECTIVES, RunConfig, validate
-from selfe.recipes import RECIPES, VARIANTS, resolve, run_name
+from selfe.recipes import RECIPES, VARIANTS, changed_settings, resolve, run_name
 from selfe.stages import first_position, stage_at, stages_of
 
 
@@ -111,6 +111,37 @@ def test_set_wins_and_reaches_the_objective():
         resolve("shapes", "fm", assignments=["times.base_len=256"]).build_objective().times.base_len
         == 256
     )
+
+
+@pytest.mark.parametrize(
+    ("assignments", "changed"),
+    [
+        ([], []),
+        (["optim.lr=5e-4", "objective.target_norm=false"], None),
+        (["train.precision=bf16", "train.micro_batch_size=32"], None),
+        (["optim.betas=[0.8,0.9]", 'data.text="null"'], None),
+        (['train.stages=[{"start":100,"batch_size":256}]'], None),
+        (["train.iterations=500"], None),  # another learning rate at every iteration
+        (["optim.decay_horizon=1000"], None),
+        (["train.iterations=9000", "optim.decay_horizon=3000"], None),
+        (["train.iterations=1000", "optim.decay_horizon=3000"], []),  # a milestone of the recipe
+        (["train.checkpoint_every=7", "data.workers=0", "sampling.eta=0.5", "data.path=/x"], []),
+    ],
+)
+def test_changed_settings_are_what_set_takes(assignments, changed):
+    config = resolve("shapes", "selfe", seed=3, assignments=assignments)
+    found = changed_settings(config)
+    keys = [text.partition("=")[0] for text in assignments]
+    assert sorted(t.partition("=")[0] for t in found) == sorted(keys if changed is None else [])
+    again = resolve("shapes", "selfe", seed=3, assignments=found)
+    if changed is None:
+        assert again == config
+
+
+def test_settings_of_another_version_are_not_told():
+    config = resolve("shapes", "selfe")
+    assert changed_settings(config.model_copy(update={"recipe": "gone"})) is None
+    assert changed_settings(config.model_copy(update={"objective": {"gone": 1}})) is None
 
 
 def test_the_digest_depends_on_what_is_computed():

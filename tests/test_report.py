@@ -144,6 +144,20 @@ def test_files_of_an_earlier_report_are_named_and_kept(tmp_path: Path) -> None:
     assert len(gone) > 4
 
 
+def test_index_says_which_settings_were_changed(tmp_path: Path) -> None:
+    for name, changed in (("a", []), ("b", ["optim.lr=0.001", "optim.warmup=9"])):
+        training = {"config_digest": name, "changed": changed}
+        write_result(tmp_path / "runs" / name, training=training)
+    render([tmp_path / "runs"], tmp_path / "reports")
+    index = (tmp_path / "reports" / "index.md").read_text()
+    rows = [
+        line.strip("| ").split(" | ") for line in index.splitlines() if "| 0123456789ab" in line
+    ]
+    assert [row[1] for row in rows] == ["Self-E", "Self-E"]
+    assert "| Changed settings |" in index
+    assert "| optim.lr=0.001, optim.warmup=9 |" in index
+
+
 def test_report_without_results_shows_commands(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     summary = render([tmp_path / "runs"], tmp_path / "out", runs_dir="runs")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,11 +13,12 @@ import pytest
 from synthetic_results import TASKS, write_result, write_study
 
 from evals.base import ImageVerdict
-from evals.collection import by_protocol, collect
+from evals.collection import by_protocol, collect, tell_apart
 from evals.commands import CommandContext, protocol_options
 from evals.layout import table1_markdown, table2_latex, table2_markdown
 from evals.markup import latex_escape, to_csv
 from evals.model_table import TABLE1_COLUMNS, build_table1
+from evals.report import render
 from evals.score import summarize
 from evals.table_rows import paper_table
 from evals.tables import TABLE2_COLUMNS, build_table2, horizons
@@ -216,6 +218,54 @@ def test_a_row_is_of_one_training(tmp_path: Path) -> None:
     left_out = ["a-other-rate/steps-2", "b-seed/steps-8", "c-fork/steps-2", "d-elsewhere/steps-4"]
     assert all(any(name in note for note in notes) for name in left_out)
     assert not any("more than once" in note for note in table.notes)
+
+
+def test_trainings_with_changed_settings_have_a_row_of_their_own(tmp_path: Path) -> None:
+    """The recipe's own keeps the name, however few its results are and whatever they score."""
+
+    def write(name: str, steps: int, rate: float, *changed: str, **more: Any) -> None:
+        training = {"config_digest": name, "changed": list(changed)}
+        write_result(
+            tmp_path / name / f"steps-{steps}", steps=steps, rate=rate, training=training, **more
+        )
+
+    write("own", 2, 0.2)
+    write("own-milestone", 2, 0.2, iterations=1000)
+    write("aux", 2, 0.3, variant="aux", iterations=1000)
+    write("fm", 2, 0.5, "optim.lr=0.001", method="fm")
+    for steps in (2, 4, 8, 50):
+        write("slow", steps, 0.9, "optim.lr=0.001")
+        write("slow-aux", steps, 0.9, "optim.lr=0.001", "optim.warmup=9", variant="aux")
+    table = build_table2(tell_apart(collect([tmp_path])))
+    shown = table.frame[table.frame["folder"] != ""]
+    rows = {row.folder.split("/")[-2]: row for row in shown.itertuples()}
+    assert {name: row.method for name, row in rows.items()} == {
+        "own": "Self-E",
+        "own-milestone": "Self-E",
+        "aux": "w/ aux. term",
+        "fm": "Flow Matching",
+        "slow": "Self-E (optim.lr=0.001)",
+        "slow-aux": "Self-E (aux, optim.lr=0.001, optim.warmup=9)",
+    }
+    assert rows["slow"].resolved == "no Self-E at these iterations and steps"  # the last one, at 50
+    (at_2,) = shown[shown["folder"].str.endswith("slow/steps-2")].itertuples()
+    assert at_2.resolved == "resolved" and at_2.delta_selfe > 0.5
+    assert "SETTINGS: Flow Matching was trained with optim.lr=0.001." in table.notes
+    assert not any("ANOTHER TRAINING" in note for note in table.notes)
+    assert table.statements[0].startswith("At 2 steps: Flow Matching 0.")
+
+
+def test_missing_rows_are_trained_as_their_neighbours(tmp_path: Path) -> None:
+    shared = ["optim.lr=0.001", "train.iterations=500"]
+    for method, more in (("selfe", ["objective.eps=0.1"]), ("fm", ["train.precision=fp32"])):
+        training = {"changed": [*shared, *more]}
+        write_result(tmp_path / "runs" / method, method, iterations=500, training=training)
+    summary = render([tmp_path / "runs"], tmp_path / "reports", runs_dir="runs")
+    (imm,) = [c for c in summary.not_run if "--method imm" in c]
+    settings = "--set optim.lr=0.001 --set train.iterations=500"
+    assert f"train --method imm {settings} && selfe-bench geneval" in imm
+    (aux,) = [c for c in summary.not_run if "--variant aux" in c]
+    assert aux.count("train.iterations") == 1 and "--set train.iterations=167" in aux
 
 
 def test_methods_that_the_paper_lacks_have_a_row(study: Path, tmp_path: Path) -> None:

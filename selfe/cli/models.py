@@ -61,6 +61,7 @@ def _models() -> list[dict]:
 def _runs(runs_dir: Path) -> list[dict]:
     from selfe.checkpoint import list_checkpoints
     from selfe.cli.targets import is_finished, readable_runs
+    from selfe.recipes import changed_settings
 
     rows = []
     for folder, config in readable_runs(runs_dir):
@@ -71,6 +72,7 @@ def _runs(runs_dir: Path) -> list[dict]:
                 "method": config.method,
                 "variant": config.variant,
                 "recipe": config.recipe,
+                "changed": changed_settings(config),
                 "seed": config.seed,
                 "iteration": found[-1].step if found else 0,
                 "iterations": config.train.iterations,
