@@ -15,7 +15,9 @@ part at toy size.
 All of it takes more than an hour. With half an hour: correctness, network and the rows of "text
 256" first, then sampling, scoring and checkpoint, then shapes64 with `--set train.iterations=2500
 --set times.tau_horizon=1500 --set optim.warmup=200 --set data.size=65536`. Run it with
-PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True, so that memory is not lost to fragments.
+PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True, so that memory is not lost to fragments; where the
+code is no git checkout, SELFE_BENCH_COMMIT says which commit it is. A device that failed (with an
+illegal access, say) fails in every later row of the same call: run the parts in their own calls.
 """
 
 from __future__ import annotations
@@ -64,7 +66,8 @@ def is_done(row: Row) -> bool:
 
 def is_settled(row: Row, commit: str) -> bool:
     """Whether measuring it again would tell nothing new."""
-    return is_done(row) or (bool(row.get("mismatch")) and row["commit"] == commit)
+    same_code = row["commit"] == commit != "unknown"
+    return is_done(row) or (bool(row.get("mismatch")) and same_code)
 
 
 def read_rows(path: Path, facts: dict[str, Any]) -> dict[str, Row]:
@@ -164,13 +167,18 @@ def measure(measurement: Any, settings: Settings) -> Row:
         row |= {"unfinished": str(unfinished)}
     except Exception as error:
         traceback.print_exc()
-        row |= {
-            "error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        }
+        row |= {"error": _in_words(error)}
         if isinstance(error, Mismatch):
             row |= {"mismatch": True}
-    release(settings.device)
+    try:
+        release(settings.device)
+    except RuntimeError as error:  # a device that failed stays so: the row is told all the same
+        row.setdefault("error", _in_words(error))
     return {**row, "row_seconds": round(time.monotonic() - started, 1)}
+
+
+def _in_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
 def main() -> None:

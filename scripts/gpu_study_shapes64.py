@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 
 from gpu_study_rows import Measurement, Part, Row, Settings, Unfinished
@@ -21,6 +16,7 @@ from selfe.recipes import resolve, run_name
 from selfe.runlog import read_lines
 from selfe.runs import load_run
 from selfe.session import Stopped, train_run
+from selfe.trainer import Callbacks
 
 SUITE = "shapes-free@1"
 STEP_COUNTS = (2, 4, 8, 50)
@@ -55,21 +51,6 @@ def run_config(settings: Settings, method: str) -> RunConfig:
     return resolve("shapes-64", method, assignments=assignments)
 
 
-@contextmanager
-def terminate_after(seconds: float) -> Iterator[None]:
-    """SIGTERM to this process when the time is up: training finishes its iteration and saves."""
-    # one that comes when nothing is trained any more must not end the study
-    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
-    timer = threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        signal.signal(signal.SIGTERM, before)
-
-
 def data_row(settings: Settings) -> Row:
     """Render and encode the training scenes, once for all methods; they are kept as a file."""
     config = run_config(settings, OBJECTIVES.names()[0])
@@ -94,22 +75,22 @@ def training_row(settings: Settings, method: str) -> Row:
     if parameters > MOST_PARAMETERS:
         raise ValueError(f"{parameters} parameters, more than {MOST_PARAMETERS}")
     run_dir = settings.work / run_name(config)
-    seconds = min(settings.seconds_left() - SAVING_SECONDS, threading.TIMEOUT_MAX)
-    if seconds < LEAST_SECONDS:
+    if settings.seconds_left() < SAVING_SECONDS + LEAST_SECONDS:
         raise Unfinished("no time left to train")
     try:
-        with terminate_after(seconds):
-            state = train_run(
-                config,
-                run_dir,
-                runs_dir=settings.work,
-                device=settings.device,
-                resume=(run_dir / "config.json").exists(),
-                command=shlex.join(["python", *sys.argv]),
-            )
-    except Stopped:
-        done = [line["step"] for line in read_lines(run_dir / "metrics.jsonl") if "step" in line]
-        raise Unfinished(f"stopped near iteration {max(done, default=0)}") from None
+        state = train_run(
+            config,
+            run_dir,
+            runs_dir=settings.work,
+            device=settings.device,
+            resume=(run_dir / "config.json").exists(),
+            command=shlex.join(["python", *sys.argv]),
+            callbacks=Callbacks(should_stop=lambda: settings.seconds_left() < SAVING_SECONDS),
+        )
+    except Stopped as stopped:
+        raise Unfinished(str(stopped)) from None
+    if state.step < config.train.iterations:
+        raise Unfinished(f"stopped at iteration {state.step}")
     lines = [line for line in read_lines(run_dir / "metrics.jsonl") if "images_per_second" in line]
     rates = sorted(line["images_per_second"] for line in lines)
     return {

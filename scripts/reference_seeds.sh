@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # The shapes recipe as it stands (3,000 iterations), trained by every method with several training
-# seeds and scored on all held-out prompts, so that the report can say what holds over trainings.
+# seeds and scored on all held-out prompts, every 500 iterations at 2, 4 and 8 steps and the last at
+# 50 as well, so that the report can say what holds over trainings.
 # One run a core, one thread each: with bf16 instructions about 19 minutes for Self-E and 13 for Flow
-# Matching, and two or three of scoring.
+# Matching, 29 for IMM in fp32, and some five minutes of scoring.
 # Goes on where it was; runs begin seed by seed.
 #
 #     scripts/reference_seeds.sh 0 1 2 3              every method
@@ -29,6 +30,8 @@ done | xargs -P "$cores" -n 2 bash -euo pipefail -c '
     {
         "$bench" train --method "$method" --recipe shapes --seed "$seed" --name "$name" \
             --runs-dir "$runs" --device cpu --auto-resume
-        "$bench" geneval --model "$runs/$name" --steps 2,4,8,50 --runs-dir "$runs" --device cpu
+        "$bench" geneval --model "$runs/$name" --steps 50 --runs-dir "$runs" --device cpu
+        "$bench" geneval --model "$runs/$name" --steps 2,4,8 --milestones --runs-dir "$runs" \
+            --device cpu
     } 2>&1 | sed -u "s/^/$name: /"' one-run "$bench" "$runs"
 $bench report --runs-dir "$runs" --out reports/shapes-seeds

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.distributed.checkpoint._state_dict_stager import StateDictStager
 
 from selfe.checkpoint import Parts, collect_parts, prune, write_checkpoint
 
@@ -28,9 +28,9 @@ class BackgroundWriter(ABC):
 
     def __init__(self, folder: Path, keep_last: int, device: torch.device) -> None:
         self.folder, self.keep_last = folder, keep_last
-        on_gpu = device.type == "cuda"
-        self._staging = StagingOptions(on_gpu, False, False, on_gpu)
-        self._stager = DefaultStager(self._staging)
+        self._on_gpu = device.type == "cuda"
+        # not the public `DefaultStager`: that of torch 2.11 reserves its memory anew every time
+        self._stager = StateDictStager(pin_memory=self._on_gpu)
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
 
@@ -71,11 +71,11 @@ class BackgroundWriter(ABC):
         """
 
     def _stage(self, parts: dict[str, Any]) -> Any:
-        try:
-            return self._stager.stage(parts)
-        except KeyError:  # torch 2.11 empties a stager's table of types once it was used
-            self._stager = DefaultStager(self._staging)
-            return self._stager.stage(parts)
+        """A copy on the host, in the memory of the copy before."""
+        staged = self._stager.stage(parts, non_blocking=self._on_gpu)
+        if self._on_gpu:
+            torch.cuda.synchronize()
+        return staged
 
     def _wait(self) -> None:
         if self._pending is not None:

@@ -179,6 +179,10 @@ def train_run(
         device: of a run on this process alone.
         processes: those that train together, with their devices; None for this one alone.
         resume: None to resume if there is something to resume, else to start.
+        callbacks: of the main process; sample sheets are drawn as the configuration says.
+
+    Returns:
+        The state at the end of the run, or where `callbacks.should_stop` ended it.
 
     Raises:
         ValueError: for a folder that cannot be used, in one sentence.
@@ -226,8 +230,9 @@ def train_run(
                 lambda: write_config(run_dir, config, provenance=provenance(), **facts)
             )
         sheets = SampleSheets(config, run_dir, processes) if config.train.sample_every else None
+        asked = callbacks.should_stop
         callbacks = replace(
-            callbacks, draw_samples=sheets, should_stop=lambda: stop.number is not None
+            callbacks, draw_samples=sheets, should_stop=lambda: stop.number is not None or asked()
         )
         if tracker:
             mirror = stack.enter_context(contextlib.closing(open_tracker(tracker, run_dir, config)))

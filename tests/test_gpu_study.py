@@ -116,9 +116,21 @@ def test_a_mismatch_is_measured_again_with_other_code_only(tmp_path, monkeypatch
 
     rows = [Measurement("a", 1, wrong)]
     monkeypatch.setattr(gpu_study, "build_part", lambda name, settings: Part("about", rows))
-    for commit, expected in (("c", 1), ("c", 1), ("d", 2)):
+    for commit, expected in (("c", 1), ("c", 1), ("d", 2), ("unknown", 3), ("unknown", 4)):
         (row,) = run(tmp_path, facts={**FACTS, "commit": commit})
         assert len(calls) == expected and row["error"] == "Mismatch: velocity = 1"
+
+
+def test_a_device_that_stays_broken_costs_no_row(tmp_path, monkeypatch):
+    def broken(device):
+        raise RuntimeError("illegal access\ndetails")
+
+    rows = [Measurement("a", 1, lambda: {"value": 1.0}), Measurement("b", 1, lambda: 1 / 0)]
+    monkeypatch.setattr(gpu_study, "build_part", lambda name, settings: Part("about", rows))
+    monkeypatch.setattr(gpu_study, "release", broken)
+    a, b = run(tmp_path)
+    assert a["error"] == "RuntimeError: illegal access"
+    assert b["error"] == "ZeroDivisionError: division by zero"
 
 
 def test_a_part_that_cannot_begin_costs_no_other(tmp_path, monkeypatch, capsys):
@@ -185,16 +197,18 @@ def test_libraries_report_memory_in_words(message, batch):
 
 
 def test_training_stops_in_time_and_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu_study_shapes64, "SAVING_SECONDS", 0)
-    monkeypatch.setattr(gpu_study_shapes64, "LEAST_SECONDS", 0)
     longer = ("train.iterations=30", "train.checkpoint_every=1000")
-    with pytest.raises(Unfinished, match="stopped near iteration"):
-        gpu_study_shapes64.training_row(rehearsal(tmp_path, 0.1, longer), "fm")
-    with pytest.raises(Unfinished, match="the run is at iteration"):
-        gpu_study_shapes64.scoring_row(rehearsal(tmp_path, 60, longer), "fm", 2)
-    (saved,) = (tmp_path / "shapes-64-fm" / "checkpoints").glob("step-*")
-    assert 0 < int(saved.name[-8:]) < 30
-    row = gpu_study_shapes64.training_row(rehearsal(tmp_path, 600, longer), "fm")
+    with pytest.raises(Unfinished, match="no time left"):
+        gpu_study_shapes64.training_row(rehearsal(tmp_path, 1, longer), "fm")
+    # enough to begin with, and none left once the first two iterations are done
+    left = iter([600.0, 600.0, 19.0])
+    monkeypatch.setattr(Settings, "seconds_left", lambda settings: next(left))
+    with pytest.raises(Unfinished, match="stopped at iteration 2$"):
+        gpu_study_shapes64.training_row(rehearsal(tmp_path, assignments=longer), "fm")
+    monkeypatch.undo()
+    with pytest.raises(Unfinished, match="the run is at iteration 2$"):
+        gpu_study_shapes64.scoring_row(rehearsal(tmp_path, assignments=longer), "fm", 2)
+    row = gpu_study_shapes64.training_row(rehearsal(tmp_path, assignments=longer), "fm")
     assert row["iterations"] == 30
 
 
