@@ -215,12 +215,12 @@ def score_images(
     numbers = _numbers(images, suite_name, suite, settings)
     scanned = scan_folder(images, suite.records, suite.images_per_prompt, numbers=numbers)
     scores = _scores_folder(out, suite, settings)
-    if scanned.problems and (scores / RESULT).exists():
-        if not read_result(scores).scores.partial:
-            raise ValueError(
-                f"{images} was complete when {scores} was made from it and is not any more "
-                f"({scanned.problems[0]}): mend it, or score what is left from a copy"
-            )
+    earlier = _earlier(scores)
+    if scanned.problems and earlier is not None and not earlier.scores.partial:
+        raise ValueError(
+            f"{images} was complete when {scores} was made from it and is not any more "
+            f"({scanned.problems[0]}): mend it, or score what is left from a copy"
+        )
     found = scanned.images
     contents = hashlib.sha256("".join(image.digest for image in found).encode()).hexdigest()
     sizes = [image.size for image in found if image.path is not None] or [(0, 0)]
@@ -310,12 +310,13 @@ def _score(
         scores=scored.scores,
         diversity=_diversity(suite, detector, classifier, out),
         truncated_prompts=truncated or {},
-        cost=cost or _earlier_cost(out),
+        cost=cost or _earlier_cost(out),  # where all images were found: when they were drawn
         environment=provenance(),
         command=settings.command,
     )
-    if (out / RESULT).exists() and not _changed(out, result):
-        return out, read_result(out)
+    earlier = _earlier(out)
+    if earlier is not None and not _changed(earlier, result):
+        return out, earlier
     write_result(out, result)
     return out, result
 
@@ -340,12 +341,19 @@ def _diversity(
 
 
 def _earlier_cost(folder: Path) -> dict[str, float]:
-    """Where all images were found: what was measured when they were drawn."""
-    return read_result(folder).cost if (folder / RESULT).exists() else {}
+    earlier = _earlier(folder)
+    return earlier.cost if earlier is not None else {}
 
 
-def _changed(folder: Path, result: Result) -> bool:
+def _earlier(folder: Path) -> Result | None:
+    """The result there; None where there is none that can be read: it is made again."""
+    try:
+        return read_result(folder)
+    except ValueError:
+        return None
+
+
+def _changed(old: Result, result: Result) -> bool:
     """Whether anything differs but when, where and by which command it was found again."""
     incidental = {"environment", "command", "cost"}
-    old = read_result(folder)
     return old.model_dump(exclude=incidental) != result.model_dump(exclude=incidental)

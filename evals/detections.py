@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -166,13 +167,19 @@ def _check_records(detections: str | Path, records: Sequence[Mapping[str, Any]])
     """Whether a file beside the detections says that they are of these records.
 
     Raises:
-        ValueError: if it says that they are of others.
+        ValueError: if it says that they are of others, or were others.
     """
     beside = Path(detections).with_name(PROVENANCE)
     try:
-        recorded = json.loads(beside.read_text())["records"]
+        stated = json.loads(beside.read_text())
+        recorded, contents = stated["records"], stated["detections"]
     except (OSError, ValueError, KeyError, TypeError):
         return False  # moved, or not written by us
+    if hashlib.sha256(Path(detections).read_bytes()).hexdigest() != contents:
+        raise ValueError(
+            f"{detections} is not what was scored any more (cut short, or edited): run its "
+            "`geneval` command again, or rescore a copy in another folder"
+        )
     if recorded != records_digest(records):
         raise ValueError(
             f"{detections} was made for other prompts: give the suite, --split and --limit that it "
@@ -196,17 +203,23 @@ def rescore(
 
     Raises:
         ValueError: see `iterate_detections`; if the detections are of other prompts than `records`,
-            or `out` is the file of detections.
+            or not all that were scored, or `out` is the file of detections.
     """
     if Path(out).resolve() == Path(detections).resolve():
         raise ValueError(f"--out {out} is the file of detections itself: verdicts need another one")
     vouched = _check_records(detections, records)
     verdicts = judge_rows(records, iterate_detections(detections, len(records)), settings)
-    prompts = len({verdict.prompt_id for verdict in verdicts})
-    if not vouched and prompts != len(records):
+    images = Counter(verdict.prompt_id for verdict in verdicts)
+    if not vouched and len(images) != len(records):
         raise ValueError(
-            f"{detections} holds images of {prompts} prompts and the suite has {len(records)}: "
+            f"{detections} holds images of {len(images)} prompts and the suite has {len(records)}: "
             "give the suite, --split and --limit that it was made with"
+        )
+    fewest, most = min(images.values(), default=0), max(images.values(), default=0)
+    if not vouched and fewest != most:
+        prompt = next(p for p, count in images.items() if count == fewest)
+        raise ValueError(
+            f"{detections} is not complete: prompt {prompt} has {fewest} images, others {most}"
         )
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     write_verdicts(out, verdicts)

@@ -116,11 +116,20 @@ def shapes_source(
     cache_dir: Path,
     progress: Callable[[int, int], None],
 ) -> Any:
-    """The shapes world, encoded once and kept in memory."""
+    """The shapes world, encoded once and kept in memory.
+
+    Raises:
+        ValueError: if the configuration names data on disk.
+    """
     from selfe.data.latents import InMemoryLatents
     from selfe.data.shapes_latents import shapes_latents
     from selfe.data.shapes_world import ShapesWorld
 
+    if config.data.path:
+        raise ValueError(
+            f"data.path = {config.data.path} is not read by data.source = shapes, which draws its "
+            "images: a cache that `prepare` made takes --set data.source=latents as well"
+        )
     world = ShapesWorld(config.data.preset)
     codec = build_codec(config, device)
     latents, captions = shapes_latents(world, codec, config.data.size, cache_dir, progress)

@@ -239,6 +239,11 @@ def list_checkpoints(folder: Path) -> list[Checkpoint]:
     return found
 
 
+def newest_path(folder: Path) -> Path | None:
+    """The checkpoint of the highest iteration, whatever is in it."""
+    return max((p for p in folder.glob("step-*") if _NAME.fullmatch(p.name)), default=None)
+
+
 def newest_valid(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that passes `verify`, and why newer ones were passed over."""
     problems: list[str] = []

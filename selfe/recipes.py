@@ -230,7 +230,7 @@ def resolve(
         recipe: name in `RECIPES`.
         method: name in `selfe.config.OBJECTIVES`.
         variant: "" or an ablation of the method.
-        assignments: `section.key=value` texts; they win over everything else.
+        assignments: `section.key=value` texts; they win over all but the names and the seed.
 
     Raises:
         ValueError: for unknown names and keys or values that do not fit, in one sentence.
@@ -247,7 +247,11 @@ def resolve(
             table = Registry(f"variant of {method}", dict.fromkeys(known, ":"))
             raise ValueError(table.unknown(variant))
         values = merge(values, known[variant])
-    return validate(merge(values, parse_assignments(assignments)))
+    given = parse_assignments(assignments)
+    for name in ("recipe", "method", "variant", "seed"):
+        if name in given:  # what depends on it was chosen above
+            raise ValueError(f"--set takes section.key=value; for {name} there is --{name}")
+    return validate(merge(values, given))
 
 
 def run_name(config: RunConfig) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from selfe.checkpoint import write_atomically
+
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """All records; a last line without its newline (a write cut short) is dropped.
@@ -45,7 +47,7 @@ class RunLog:
         self.path = path
         self._mirror = mirror
         kept = [r for r in read_lines(path) if r.get("step", 0) <= resume_step]
-        path.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
         self._file = path.open("a")
 
     def write(self, record: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from selfe.checkpoint import (
     list_checkpoints,
     load_tensors,
     load_weights,
+    newest_path,
     verify,
     write_atomically,
 )
@@ -107,7 +108,7 @@ def find_checkpoint(run_dir: Path, step: int | None = None) -> Checkpoint:
     """The newest checkpoint of a run, or the one at `step`.
 
     Raises:
-        ValueError: if there is none; lists what there is.
+        ValueError: if there is none, listing what there is; if a newer one cannot be read.
     """
     available = list_checkpoints(run_dir / "checkpoints")
     chosen = [c for c in available if step is None or c.step == step]
@@ -115,6 +116,12 @@ def find_checkpoint(run_dir: Path, step: int | None = None) -> Checkpoint:
         steps = ", ".join(str(c.step) for c in available) or "none"
         wanted = "no checkpoint yet" if step is None else f"no checkpoint at iteration {step}"
         raise ValueError(f"{run_dir} has {wanted} (available: {steps})")
+    newest = newest_path(run_dir / "checkpoints")
+    if step is None and newest != chosen[-1].path:
+        raise ValueError(
+            f"{newest} is damaged: `selfe-bench train --resume` goes on from the one before, which "
+            f"can be named as {run_dir}@{chosen[-1].step} too"
+        )
     return chosen[-1]
 
 

@@ -98,6 +98,8 @@ def check_stages(config: RunConfig, group_size: int) -> None:
                     f"{side}: {share:g}"
                 )
         earlier = stage.start
+    if group_size < 1:
+        raise ValueError(f"objective.group_size must be at least 1, got {group_size}")
     for number, each in enumerate(stages_of(config)):
         where = f"train.stages[{number - 1}].batch_size" if number else "train.batch_size"
         micro = micro_batch_size(config, each.batch_size)

@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -32,6 +33,9 @@ keep several threads busy."""
 GRACE = 5
 """Seconds a worker gets to notice that it is over."""
 LOOPBACK = {"linux": "lo", "darwin": "lo0"}
+
+GLOO = "gloo"
+"""In every message of the library that the processes talk through."""
 
 Job = Callable[..., object]
 """Called with the keyword argument `processes`."""
@@ -115,7 +119,9 @@ def open_workers(count: int, job: Job, device: str = "cpu") -> Iterator[OneProce
                 yield process_group.Replicas(meeting.parent)
             for worker in workers:
                 worker.join()
-        except RuntimeError as error:  # what gloo raises when a process is gone
+        except RuntimeError as error:
+            if not _of_the_group(error):  # our own mistake: the others made it too
+                raise
             reasons = [_reason(*pair) for pair in zip(workers, ends, strict=True)]
             found = [reason for reason in reasons if reason]
             if not found:
@@ -127,6 +133,19 @@ def open_workers(count: int, job: Job, device: str = "cpu") -> Iterator[OneProce
                 worker.join(GRACE)
                 worker.kill()
                 worker.join()
+
+
+def _says_enough(error: Exception) -> bool:
+    """Whether the words of an error tell what to do, without the place where it was raised."""
+    ours = type(error).__module__.startswith("selfe.")
+    return ours or isinstance(error, (ValueError, OSError)) or _of_the_group(error)
+
+
+def _of_the_group(error: Exception) -> bool:
+    """Whether processes failed to reach each other, as when one is gone."""
+    from torch import distributed
+
+    return isinstance(error, distributed.DistError) or GLOO in str(error)
 
 
 def _reason(worker: multiprocessing.process.BaseProcess, end: Connection) -> str:
@@ -152,6 +171,8 @@ def _work(rank: int, size: int, threads: int, meeting: Path, job: Job, end: Conn
         sys.exit(1)
     except Exception as error:
         # the caller tells: it met the same error itself, or hears of this one
+        if not _says_enough(error):
+            traceback.print_exc()
         end.send(str(error) or type(error).__name__)
         sys.exit(1)
 

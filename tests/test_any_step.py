@@ -185,3 +185,9 @@ def test_a_run_is_loaded_with_its_averaged_weights(tmp_path):
         load_run(tmp_path, step=5)
     with pytest.raises(ValueError, match="no run at"):
         load_run(tmp_path / "nothing")
+    # an older one in its place would be scored under the wrong number of iterations
+    state = tmp_path / "checkpoints" / "step-00000008" / "state.json"
+    state.write_bytes(state.read_bytes()[:-9])
+    with pytest.raises(ValueError, match="step-00000008 is damaged: .*@4 too"):
+        load_run(tmp_path)
+    assert load_run(tmp_path, step=4).facts.iterations == 4

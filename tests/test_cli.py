@@ -195,6 +195,27 @@ def test_a_damaged_run_costs_no_other(run, tmp_path, content):
     assert result.is_relative_to(tmp_path / "runs" / "sound")
 
 
+def test_a_damaged_result_is_made_again(run, tmp_path):
+    config = tiny_config("fm")
+    tiny_train(config, tmp_path / "runs" / "sound")
+    write_config(tmp_path / "runs" / "sound", config)
+    command = ("geneval", "--steps", "1", "--limit", "1", "--images-per-prompt", "1")
+    assert run(*command)[0] == 0
+    (result,) = (tmp_path / "runs").rglob("result.json")
+    before = json.loads(result.read_text())
+    for content in (b"", result.read_bytes()[:-20]):
+        result.write_bytes(content)
+        code, _, err = run(*command)
+        assert code == 0, err
+        assert json.loads(result.read_text())["scores"] == before["scores"]
+
+
+def test_the_shapes_world_reads_no_data(run, tmp_path):
+    code, _, err = run("train", "--method", "fm", "--set", "data.path=cache", *tiny_options(1))
+    assert code == 2 and "--set data.source=latents" in err
+    assert not (tmp_path / "runs" / "shapes-fm" / "config.json").exists()
+
+
 @pytest.mark.slow
 def test_train_score_report_end_to_end(run, tmp_path):
     for method in ("selfe", "fm", "imm"):

@@ -163,6 +163,8 @@ def test_the_digest_depends_on_what_is_computed():
         ("train.micro_batch_size=5", ["micro_batch_size", "batch_size"]),
         ("optim=3", ["optim", "section"]),
         ("optim.lr", ["section.key=value"]),
+        ("variant=aux", ["section.key=value", "--variant"]),
+        ("method=imm", ["--method"]),
         ("train.iterations=0", ["train.iterations"]),
     ],
 )
@@ -190,6 +192,12 @@ def test_unknown_names_are_answered_with_known_ones(arguments, words):
         resolve(recipe, method, variant=variant)
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_groups_have_a_size(size):
+    with pytest.raises(ValueError, match="objective.group_size must be at least 1"):
+        resolve("shapes", "imm", assignments=[f"objective.group_size={size}"])
 
 
 def test_imm_refuses_batches_that_do_not_divide_into_groups():

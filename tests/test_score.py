@@ -204,6 +204,21 @@ def test_rescoring_refuses_its_own_input_and_other_prompts(tmp_path: Path) -> No
     assert path.read_bytes() == before
 
 
+def test_rescoring_refuses_detections_cut_short(tmp_path: Path) -> None:
+    _score(_draw(tmp_path / "images"), tmp_path / "out")
+    path, out = tmp_path / "out" / "detections.jsonl", tmp_path / "v.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    alone = tmp_path / "alone.jsonl"
+    for content in (b"".join(lines[:-1]), path.read_bytes()[:-9], b""):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="not what was scored any more"):
+            rescore(RECORDS, path, out)
+        alone.write_bytes(content)
+        with pytest.raises(ValueError, match="has 2 images, others 3|images of 0 prompts"):
+            rescore(RECORDS, alone, out)
+    assert not out.exists()
+
+
 def test_two_processes_share_the_batches_and_agree(tmp_path: Path) -> None:
     images = _draw(tmp_path / "images")
     _score(images, tmp_path / "one")
@@ -326,8 +341,8 @@ def test_wrong_or_malformed_metadata_is_refused(tmp_path: Path) -> None:
 @pytest.mark.fault(21)
 def test_torn_tail_is_dropped_and_malformed_lines_are_named(tmp_path: Path) -> None:
     scored = _score(_draw(tmp_path / "images"), tmp_path / "out")
-    path = tmp_path / "out" / "detections.jsonl"
-    whole = path.read_text()
+    whole = (tmp_path / "out" / "detections.jsonl").read_text()
+    path = tmp_path / "detections.jsonl"
     path.write_text(whole + '{"prompt_id": 2, "sam')
     assert rescore(RECORDS, path, tmp_path / "v.jsonl") == scored.verdicts
     lines = whole.splitlines()

@@ -165,6 +165,20 @@ def test_what_a_worker_alone_met_is_told():
     assert torch.get_num_threads() == 1
 
 
+def fail_everywhere(processes) -> None:
+    processes.any(False)
+    raise RuntimeError("shapes do not match")
+
+
+def test_what_all_met_is_raised_where_it_was(capfd):
+    with (
+        pytest.raises(RuntimeError, match="^shapes do not match$"),
+        open_workers(2, fail_everywhere) as processes,
+    ):
+        fail_everywhere(processes)
+    assert "in fail_everywhere" in capfd.readouterr().err  # of the worker
+
+
 def test_workers_are_as_many_as_the_batch_and_the_threads_allow(monkeypatch):
     def count(threads: int, *assignments: str, method: str = "selfe", device: str = "cpu") -> int:
         monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
