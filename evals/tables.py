@@ -135,7 +135,7 @@ def build_table2(folders: Sequence[ResultFolder], context: CommandContext | None
         if not kind.paper_method and iterations not in own:
             iterations = max(own, key=lambda n: n or 0)
         missing = [n for n in STEPS if (kind.method, kind.variant, iterations, n) not in chosen]
-        command = _table2_command(kind, context, short, long, missing, chosen)
+        command = _table2_command(kind, context, iterations, short, long, missing, chosen)
         for n in steps:
             folder = chosen.get((kind.method, kind.variant, iterations, n))
             paper = _paper_overall(kind, n)
@@ -177,13 +177,13 @@ _EXTRA = (
 def _table2_command(
     kind: RowKind,
     context: CommandContext,
+    iterations: int | None,
     short: int | None,
     long: int | None,
     missing: Sequence[int],
     chosen: Mapping[Cell, ResultFolder],
 ) -> str:
     scored = [folder for key, folder in chosen.items() if key[:2] == (kind.method, kind.variant)]
-    iterations = short if kind.block == "short" else long
     if scored and iterations is not None:
         return context.geneval(f"{run_folder(scored[0])}@{iterations}", missing or STEPS)
     if kind.block == "short" and not kind.variant:

@@ -252,6 +252,10 @@ def test_trainings_with_changed_settings_have_a_row_of_their_own(tmp_path: Path)
     assert at_2.resolved == "resolved" and at_2.delta_selfe > 0.5
     assert "SETTINGS: Flow Matching was trained with optim.lr=0.001." in table.notes
     assert not any("ANOTHER TRAINING" in note for note in table.notes)
+    write("short", 2, 0.5, "optim.lr=0.5", iterations=200)
+    frame = build_table2(tell_apart(collect([tmp_path]))).frame
+    commands = frame.loc[frame["label"] == "Self-E (optim.lr=0.5)", "command"]
+    assert "@200 --steps 4,8,50" in commands.iloc[-1]
     assert table.statements[0].startswith("At 2 steps: Flow Matching 0.")
 
 
