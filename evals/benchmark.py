@@ -301,6 +301,11 @@ def _score(
     )
     if scored is None:
         return None
+    earlier = _earlier(out)
+    if (
+        not cost and earlier is not None
+    ):  # all images were found: what was measured at their drawing
+        cost = earlier.cost
     result = Result(
         protocol=protocol_facts(
             suite, suite.images_per_prompt, detector, classifier, DEFAULT_RULES
@@ -310,11 +315,10 @@ def _score(
         scores=scored.scores,
         diversity=_diversity(suite, detector, classifier, out),
         truncated_prompts=truncated or {},
-        cost=cost or _earlier_cost(out),  # where all images were found: when they were drawn
+        cost=cost or {},
         environment=provenance(),
         command=settings.command,
     )
-    earlier = _earlier(out)
     if earlier is not None and not _changed(earlier, result):
         return out, earlier
     write_result(out, result)
@@ -338,11 +342,6 @@ def _diversity(
             world, suite.records, detector, classifier, images_per_prompt=images
         )
     return _references[key].measure(read_detections(out / DETECTIONS))
-
-
-def _earlier_cost(folder: Path) -> dict[str, float]:
-    earlier = _earlier(folder)
-    return earlier.cost if earlier is not None else {}
 
 
 def _earlier(folder: Path) -> Result | None:
