@@ -23,6 +23,7 @@ from PIL import Image, ImageOps
 from evals.files import read_json_lines, write_atomically
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_OTHER_FORMATS = (".jpg", ".jpeg", ".webp")
 _RECORD_KEYS = ("tag", "include", "exclude", "prompt")
 
 
@@ -234,8 +235,10 @@ def _scan_prompt(
     if len(numbers) < images_per_prompt:
         absent = [i for i in range(images_per_prompt) if i not in numbers]
         missing = ", ".join(str(i) for i in absent[: images_per_prompt - len(numbers)])
+        others = [p.name for p in entries if p.suffix.lower() in _OTHER_FORMATS]
+        hint = f" ({others[0]} and the like are not read: only PNG files are)" if others else ""
         problems.append(
-            f"{samples}: {len(numbers)} of {images_per_prompt} images, missing {missing}"
+            f"{samples}: {len(numbers)} of {images_per_prompt} images, missing {missing}{hint}"
         )
     elif len(numbers) > images_per_prompt:
         problems.append(

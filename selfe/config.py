@@ -6,10 +6,11 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -28,10 +29,12 @@ METHOD_LABELS = {"selfe": "Self-E", "fm": "Flow Matching", "imm": "IMM"}
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 SectionT = TypeVar("SectionT", bound=Section)
+Beta = Annotated[float, Field(ge=0, lt=1)]
+"""What a moving average keeps at every update."""
 
 
 class ModelConfig(Section):
@@ -84,10 +87,12 @@ class OptimConfig(Section):
     final_lr: float = Field(1e-5, ge=0)
     warmup: int = Field(1000, ge=0)
     decay_horizon: int | None = Field(None, ge=1, description="iterations; None for the whole run")
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.0, ge=0)
-    clip_norm: float = Field(1.0, gt=0)
+    clip_norm: float = Field(
+        1.0, gt=0, allow_inf_nan=True, description="of the gradient; Infinity for no limit"
+    )
     ema_decay: float = Field(0.9999, ge=0, lt=1)
     ema_warmup: bool = Field(True, description="decay min(d, (1 + n) / (10 + n)) at update n")
 
@@ -207,8 +212,18 @@ class RunConfig(Section):
 
 
 def build_objective(method: str, section: Mapping[str, Any], times: TimesConfig) -> Any:
-    """Validate an objective section against its dataclass and build it."""
+    """Validate an objective section against its dataclass and build it.
+
+    Raises:
+        TypeError: if the objective's class is no dataclass.
+        ValidationError: if the section does not fit it.
+    """
     cls = OBJECTIVES.load(method)
+    if not dataclasses.is_dataclass(cls):
+        raise TypeError(
+            f"{cls.__qualname__}, the objective of method {method!r}, must be a dataclass: its "
+            "fields are the keys of the section 'objective'"
+        )
     arguments = dict(section)
     if any(field.name == "times" for field in dataclasses.fields(cls)):
         arguments["times"] = times.model_dump()
@@ -276,6 +291,9 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
         raise ValueError(_sentence(error, objective_class, "objective")) from None
     resolved = dataclasses.asdict(objective)
     resolved.pop("times", None)
+    for key, value in resolved.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"objective.{key} must be a finite number, got {value}")
     config = config.model_copy(update={"objective": resolved})
     check_stages(config, objective.group_size)
     return config
@@ -301,6 +319,8 @@ def _fields(cls: Any) -> dict[str, Any]:
 def _describe(annotation: Any) -> str:
     """A type in words: "a number", "one of a, b", "an integer or none"."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return _describe(args[0])
     if origin is Literal:
         return "one of " + ", ".join(map(str, args))
     if origin in (typing.Union, types.UnionType):
@@ -327,6 +347,12 @@ def _unknown_key(path: list[str], key: str, fields: Mapping[str, Any]) -> str:
     return f"unknown key {'.'.join([*path, key])!r}{hint} (known here: {', '.join(fields)})"
 
 
+_OUT_OF_RANGE = (
+    "greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number",
+)  # fmt: skip
+"""Kinds of pydantic's problems in which the type is right and the value is not."""
+
+
 def _sentence(error: ValidationError, cls: Any, prefix: str = "") -> str:
     """The first problem of a pydantic report as one sentence: key, type, nearest spelling."""
     problem = error.errors()[0]
@@ -346,6 +372,9 @@ def _sentence(error: ValidationError, cls: Any, prefix: str = "") -> str:
         path.append(part)
         node = fields[part]
     key = ".".join(path)
-    detail = problem["msg"][0].lower() + problem["msg"][1:]
     given = json.dumps(problem.get("input"), default=str)
+    if problem["type"] in _OUT_OF_RANGE:
+        wanted = problem["msg"].removeprefix("Input should be ")
+        return f"{key} must be {wanted}, got {given}"
+    detail = problem["msg"][0].lower() + problem["msg"][1:]
     return f"{key} must be {_describe(node)}, got {given} ({detail})"

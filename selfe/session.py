@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -136,15 +137,27 @@ def fork(
 
 
 def check_folder(run_dir: Path, resume: bool) -> None:
-    """Refuse to write over a run, or to resume what is not there."""
+    """Refuse to write over a run, or to resume what is not there.
+
+    A run that ended before its first checkpoint holds nothing to lose: another may take its place.
+    """
     exists = (run_dir / "config.json").exists()
-    if exists and not resume:
+    if not resume and any((run_dir / kept).exists() for kept in ("checkpoints", "results")):
         raise ValueError(
             f"{run_dir} already holds a run: continue it with --resume, "
             "or choose another folder with --name"
         )
     if resume and not exists:
         raise ValueError(f"nothing to resume at {run_dir}")
+
+
+def begin(run_dir: Path, config: RunConfig, facts: Mapping[str, object]) -> None:
+    """Write config.json, and forget the run of that name that made no checkpoint."""
+    if (run_dir / "config.json").exists():
+        (run_dir / "metrics.jsonl").unlink(missing_ok=True)
+        if (run_dir / "samples").exists():
+            shutil.rmtree(run_dir / "samples")
+    write_config(run_dir, config, provenance=provenance(), **facts)
 
 
 def occupy(run_dir: Path, resume: bool | None, stack: contextlib.ExitStack) -> bool:
@@ -226,9 +239,7 @@ def train_run(
         else:  # only now: a run that cannot start must not occupy its folder
             facts: dict[str, object] = {"command": command, "init_from": init_from}
             facts |= {"data": dict(source.facts), "precision": precision, **processes.layout}
-            processes.on_main(
-                lambda: write_config(run_dir, config, provenance=provenance(), **facts)
-            )
+            processes.on_main(lambda: begin(run_dir, config, facts))
         sheets = SampleSheets(config, run_dir, processes) if config.train.sample_every else None
         asked = callbacks.should_stop
         callbacks = replace(

@@ -117,11 +117,26 @@ def accumulate(
         processes.reduce_across_replicas(now=rng is streams[-1])
         with autocast(device, config.train.precision):
             output = objective.loss(batch, nets, step, rng)
+        check_output(objective, output, len(batch))
         (output.loss * (1 / len(streams))).backward()
         outputs.append(replace(output, loss=output.loss.detach()))
         indices.append(batch.index)
     loss = torch.stack([output.loss for output in outputs]).mean()
     return loss, outputs, torch.cat(indices)
+
+
+def check_output(objective: Objective, output: LossOutput, samples: int) -> None:
+    """Raise TypeError where an objective did not return what `Objective.loss` promises."""
+    name = f"{type(objective).__qualname__}.loss"
+    if not isinstance(output, LossOutput):
+        raise TypeError(f"{name} must return a LossOutput, got {type(output).__qualname__}")
+    shapes = {"loss": (), "per_sample": (samples,), "t": (samples,), "s": (samples,)}
+    for field, wanted in shapes.items():
+        shape = tuple(getattr(output, field).shape)
+        if shape != wanted:
+            raise TypeError(f"{name}: {field} must have shape {wanted}, got {shape}")
+    if not output.loss.requires_grad:
+        raise TypeError(f"{name}: loss must carry a gradient")
 
 
 @dataclass(frozen=True)
@@ -171,7 +186,8 @@ def settle(
     """Find out whether an iteration made its update; count, log and tell where it did not.
 
     Raises:
-        NonFiniteLoss: after more than `max_nonfinite` in a row without one.
+        NonFiniteLoss: after more than `max_nonfinite` in a row without one, or if none of the
+            whole run made one.
     """
     if all(math.isfinite(value) for value in iteration.reading.wait()):
         state.skipped = 0
@@ -180,7 +196,7 @@ def settle(
     record = explain_nonfinite(iteration, processes)
     log.write(record)
     callbacks.message(f"iteration {record['step']}: no update, {record}")
-    if state.skipped > config.train.max_nonfinite:
+    if state.skipped > config.train.max_nonfinite or state.skipped == config.train.iterations:
         raise NonFiniteLoss(
             f"{state.skipped} iterations in a row without a finite {record['where']}, the "
             f"last at iteration {record['step']} with samples {record['samples']}, "

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ from tiny import TINY_MODEL, tiny_config, tiny_train
 
 from selfe.cli import app
 from selfe.cli.targets import run_targets
-from selfe.runs import write_config
+from selfe.runlog import read_lines
+from selfe.runs import read_config, write_config
 
 COMMANDS = sorted(
     (c.name or c.callback.__name__) for c in app.registered_commands if c.callback is not None
@@ -101,6 +103,24 @@ def test_bad_input_is_one_sentence_and_exit_code_2(run, words, sentence):
     assert sentence in err
     assert "Traceback" not in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_gives_up_its_name(run, monkeypatch):
+    def fail(*arguments):
+        raise ValueError("the second iteration failed")
+
+    words = ["train", "--method", "fm", "--name", "again", "--device", "cpu", "--workers", "1"]
+    words += [*tiny_options(2), "--set", "data.size=64"]
+    with monkeypatch.context() as patch:
+        patch.setattr("selfe.trainer._mean_metrics", fail)
+        assert run(*words, "--set", "train.sample_every=1")[0] == 2
+    assert Path("runs/again/config.json").exists()
+    code, _, err = run(*words, "--seed", "1")
+    assert code == 0, err
+    assert read_config(Path("runs/again")).seed == 1
+    assert [r["step"] for r in read_lines(Path("runs/again/metrics.jsonl"))] == [1, 2]
+    code, _, err = run(*words)
+    assert code == 2 and "already holds a run" in err
 
 
 def test_missing_and_unknown_options_are_exit_code_2(run):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from selfe.config import OBJECTIVES, RunConfig, validate
+from selfe.config import OBJECTIVES, RunConfig, TimesConfig, build_objective, validate
 from selfe.recipes import RECIPES, VARIANTS, changed_settings, resolve, run_name
 from selfe.stages import first_position, stage_at, stages_of
 
@@ -155,7 +157,12 @@ def test_the_digest_depends_on_what_is_computed():
     [
         ("optim.lrr=1", ["'optim.lrr'", "'optim.lr'"]),
         ("optim.lr=fast", ["optim.lr", "a number", '"fast"']),
-        ("optim.lr=-1", ["optim.lr", "greater than 0"]),
+        ("optim.lr=-1", ["optim.lr must be greater than 0, got -1"]),
+        ("optim.lr=Infinity", ["optim.lr must be a finite number, got Infinity"]),
+        ("optim.clip_norm=NaN", ["optim.clip_norm must be greater than 0, got NaN"]),
+        ("optim.betas=[0.9,1]", ["optim.betas[1] must be less than 1, got 1"]),
+        ('optim.betas=["x",0.5]', ["optim.betas[0] must be a number"]),
+        ("objective.fake_loss_scale=NaN", ["objective.fake_loss_scale", "finite"]),
         ("foo.bar=1", ["'foo'"]),
         ("objective.target_nrm=1", ["'objective.target_nrm'", "'objective.target_norm'"]),
         ("objective.aux_from=x", ["objective.aux_from", "an integer or null"]),
@@ -192,6 +199,21 @@ def test_unknown_names_are_answered_with_known_ones(arguments, words):
         resolve(recipe, method, variant=variant)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_gradients_may_be_left_unclipped():
+    config = resolve("shapes", "fm", assignments=["optim.clip_norm=Infinity"])
+    assert validate(json.loads(json.dumps(config.model_dump(mode="json")))) == config
+
+
+def test_an_objective_is_a_dataclass(monkeypatch):
+    monkeypatch.setitem(OBJECTIVES.table, "plain", f"{__name__}:Plain")
+    with pytest.raises(TypeError, match="Plain, the objective of method 'plain', must be a datac"):
+        build_objective("plain", {}, TimesConfig())
+
+
+class Plain:
+    group_size, needs_fake_captions = 1, False
 
 
 @pytest.mark.parametrize("size", [0, -1])

@@ -86,6 +86,7 @@ def test_a_webdataset_with_broken_tars_becomes_a_scored_checkpoint(run, tmp_path
     assert "skipped as damaged: 4" in out and "refused: its path leads out of the tar: 1" in out
     assert "32-32x32" in out and "32-24x40" in out
     (command,) = re.findall("train on it: selfe-bench (train .*)", out)
+    assert command.startswith("train --recipe shapes ")  # which has this codec
     code, out, _ = run("prepare", "--out", "cache", "--verify")
     assert code == 0 and "sound: cache, 43 samples" in out
 

@@ -282,6 +282,9 @@ def test_incomplete_and_over_complete_sets_have_no_score(tmp_path: Path) -> None
     broken.unlink()
     with pytest.raises(ValueError, match=r"2 of 3 images, missing 1"):
         _score(images, tmp_path / "out")
+    broken.with_suffix(".jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"missing 1 \(00001.jpg and the like are not read"):
+        _score(images, tmp_path / "out")
     partial = _score(images, tmp_path / "out", allow_partial=True)
     assert partial.scores.partial and partial.scores.overall is not None
     assert partial.scores.num_images == 8 and len(partial.problems) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import pytest
@@ -254,6 +255,50 @@ def test_too_many_nonfinite_steps_end_the_run(tmp_path):
     config = tiny_config("fm", "train.max_nonfinite=2", "train.log_every=100")
     objective = Breaking(config.build_objective(), tuple(range(8)), "loss")
     with pytest.raises(NonFiniteLoss, match=r"3 iterations in a row.*iteration 3.*samples \["):
+        tiny_train(config, tmp_path, objective=objective)
+
+
+@pytest.mark.fault(10)
+@pytest.mark.usefixtures("decision")
+def test_a_run_without_any_update_is_not_trained(tmp_path):
+    config = tiny_config("fm", "train.iterations=2")
+    objective = Breaking(config.build_objective(), (0, 1), "loss")
+    with pytest.raises(NonFiniteLoss, match=r"2 iterations in a row.*iteration 2"):
+        tiny_train(config, tmp_path, objective=objective)
+    assert list_checkpoints(tmp_path / "checkpoints") == []
+
+
+@dataclass(frozen=True)
+class Changed:
+    """An objective with something else in place of its output."""
+
+    inner: object
+    change: Callable[[LossOutput], object]
+
+    group_size = 1
+    needs_fake_captions = False
+
+    def loss(self, batch: LatentBatch, nets: Nets, step: int, rng: SampleRng) -> object:
+        return self.change(self.inner.loss(batch, nets, step, rng))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda output: output.loss, "Changed.loss must return a LossOutput, got Tensor"),
+        (lambda output: replace(output, loss=output.per_sample), r"loss must have shape \(\)"),
+        (lambda output: replace(output, loss=output.loss.detach()), "must carry a gradient"),
+        (
+            lambda output: replace(output, per_sample=output.loss.detach()),
+            r"per_sample must have shape \(8,\), got \(\)",
+        ),
+        (lambda output: replace(output, t=output.t[:4]), r"t must have shape \(8,\), got \(4,\)"),
+    ],
+)
+def test_an_objective_that_breaks_its_contract_is_told_where(change, words, tmp_path):
+    config = tiny_config("fm")
+    objective = Changed(config.build_objective(), change)
+    with pytest.raises(TypeError, match=words):
         tiny_train(config, tmp_path, objective=objective)
 
 

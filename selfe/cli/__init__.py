@@ -67,7 +67,9 @@ def main() -> None:
     except PeerError:
         sys.exit(1)
     except OSError as error:
-        console.print(f"error: {error}", markup=False, soft_wrap=True)
+        place = error.filename2 or error.filename
+        words = f"{place}: {error.strerror}" if place else str(error)
+        console.print(f"error: {words}", markup=False, soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)

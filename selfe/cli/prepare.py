@@ -173,14 +173,18 @@ def describe(out: Path, index: CacheIndex) -> str:
 
 
 def train_command(out: Path, index: CacheIndex) -> str:
-    """The recipe 0.5b on this cache, with what its encoders and sizes make different."""
+    """The smallest recipe of the cache's codec, with what encoders and sizes make different."""
     from selfe.network.embeddings import PATCH
-    from selfe.recipes import resolve
+    from selfe.recipes import RECIPES, resolve
 
-    usual = resolve("0.5b", "selfe").model_dump()
+    recipes = {name: resolve(name, "selfe") for name in RECIPES}
+    fitting = [name for name, own in recipes.items() if own.data.codec == index.codec.name]
+    recipe = fitting[0] if fitting else "0.5b"
+    usual = recipes[recipe].model_dump()
     families = {bucket.family for bucket in index.bucket_sizes()}
     usual_size = usual["data"]["resolution"]
     wanted = {
+        "data.source": "latents",
         "data.codec": index.codec.name,
         "data.text": index.text.name,
         "data.resolution": usual_size if usual_size in families else min(families),
@@ -194,4 +198,4 @@ def train_command(out: Path, index: CacheIndex) -> str:
         if usual[section][name] != value:
             options.append(f"{key}={value}")
     words = [word for option in options for word in ("--set", option)]
-    return shlex.join(["selfe-bench", "train", "--recipe", "0.5b", "--method", "selfe", *words])
+    return shlex.join(["selfe-bench", "train", "--recipe", recipe, "--method", "selfe", *words])
