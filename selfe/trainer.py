@@ -58,6 +58,10 @@ class NonFiniteLoss(ValueError):
     """Too many iterations in a row without a finite loss and gradient."""
 
 
+class ObjectiveError(RuntimeError):
+    """An objective failed on a batch. Its cause says where, for whoever writes the objective."""
+
+
 @dataclass(frozen=True)
 class Progress:
     """What a progress bar shows after an iteration."""
@@ -116,8 +120,7 @@ def accumulate(
         batch = source.batch(rng)
         processes.reduce_across_replicas(now=rng is streams[-1])
         with autocast(device, config.train.precision):
-            output = objective.loss(batch, nets, step, rng)
-        check_output(objective, output, len(batch))
+            output = loss_of(objective, batch, nets, step, rng)
         (output.loss * (1 / len(streams))).backward()
         outputs.append(replace(output, loss=output.loss.detach()))
         indices.append(batch.index)
@@ -125,9 +128,21 @@ def accumulate(
     return loss, outputs, torch.cat(indices)
 
 
-def check_output(objective: Objective, output: LossOutput, samples: int) -> None:
-    """Raise TypeError where an objective did not return what `Objective.loss` promises."""
+def loss_of(
+    objective: Objective, batch: LatentBatch, nets: Nets, step: int, rng: SampleRng
+) -> LossOutput:
+    """`objective.loss`, held to its contract.
+
+    Raises:
+        ObjectiveError: for a ValueError in it, which elsewhere is a user's to mend.
+        TypeError: if it does not return what `Objective.loss` promises.
+    """
     name = f"{type(objective).__qualname__}.loss"
+    try:
+        output = objective.loss(batch, nets, step, rng)
+    except ValueError as error:
+        raise ObjectiveError(f"{name} failed at iteration {step + 1}: {error}") from error
+    samples = len(batch)
     if not isinstance(output, LossOutput):
         raise TypeError(f"{name} must return a LossOutput, got {type(output).__qualname__}")
     shapes = {"loss": (), "per_sample": (samples,), "t": (samples,), "s": (samples,)}
@@ -137,6 +152,7 @@ def check_output(objective: Objective, output: LossOutput, samples: int) -> None
             raise TypeError(f"{name}: {field} must have shape {wanted}, got {shape}")
     if not output.loss.requires_grad:
         raise TypeError(f"{name}: loss must carry a gradient")
+    return output
 
 
 @dataclass(frozen=True)
@@ -227,6 +243,7 @@ def train(
 
     Raises:
         NonFiniteLoss: after more than `max_nonfinite` iterations in a row without an update.
+        ObjectiveError, TypeError: if the objective fails or breaks its contract.
         ValueError: if batches do not divide over the processes.
         CheckpointError, OSError: if checkpoints cannot be read or written.
     """

@@ -24,7 +24,7 @@ from selfe.seeding import SampleRng, derive_seed
 from selfe.session import train_run
 from selfe.stages import first_position
 from selfe.train_state import uses_bf16
-from selfe.trainer import Callbacks, NonFiniteLoss, accumulate
+from selfe.trainer import Callbacks, NonFiniteLoss, ObjectiveError, accumulate
 from selfe.updates import ask_and_update, update_of, update_unasked
 
 
@@ -299,6 +299,14 @@ def test_an_objective_that_breaks_its_contract_is_told_where(change, words, tmp_
     config = tiny_config("fm")
     objective = Changed(config.build_objective(), change)
     with pytest.raises(TypeError, match=words):
+        tiny_train(config, tmp_path, objective=objective)
+
+
+def test_a_value_error_of_an_objective_is_its_authors_to_mend(tmp_path):
+    """Elsewhere one is a sentence for the user, without the place it comes from."""
+    config = tiny_config("fm")
+    objective = Changed(config.build_objective(), lambda output: int("none"))
+    with pytest.raises(ObjectiveError, match=r"Changed.loss failed at iteration 1: invalid lit"):
         tiny_train(config, tmp_path, objective=objective)
 
 
