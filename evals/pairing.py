@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
 from evals.base import TASKS
@@ -29,16 +30,27 @@ def overall_difference(a: pd.DataFrame, b: pd.DataFrame) -> Difference:
     """
     if not a[_IMAGE].equals(b[_IMAGE]):
         raise ValueError("differences are paired over prompts: both results need the same images")
-    counts_a, counts_b = counts_by_task(a), counts_by_task(b)
-    return paired_difference({t: PairedCounts(counts_a[t], counts_b[t]) for t in counts_a})
+    return difference_of_counts(counts_by_task(a), counts_by_task(b))
 
 
-def together(trainings: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Verdicts of several trainings as those of one model that drew each prompt more often."""
-    numbered = [
-        v.assign(sample_id=v["sample_id"] * len(trainings) + k) for k, v in enumerate(trainings)
-    ]
-    return pd.concat(numbered).sort_values(["prompt_id", "sample_id"], ignore_index=True)
+Counts = Mapping[str, PromptCounts]
+"""Of one result, by task."""
+
+
+def difference_of_counts(a: Counts, b: Counts, test: bool = True) -> Difference:
+    """`a` minus `b`, over the same prompts; `test` is of `evals.stats.paired_difference`."""
+    return paired_difference({task: PairedCounts(a[task], b[task]) for task in a}, test=test)
+
+
+def together(trainings: Sequence[Counts]) -> Counts:
+    """Several trainings as one model that drew each prompt more often."""
+    return {
+        task: PromptCounts(
+            np.sum([counts[task].correct for counts in trainings], axis=0),
+            np.sum([counts[task].images for counts in trainings], axis=0),
+        )
+        for task in trainings[0]
+    }
 
 
 def counts_by_task(verdicts: pd.DataFrame) -> dict[str, PromptCounts]:

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from evals.base import Interval
+from evals.base import TASKS, Interval
 from evals.collection import ResultFolder, require_one_protocol
 from evals.cut_pages import FIXED_HEADER, fixed_cells
 from evals.cuts import row_of
-from evals.markup import is_missing, number, signed, to_markdown, with_interval
-from evals.pairing import counts_by_task, overall_difference, together
+from evals.layout import TASK_NAMES
+from evals.markup import is_missing, number, plain, signed, to_markdown, with_interval
+from evals.pairing import Counts, counts_by_task, difference_of_counts, together
 from evals.stats import over_trainings, overall_interval
 from evals.table_rows import choose, configuration_of, training_of
 from evals.tables import NOT_RESOLVED, REFERENCE, RESOLVED
@@ -31,6 +32,11 @@ WORDS = (
     "Student's interval over trainings and the one over prompts, added in quadrature. The last "
     "column counts the seeds at which the difference is resolved over prompts alone, as Table 2 "
     "has it for one training."
+)
+TASK_WORDS = (
+    "By task: the mean, and the difference to Self-E [95% interval], bold where it is resolved. "
+    "Each interval is made as above and by itself: of a hundred tasks without a difference some "
+    "five would be resolved."
 )
 
 BySeed = Mapping[int, ResultFolder]
@@ -57,10 +63,13 @@ class Configuration(NamedTuple):
     sampling: str
 
 
+_ENDS = ("", "_low", "_high")
+_DELTA_ENDS = ("_delta", "_delta_low", "_delta_high")
 _COLUMNS = (
     "recipe", "changed", "settings", "method", "variant", "iterations", "training_seed", "steps",
     "nfe", "guidance", "eta", "sampler", "overall", "overall_low", "overall_high", "sd",
     "delta_selfe", "delta_low", "delta_high", "delta_seeds", "resolved", "resolved_over_prompts",
+    *(task + part for task in TASKS for part in (*_ENDS, *_DELTA_ENDS)),
 )  # fmt: skip
 
 
@@ -75,16 +84,23 @@ def trainings_frame(folders: Sequence[ResultFolder]) -> pd.DataFrame:
     """
     require_one_protocol(folders)
     found = repeated(folders)
+    counts = {configuration: _counts(by_seed) for configuration, by_seed in found.items()}
     rows = []
     for configuration in sorted(found):
-        by_seed = found[configuration]
+        by_seed, reference = found[configuration], _self_e_for(configuration, found)
+        ours = counts[configuration]
         rows.append(
             row_of(by_seed[min(by_seed)])
             | {"recipe": configuration.recipe, "changed": configuration.changed}
             | {"settings": configuration.settings[0][:8]}
             | {"training_seed": _words(by_seed)}
-            | _mean(by_seed)
-            | _against(configuration, found)
+            | _mean(ours)
+            | _task_means(ours)
+            | (
+                {"resolved": reference}
+                if isinstance(reference, str)
+                else _against(ours, counts[reference])
+            )
         )
     frame = pd.DataFrame(rows, columns=list(_COLUMNS))
     return frame.astype({name: "Int64" for name in ("iterations", "steps", "nfe")})
@@ -134,51 +150,100 @@ def usual(found: Iterable[Configuration]) -> list[Configuration]:
 
 def mean_interval(by_seed: BySeed) -> Interval:
     """Mean of the overall scores, for other training seeds and other prompts."""
-    every = together([folder.verdicts for folder in by_seed.values()])
-    interval = over_trainings(_scores(by_seed), overall_interval(counts_by_task(every)))
+    return _mean_interval(list(_counts(by_seed).values()))
+
+
+def _counts(by_seed: BySeed) -> dict[int, Counts]:
+    return {seed: counts_by_task(folder.verdicts) for seed, folder in by_seed.items()}
+
+
+def _scores(trainings: Iterable[Counts]) -> list[float]:
+    """Mean of the task means, of every training."""
+    return [float(np.mean([task.share for task in tasks.values()])) for tasks in trainings]
+
+
+def _mean_interval(trainings: Sequence[Counts]) -> Interval:
+    interval = over_trainings(_scores(trainings), overall_interval(together(trainings)))
     return Interval(mean=interval.mean, low=max(0.0, interval.low), high=min(1.0, interval.high))
 
 
-def _scores(by_seed: BySeed) -> list[float]:
-    scores = [folder.result.scores.overall for folder in by_seed.values()]
-    return [score.mean for score in scores if score is not None]
-
-
-def _mean(by_seed: BySeed) -> dict[str, Any]:
-    interval = mean_interval(by_seed)
+def _mean(by_seed: Mapping[int, Counts]) -> dict[str, Any]:
+    trainings = list(by_seed.values())
+    interval = _mean_interval(trainings)
     return {
         "overall": interval.mean,
         "overall_low": interval.low,
         "overall_high": interval.high,
-        "sd": float(np.std(_scores(by_seed), ddof=1)),
+        "sd": float(np.std(_scores(trainings), ddof=1)),
     }
 
 
-def _against(configuration: Configuration, found: Mapping[Configuration, BySeed]) -> dict[str, Any]:
-    """The difference to Self-E: to the recipe's own where there is one, else to the only one."""
+def _self_e_for(
+    configuration: Configuration, found: Mapping[Configuration, BySeed]
+) -> Configuration | str:
+    """What a configuration is compared with: the recipe's own Self-E where there is one, else the
+    only one; or why there is nothing to compare."""
     place = (configuration.recipe, "selfe", "", configuration.iterations, configuration.steps)
     every = [c for c in found if c[:5] == place]
     reference = usual(every)
     if every and not reference:
-        return {"resolved": "several Self-E"}
+        return "several Self-E"
     if configuration in reference:
-        return {"resolved": REFERENCE}
-    by_seed, self_e = found[configuration], found[reference[0]] if reference else {}
+        return REFERENCE
+    if not reference or len(found[configuration].keys() & found[reference[0]].keys()) < 2:
+        return "no Self-E of two of these seeds"
+    return reference[0]
+
+
+def _against(by_seed: Mapping[int, Counts], self_e: Mapping[int, Counts]) -> dict[str, Any]:
+    """Differences to Self-E, of the overall scores and of every task by itself."""
     seeds = sorted(by_seed.keys() & self_e.keys())
-    if len(seeds) < 2:
-        return {"resolved": "no Self-E of two of these seeds"}
-    pairs = [(by_seed[seed].verdicts, self_e[seed].verdicts) for seed in seeds]
-    deltas = [overall_difference(*pair) for pair in pairs]
-    merged = overall_difference(*(together(side) for side in zip(*pairs, strict=True)))
-    whole = over_trainings([delta.interval.mean for delta in deltas], merged.interval)
-    return {
+    pairs = [(by_seed[seed], self_e[seed]) for seed in seeds]
+    whole = _difference_over(pairs)
+    alone = [difference_of_counts(*pair, test=False) for pair in pairs]
+    columns = {
         "delta_selfe": whole.mean,
-        "delta_low": max(-1.0, whole.low),
-        "delta_high": min(1.0, whole.high),
+        "delta_low": whole.low,
+        "delta_high": whole.high,
         "delta_seeds": _words(seeds),
-        "resolved": RESOLVED if whole.low > 0 or whole.high < 0 else NOT_RESOLVED,
-        "resolved_over_prompts": f"{sum(delta.resolved for delta in deltas)} of {len(seeds)}",
+        "resolved": RESOLVED if _leaves_out_0(whole.low, whole.high) else NOT_RESOLVED,
+        "resolved_over_prompts": f"{sum(delta.resolved for delta in alone)} of {len(seeds)}",
     }
+    for task in by_seed[seeds[0]]:
+        delta = _difference_over([(_only(task, ours), _only(task, its)) for ours, its in pairs])
+        columns |= _named(task, _DELTA_ENDS, delta)
+    return columns
+
+
+def _task_means(by_seed: Mapping[int, Counts]) -> dict[str, float]:
+    trainings = list(by_seed.values())
+    columns: dict[str, float] = {}
+    for task in trainings[0]:
+        mean = _mean_interval([_only(task, counts) for counts in trainings])
+        columns |= _named(task, _ENDS, mean)
+    return columns
+
+
+def _named(task: str, ends: Sequence[str], interval: Interval) -> dict[str, float]:
+    values = (interval.mean, interval.low, interval.high)
+    return {task + end: value for end, value in zip(ends, values, strict=True)}
+
+
+def _only(task: str, counts: Counts) -> Counts:
+    return {task: counts[task]}
+
+
+def _difference_over(pairs: Sequence[tuple[Counts, Counts]]) -> Interval:
+    """Mean difference for other training seeds and other prompts."""
+    ours, its = ([pair[side] for pair in pairs] for side in (0, 1))
+    deltas = [a - b for a, b in zip(_scores(ours), _scores(its), strict=True)]
+    merged = difference_of_counts(together(ours), together(its), test=False)
+    whole = over_trainings(deltas, merged.interval)
+    return Interval(mean=whole.mean, low=max(-1.0, whole.low), high=min(1.0, whole.high))
+
+
+def _leaves_out_0(low: float, high: float) -> bool:
+    return low > 0 or high < 0
 
 
 def trainings_statements(frame: pd.DataFrame) -> list[str]:
@@ -226,18 +291,33 @@ def _fewer_seeds(row: pd.Series) -> str:
 
 
 def trainings_markdown(frame: pd.DataFrame) -> str:
-    """A row per configuration and number of steps."""
-    rows = []
+    """Two tables, a row per configuration and number of steps: overall, and by task."""
+    overall, by_task = [], []
+    tasks = [task for task in TASK_NAMES if frame[task].notna().any()]
     for _, row in frame.iterrows():
-        rows.append(
+        recipe = f"{row['recipe']}, changed" if row["changed"] else row["recipe"]
+        overall.append(
             [
-                f"{row['recipe']}, changed" if row["changed"] else row["recipe"],
+                recipe,
                 *fixed_cells(row),
                 with_interval(row["overall"], row["overall_low"], row["overall_high"]),
                 number(row["sd"]),
                 _difference(row) + _fewer_seeds(row),
-                *["" if is_missing(row[n]) else row[n] for n in _COLUMNS[-2:]],
+                *[plain(row[name]) for name in ("resolved", "resolved_over_prompts")],
             ]
         )
+        names = [plain(row[name]) for name in ("method", "variant", "iterations", "steps")]
+        by_task.append([recipe, *names, *[_task_cell(row, task) for task in tasks]])
     header = ["Mean", "SD", "Minus Self-E", "", "Seeds that resolve it"]
-    return to_markdown(["Recipe", *FIXED_HEADER, *header], rows)
+    first = to_markdown(["Recipe", *FIXED_HEADER, *header], overall)
+    header = ["Method", "Variant", "Iterations", "Steps", *[TASK_NAMES[task] for task in tasks]]
+    return f"{first}\n{TASK_WORDS}\n\n{to_markdown(['Recipe', *header], by_task)}"
+
+
+def _task_cell(row: pd.Series, task: str) -> str:
+    mean = number(row[task])
+    delta, low, high = (row[task + end] for end in _DELTA_ENDS)
+    if is_missing(delta):
+        return mean
+    difference = f"**{signed(delta)}**" if _leaves_out_0(low, high) else signed(delta)
+    return f"{mean}; {difference} [{signed(low)}, {signed(high)}]"

@@ -43,6 +43,7 @@ def write_result(
     *,
     steps: int = 2,
     rate: float = 0.5,
+    rates: dict[str, float] | None = None,
     iterations: int | None = 3000,
     variant: str = "",
     label: str | None = None,
@@ -64,17 +65,22 @@ def write_result(
     """Write one result folder; verdicts are coin flips at `rate`, fixed by `seed`.
 
     Args:
+        rates: of tasks whose rate is another one.
         keep: images kept of the whole set; the result is then partial.
         images: write PNGs of flat colours as well.
     """
     folder.mkdir(parents=True)
     rng = np.random.default_rng([seed, steps, iterations or 0, *method.encode(), *variant.encode()])
+
+    def rate_of(task: str) -> float:
+        return (rates or {}).get(task, rate)
+
     verdicts = [
         {
             "prompt_id": prompt,
             "sample_id": sample,
             "tag": TASKS[prompt // prompts_per_task],
-            "correct": bool(rng.random() < rate),
+            "correct": bool(rng.random() < rate_of(TASKS[prompt // prompts_per_task])),
             "reason": "",
         }
         for prompt in range(6 * prompts_per_task)

@@ -14,7 +14,7 @@ from synthetic_results import write_result
 
 from evals.base import Interval
 from evals.collection import ResultFolder, collect
-from evals.pairing import overall_difference, together
+from evals.pairing import counts_by_task, difference_of_counts, together
 from evals.report import render
 from evals.report_figures import ResultGroup, draw_group
 from evals.stats import over_trainings
@@ -83,8 +83,11 @@ def test_difference_is_paired_over_seeds(thrice: list[ResultFolder]) -> None:
     row = frame.loc["Flow Matching"]
     assert row["delta_selfe"] == pytest.approx(np.mean(deltas))
     half = T_95_OF_TWO_DEGREES * np.std(deltas, ddof=1) / 3**0.5
-    prompts = overall_difference(
-        *(together([by[method, s].verdicts for s in SEEDS]) for method in ("fm", "selfe"))
+    prompts = difference_of_counts(
+        *(
+            together([counts_by_task(by[method, s].verdicts) for s in SEEDS])
+            for method in ("fm", "selfe")
+        )
     ).interval
     assert row["delta_high"] - row["delta_selfe"] == pytest.approx(
         np.hypot(half, prompts.high - prompts.mean)
@@ -92,6 +95,32 @@ def test_difference_is_paired_over_seeds(thrice: list[ResultFolder]) -> None:
     assert row["resolved"] == "resolved" and row["resolved_over_prompts"] == "3 of 3"
     assert frame.loc["IMM", "resolved"] == "not resolved"
     assert frame.loc["Self-E", "resolved"] == "reference"
+
+
+def test_tasks_are_compared_by_themselves(tmp_path: Path) -> None:
+    """Equal overall scores may hide that one method counts and the other binds attributes."""
+    few, many = (0.05, 0.95)
+    for seed in SEEDS:
+        write(tmp_path, "selfe", seed, rate=0.5, rates={"counting": few, "color_attr": many})
+        write(tmp_path, "fm", seed, rate=0.5, rates={"counting": many, "color_attr": few})
+    folders = collect([tmp_path])
+    frame = trainings_frame(folders)
+    row = frame.set_index("method").loc["Flow Matching"]
+    assert row["resolved"] == "not resolved"
+    assert row["counting_delta_low"] > 0 > row["color_attr_delta_high"]
+    assert row["colors_delta_low"] < 0 < row["colors_delta_high"]
+    shares = [
+        f.verdicts[f.verdicts["tag"] == "counting"]["correct"].mean()
+        for f in folders
+        if f.result.model.method == "fm"
+    ]
+    assert row["counting"] == pytest.approx(np.mean(shares))
+    assert row["counting_low"] < row["counting"] < row["counting_high"]
+    page = trainings_markdown(frame)
+    assert f"{row['counting']:.3f}; **+{row['counting_delta']:.3f}** [+" in page
+    self_e = frame.set_index("method").loc["Self-E"]
+    assert f"| {self_e['counting']:.3f} |" in page
+    assert self_e[["counting_delta", "colors_delta"]].isna().all()
 
 
 def test_only_trainings_that_differ_in_nothing_but_the_seed_share_a_mean(tmp_path: Path) -> None:
