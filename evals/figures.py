@@ -263,6 +263,27 @@ def over_steps(lines: Sequence[Series], heading: str, title: str) -> Figure:
         return figure
 
 
+def over_steps_by_task(panels: Mapping[str, Sequence[Series]], heading: str, title: str) -> Figure:
+    """Lines against the number of sampling steps, a panel per task, six at most; every panel has
+    its own axis of scores."""
+    with _drawing():
+        figure = _canvas(9.6, 6.4)
+        grid = figure.add_gridspec(
+            2, 3, left=0.065, right=0.985, top=0.86, bottom=0.15, wspace=0.3, hspace=0.45
+        )
+        for place, (task, lines) in enumerate(panels.items()):
+            axes = figure.add_subplot(grid[place // 3, place % 3])
+            axes.set_title(task, fontsize=10, loc="left", fontweight="bold")
+            _share_axis(axes, lines)
+            _steps_axis(axes, lines)
+            axes.set_ylabel("correct images")
+            _draw_series(axes, lines, direct=False)
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False)
+        _head(figure, heading, title)
+        return figure
+
+
 def one_step_scores(folders: Sequence[ResultFolder], title: str) -> Figure | None:
     """Fig. S.4 in figures: one step without guidance, score against the place f of s in the step
     (0: next time, 1: current time)."""

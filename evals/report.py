@@ -28,7 +28,7 @@ from evals.tables import TABLE2_COLUMNS, build_table2
 
 _OWN_NAMES = re.compile(
     r"(?:(?:table[12]|seen_unseen|diversity|trainings)(?:\..+)?\.(?:csv|md|tex)"
-    r"|(?:fig4|fig5|figS[34](?:_images)?|scores_by_steps|trainings_(?:by_steps|progress))"
+    r"|(?:fig4|fig5|figS[34](?:_images)?|scores_by_steps|trainings_(?:by_steps|by_task|progress))"
     r"(?:\..+)?\.(?:svg|png))"
 )
 """Names that a report gives its files, so that those of an earlier one are recognised."""

@@ -12,6 +12,7 @@ from evals import figures, pictures, trainings
 from evals.base import Interval
 from evals.collection import ResultFolder, protocol_slug
 from evals.commands import STEPS
+from evals.layout import TASK_NAMES
 from evals.table_rows import cell_of, choose, one_training_a_row
 from evals.tables import horizons
 
@@ -69,12 +70,14 @@ def draw_group(draw: Draw, group: ResultGroup, suffix: str) -> list[str]:
 
 
 def _draw_trainings(draw: Draw, group: ResultGroup, suffix: str) -> list[str]:
-    """Means over training seeds: against sampling steps, and against iterations as Fig. 5."""
+    """Means over training seeds: against sampling steps, overall and by task, and against
+    iterations as Fig. 5."""
     found = trainings.repeated(group.folders)
     shown = [c for c in trainings.usual(found) if not c.variant]
     _, long = horizons((c.method, c.variant, c.iterations, c.steps) for c in shown)
     by_steps: dict[figures.LineKey, dict[float, Interval]] = {}
     by_iterations: dict[int, dict[figures.LineKey, dict[float, Interval]]] = {}
+    by_task: dict[str, dict[figures.LineKey, dict[float, Interval]]] = {}
     seeds: dict[str, set[int]] = {}
     for configuration in shown:
         by_seed = found[configuration]
@@ -86,6 +89,8 @@ def _draw_trainings(draw: Draw, group: ResultGroup, suffix: str) -> list[str]:
         panel.setdefault(key, {})[configuration.iterations] = interval
         if configuration.iterations == long:
             by_steps.setdefault(key, {})[configuration.steps] = interval
+            for task, mean in trainings.task_intervals(by_seed).items():
+                by_task.setdefault(task, {}).setdefault(key, {})[configuration.steps] = mean
     words = {label: " ".join(map(str, sorted(those))) for label, those in seeds.items()}
     whose = ", ".join(f"{label} {text}" for label, text in words.items())
     if len(set(words.values())) == 1:
@@ -97,6 +102,12 @@ def _draw_trainings(draw: Draw, group: ResultGroup, suffix: str) -> list[str]:
         lines = figures.in_order(by_steps)
         mean_scores = figures.over_steps(lines, heading, f"{title}; {long} iterations")
         drawn += draw(f"trainings_by_steps{suffix}", mean_scores)
+        tasks = {TASK_NAMES[t]: figures.in_order(by_task[t]) for t in TASK_NAMES if t in by_task}
+        heading = "Tasks against sampling steps, mean over training seeds"
+        drawn += draw(
+            f"trainings_by_task{suffix}",
+            figures.over_steps_by_task(tasks, heading, f"{title}; {long} iterations"),
+        )
     panels = {n: figures.in_order(by_iterations.get(n, {})) for n in STEPS}
     progress = figures.over_iterations(panels, "Training progress, mean over training seeds", title)
     return drawn + draw(f"trainings_progress{suffix}", progress)

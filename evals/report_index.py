@@ -13,6 +13,7 @@ _FIGURE_WORDS = {
     "fig5": "Overall score against training iterations (Fig. 5)",
     "scores_by_steps": "Overall score against sampling steps",
     "trainings_by_steps": "Overall score against sampling steps, mean over training seeds",
+    "trainings_by_task": "Score of every task against sampling steps, mean over training seeds",
     "trainings_progress": "Overall score against training iterations, mean over training seeds",
     "fig4": "Same prompts and seeds: rows methods, columns steps (Fig. 4)",
     "figS3": "Policies of the secondary time s: scores (Fig. S.3)",

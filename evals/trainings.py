@@ -95,7 +95,7 @@ def trainings_frame(folders: Sequence[ResultFolder]) -> pd.DataFrame:
             | {"settings": configuration.settings[0][:8]}
             | {"training_seed": _words(by_seed)}
             | _mean(ours)
-            | _task_means(ours)
+            | _task_columns(ours)
             | (
                 {"resolved": reference}
                 if isinstance(reference, str)
@@ -151,6 +151,15 @@ def usual(found: Iterable[Configuration]) -> list[Configuration]:
 def mean_interval(by_seed: BySeed) -> Interval:
     """Mean of the overall scores, for other training seeds and other prompts."""
     return _mean_interval(list(_counts(by_seed).values()))
+
+
+def task_intervals(by_seed: BySeed) -> dict[str, Interval]:
+    """The same of every task by itself."""
+    return _task_means(list(_counts(by_seed).values()))
+
+
+def _task_means(trainings: Sequence[Counts]) -> dict[str, Interval]:
+    return {t: _mean_interval([_only(t, counts) for counts in trainings]) for t in trainings[0]}
 
 
 def _counts(by_seed: BySeed) -> dict[int, Counts]:
@@ -215,11 +224,9 @@ def _against(by_seed: Mapping[int, Counts], self_e: Mapping[int, Counts]) -> dic
     return columns
 
 
-def _task_means(by_seed: Mapping[int, Counts]) -> dict[str, float]:
-    trainings = list(by_seed.values())
+def _task_columns(by_seed: Mapping[int, Counts]) -> dict[str, float]:
     columns: dict[str, float] = {}
-    for task in trainings[0]:
-        mean = _mean_interval([_only(task, counts) for counts in trainings])
+    for task, mean in _task_means(list(by_seed.values())).items():
         columns |= _named(task, _ENDS, mean)
     return columns
 

@@ -14,6 +14,7 @@ from synthetic_results import write_result
 
 from evals.base import Interval
 from evals.collection import ResultFolder, collect
+from evals.layout import TASK_NAMES
 from evals.pairing import counts_by_task, difference_of_counts, together
 from evals.report import render
 from evals.report_figures import ResultGroup, draw_group
@@ -272,7 +273,8 @@ def test_figures_draw_the_means_and_name_the_seeds(tmp_path: Path) -> None:
         return []
 
     draw_group(draw, group, "")
-    means = trainings_frame(group.folders).set_index(["method", "iterations"])["overall"]
+    frame = trainings_frame(group.folders).set_index(["method", "iterations"])
+    means = frame["overall"]
     for name, where in (("trainings_by_steps", [1000]), ("trainings_progress", [500, 1000])):
         every = {line.get_label(): line for line in drawn[name].axes[0].get_lines()}
         lines = {label: line for label, line in every.items() if not label.startswith("_")}
@@ -282,3 +284,9 @@ def test_figures_draw_the_means_and_name_the_seeds(tmp_path: Path) -> None:
             assert line.get_ydata() == pytest.approx(expected)
         texts = " ".join(text.get_text() for text in drawn[name].texts).replace("\n", " ")
         assert "training seeds Flow Matching 1 2, Self-E 0 1 2" in texts
+    panels = drawn["trainings_by_task"].axes
+    assert [axes.get_title(loc="left") for axes in panels] == list(TASK_NAMES.values())
+    for axes, task in zip(panels, TASK_NAMES, strict=True):
+        heights = {line.get_label(): list(line.get_ydata()) for line in axes.get_lines()}
+        for label in ("Self-E", "Flow Matching"):
+            assert heights[label] == pytest.approx([frame.loc[(label, 1000), task]])
