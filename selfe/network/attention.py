@@ -98,7 +98,11 @@ def attend(q_BHLK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor, mask: Tensor | None) 
     """softmax(q k + mask) v: (B, H, L, K). Queries are already scaled."""
     if k_BHLK.shape[2] <= FEW_TOKENS and eager_on_cpu(k_BHLK):
         scores = q_BHLK @ k_BHLK.transpose(-1, -2)
-        return (scores if mask is None else scores + mask).softmax(dim=-1) @ v_BHLK
+        if mask is not None:
+            scores = scores + mask
+        # Processors take several times as long for it in bf16, conversions to fp32 included.
+        wide = torch.promote_types(scores.dtype, torch.float32)
+        return scores.softmax(dim=-1, dtype=wide).to(v_BHLK.dtype) @ v_BHLK
     return F.scaled_dot_product_attention(q_BHLK, k_BHLK, v_BHLK, attn_mask=mask, scale=1.0)
 
 

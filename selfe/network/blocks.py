@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfe.network.activation import beside_gelu, gelu
 from selfe.network.attention import NORM_EPS, joint_attention
 
 MLP_RATIO = 4
@@ -25,10 +26,6 @@ def modulate(x_BLD: Tensor, shift_BD: Tensor, scale_BD: Tensor) -> Tensor:
 def add_gated(x_BLD: Tensor, gate_BD: Tensor, update_BLD: Tensor) -> Tensor:
     """x + gate * update, the residual connection of adaLN-Zero."""
     return torch.addcmul(x_BLD, gate_BD[:, None], update_BLD)
-
-
-def gelu(x: Tensor) -> Tensor:
-    return F.gelu(x, approximate="tanh")
 
 
 class Stream(nn.Module):
@@ -137,4 +134,4 @@ class SingleStreamBlock(nn.Module):
             mask,
             first_output,
         )
-        return add_gated(x_out, gate, self.out(torch.cat([attended, gelu(hidden)], dim=-1)))
+        return add_gated(x_out, gate, self.out(beside_gelu(attended, hidden)))
