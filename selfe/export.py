@@ -31,6 +31,7 @@ DENOISER_MODULES: tuple[Module, ...] = (
     ("selfe.network.conditioning", ()),
     ("selfe.network.embeddings", ()),
     ("selfe.network.attention", ()),
+    ("selfe.network.activation", ()),
     ("selfe.network.blocks", ()),
     ("selfe.network.denoiser", ()),
 )
