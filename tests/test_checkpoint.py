@@ -265,8 +265,12 @@ def test_an_existing_run_is_not_overwritten(tmp_path):
     with pytest.raises(ValueError, match="nothing to resume"):
         check_folder(tmp_path, resume=True)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match="--resume"):
-        check_folder(tmp_path, resume=False)
+    check_folder(tmp_path, resume=False)  # nothing was trained yet
+    for kept in ("checkpoints", "results"):
+        (tmp_path / kept).mkdir()
+        with pytest.raises(ValueError, match="--resume"):
+            check_folder(tmp_path, resume=False)
+        (tmp_path / kept).rmdir()
 
 
 def test_fork_notation(tmp_path):
