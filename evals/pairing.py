@@ -18,6 +18,9 @@ from evals.stats import (
 
 _IMAGE = ["prompt_id", "sample_id", "tag"]
 
+Counts = Mapping[str, PromptCounts]
+"""Of one result, by task."""
+
 
 def overall_difference(a: pd.DataFrame, b: pd.DataFrame) -> Difference:
     """Overall score of `a` minus that of `b`.
@@ -31,10 +34,6 @@ def overall_difference(a: pd.DataFrame, b: pd.DataFrame) -> Difference:
     if not a[_IMAGE].equals(b[_IMAGE]):
         raise ValueError("differences are paired over prompts: both results need the same images")
     return difference_of_counts(counts_by_task(a), counts_by_task(b))
-
-
-Counts = Mapping[str, PromptCounts]
-"""Of one result, by task."""
 
 
 def difference_of_counts(a: Counts, b: Counts, test: bool = True) -> Difference:

@@ -313,12 +313,13 @@ def trainings_markdown(frame: pd.DataFrame) -> str:
                 *[plain(row[name]) for name in ("resolved", "resolved_over_prompts")],
             ]
         )
-        names = [plain(row[name]) for name in ("method", "variant", "iterations", "steps")]
-        by_task.append([recipe, *names, *[_task_cell(row, task) for task in tasks]])
-    header = ["Mean", "SD", "Minus Self-E", "", "Seeds that resolve it"]
-    first = to_markdown(["Recipe", *FIXED_HEADER, *header], overall)
-    header = ["Method", "Variant", "Iterations", "Steps", *[TASK_NAMES[task] for task in tasks]]
-    return f"{first}\n{TASK_WORDS}\n\n{to_markdown(['Recipe', *header], by_task)}"
+        by_task.append([recipe, *fixed_cells(row), *[_task_cell(row, task) for task in tasks]])
+    fixed = ["Recipe", *FIXED_HEADER]
+    first = to_markdown(
+        [*fixed, "Mean", "SD", "Minus Self-E", "", "Seeds that resolve it"], overall
+    )
+    second = to_markdown([*fixed, *[TASK_NAMES[task] for task in tasks]], by_task)
+    return f"{first}\n{TASK_WORDS}\n\n{second}"
 
 
 def _task_cell(row: pd.Series, task: str) -> str:
