@@ -5,7 +5,8 @@
 # third of the length under the schedule of the whole, as in scripts/reference_run.sh, and compare
 # with Self-E's milestone of 1,000.
 # One run a core, one thread each: with bf16 instructions about 19 minutes for Self-E and 13 for Flow
-# Matching, 29 for IMM in fp32, 6 to 12 for an ablation, and some five minutes of scoring. Goes on where it was; runs begin seed by seed.
+# Matching, 29 for IMM in fp32, 6 to 12 for an ablation, and some five minutes of scoring.
+# Goes on where it was; runs begin seed by seed.
 #
 #     scripts/reference_seeds.sh 0 1 2 3              every method and both ablations
 #     METHODS="selfe fm" scripts/reference_seeds.sh 4 only these
