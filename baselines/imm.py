@@ -108,8 +108,7 @@ class InductiveMomentMatching:
             ValueError: if the batch is not a multiple of the group size.
         """
         size = self.group_size
-        if len(batch) % size:
-            raise ValueError(f"a batch of {len(batch)} does not divide into groups of {size}")
+        batch.check_groups(size)
         x_0 = batch.x_0.float()
         t_G, s_G = self._group_times(rng)
         r_G = self.reference_time(t_G, s_G)

@@ -1,4 +1,4 @@
-"""Self-E, Flow Matching and IMM where the truth is known: conditional Gaussian mixtures in a plane.
+"""All objectives where the truth is known: conditional Gaussian mixtures in a plane.
 
     python scripts/oracle_world.py [--iterations 2000] [--seed 0]
 
@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from baselines.flow_matching import FlowMatching
 from baselines.imm import InductiveMomentMatching
+from baselines.shortcut import ShortcutModel
+from baselines.transition import TransitionModel
 from selfe.data.gaussian_mixture import ConditionalGaussianMixture, overlapping_pairs
 from selfe.network.conditioning import TextCondition
 from selfe.objectives.base import LatentBatch, Nets, Objective
@@ -186,6 +188,9 @@ def contenders(iterations: int) -> list[Contender]:
         Contender("Self-E w/o target norm", no_norm),
         Contender("Flow Matching (Euler)", FlowMatching(times=times), eta=0.0),
         Contender("IMM (pushforward)", InductiveMomentMatching(), pushforward=True),
+        Contender("Shortcut (Euler)", ShortcutModel(times=times), eta=0.0),
+        Contender("Transition (Euler)", TransitionModel(), eta=0.0),
+        Contender("Transition w/o loss norm", TransitionModel(loss_norm=False), eta=0.0),
     ]
 
 

@@ -23,9 +23,17 @@ OBJECTIVES = Registry(
         "selfe": "selfe.objectives.self_evaluation:SelfEvaluation",
         "fm": "baselines.flow_matching:FlowMatching",
         "imm": "baselines.imm:InductiveMomentMatching",
+        "shortcut": "baselines.shortcut:ShortcutModel",
+        "transition": "baselines.transition:TransitionModel",
     },
 )
-METHOD_LABELS = {"selfe": "Self-E", "fm": "Flow Matching", "imm": "IMM"}
+METHOD_LABELS = {
+    "selfe": "Self-E",
+    "fm": "Flow Matching",
+    "imm": "IMM",
+    "shortcut": "Shortcut",
+    "transition": "Transition (TiM)",
+}
 
 
 class Section(BaseModel):

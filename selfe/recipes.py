@@ -108,12 +108,13 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
 }
 
-# Ablations of Table 2, as overrides of a method's objective.
+# Ablations, as overrides of a method's objective.
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "selfe": {
         "no-target-norm": {"objective": {"target_norm": False}},
         "aux": {"objective": {"aux_from": 0}},
-    }
+    },
+    "transition": {"no-loss-norm": {"objective": {"loss_norm": False}}},
 }
 
 # Found on validation prompts by scripts/search_sampling.py (reports/shapes/search.md) at iteration
@@ -153,8 +154,12 @@ METHOD_PARTS: dict[str, dict[str, dict[str, Any]]] = {
     **{
         recipe: merge(
             {method: {"sampling": part} for method, part in SHAPES_SAMPLING.items()},
-            # its target is a near copy of its prediction: IMM's authors compute both in fp32
-            {"imm": {"train": {"precision": "fp32"}}},
+            {
+                # its target is a near copy of its prediction: IMM's authors compute both in fp32
+                "imm": {"train": {"precision": "fp32"}},
+                # a difference of predictions is divided by 0.01, and their rounding with it
+                "transition": {"train": {"precision": "fp32"}},
+            },
         )
         for recipe in ("shapes", "shapes-quick", "shapes-64")
     },

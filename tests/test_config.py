@@ -43,9 +43,9 @@ def test_paper_recipes_are_the_papers():
 
 def test_methods_share_everything_but_objective_and_sampling():
     dumps = {m: resolve("shapes", m).model_dump() for m in OBJECTIVES.names()}
-    # IMM alone is specified in fp32: it may be given more precision than others, never less
+    # what subtracts near copies may be given more precision than others, never less
     precisions = {m: dump["train"].pop("precision") for m, dump in dumps.items()}
-    assert precisions == dict.fromkeys(dumps, "auto") | {"imm": "fp32"}
+    assert precisions == dict.fromkeys(dumps, "auto") | dict.fromkeys(("imm", "transition"), "fp32")
     for section in ("model", "data", "times", "optim", "train"):
         assert all(d[section] == dumps["fm"][section] for d in dumps.values())
 

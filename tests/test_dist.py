@@ -152,6 +152,8 @@ def differences(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> list[
 CASES = {
     "fm": ("fm", "", ()),
     "imm": ("imm", "", ()),
+    "shortcut": ("shortcut", "", ("objective.group_size=4",)),
+    "transition": ("transition", "", ()),
     "selfe": ("selfe", "", ()),
     "selfe, micro-batches": ("selfe", "", ("train.micro_batch_size=2",)),
     "selfe, aux, Bernoulli, one by one": (

@@ -34,6 +34,8 @@ METHODS = [
     ("selfe", "no-target-norm"),
     ("selfe", "aux"),
     ("imm", ""),
+    ("shortcut", ""),
+    ("transition", ""),
 ]
 
 COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}

@@ -73,6 +73,8 @@ def test_a_step_of_every_method_in_forward_passes():
     batch = 1024
     assert plan_of("fm").flops_per_step == 3 * forward * batch
     assert plan_of("imm").flops_per_step == 4 * forward * batch
+    assert plan_of("shortcut").flops_per_step == (3 + 2 / 8) * forward * batch
+    assert plan_of("transition").flops_per_step == 4 * forward * batch
     selfe = 3 * forward * batch + (forward + null) * batch // 2
     assert plan_of("selfe").flops_per_step == selfe
     assert plan_of("selfe", variant="no-target-norm").flops_per_step == selfe
@@ -143,7 +145,11 @@ def test_a_fork_pays_from_its_first_iteration_on():
 def test_the_trainer_counts_the_flops_of_the_plan(method, variant, tmp_path):
     """The numerator of the MFU, from what the networks were really given, is the plan's."""
     config = tiny_config(
-        method, "train.micro_batch_size=4", "train.caption_dropout=0", variant=variant
+        method,
+        "train.batch_size=16",
+        "train.micro_batch_size=8",
+        "train.caption_dropout=0",
+        variant=variant,
     )
     latents = torch.randn(8, 4, 8, 8)  # 32 pixels, as the shapes world has
     captions = ["a photo of a star", "a photo of two crosses"] * 4
@@ -188,6 +194,8 @@ def test_passes_are_those_of_the_method():
     loss = ("live", "own", 1.0, 3)
     assert noted("fm") == [loss]
     assert noted("imm") == [loss, ("live", "own", 1.0, 1)]
+    assert noted("shortcut") == [*[("ema", "own", 1 / 8, 1)] * 2, loss]
+    assert noted("transition") == [*[("live", "own", 0.5, 1)] * 2, loss]
     score = [("live", "null", 0.5, 1), ("ema", "own", 0.5, 1)]
     assert noted("selfe") == [loss, *score]
     assert noted("selfe", "aux") == [loss, *score, ("live", "fake", 0.5, 3)]

@@ -1,7 +1,8 @@
 """The paper's equations once more, as slow as they read: float64, one sample at a time.
 
-Written from the texts (Self-E arXiv 2512.22374, IMM arXiv 2503.07565), not from this repository's
-code, so that the tests compare two independent readings. Samples are numpy arrays without a batch
+Written from the texts (Self-E arXiv 2512.22374, IMM 2503.07565, shortcut models 2410.12557,
+transition models 2509.04394), not from this repository's code, so that the tests compare two
+independent readings. Samples are numpy arrays without a batch
 dimension; a network is `V(x, t, s, c) -> array`; times and weights are Python floats.
 """
 
@@ -238,6 +239,55 @@ def imm_group(
             total += imm_kernel(y_ref[p], y_ref[q], t, s, sigma_d)
             total -= 2.0 * imm_kernel(y[p], y_ref[q], t, s, sigma_d)
     return imm_weight(t, a=a, b=b) * total / m**2
+
+
+# --- shortcut models (2410.12557) -----------------------------------------------------------------
+
+
+def shortcut_target(
+    net: Network, x_t: Array, times: tuple[float, float, float], c: Array, *, velocity: bool
+) -> Array:
+    """Eq. 4-5 for steps of any size: where two steps end, divided by the time they took.
+
+    With `velocity` the network is asked with a step size of 0, as at the finest level.
+    """
+    t, m, s = times
+    x_m = x_t - (t - m) * net(x_t, t, t if velocity else m, c)
+    x_s = x_m - (m - s) * net(x_m, m, m if velocity else s, c)
+    return (x_t - x_s) / (t - s)
+
+
+# --- transition models (2509.04394) ---------------------------------------------------------------
+
+
+def transition(
+    net: Network,
+    x_0: Array,
+    eps: Array,
+    t: float,
+    s: float,
+    c: Array,
+    *,
+    h: float,
+    target_net: Network | None = None,
+    directional: bool = True,
+) -> tuple[float, float]:
+    """(error, loss before it is divided by itself) of one sample (C, H, W)."""
+    fixed = target_net or net
+    after = fixed(noisy(x_0, eps, t + h), t + h, s, c)
+    before = fixed(noisy(x_0, eps, t - h), t - h, s, c)
+    target = (eps - x_0) - (t - s) * (after - before) / (2.0 * h)
+    v = net(noisy(x_0, eps, t), t, s, c)
+    error = float(np.mean((v - target) ** 2))
+    if not directional:
+        return error, error
+    lengths = np.linalg.norm(v, axis=0) * np.linalg.norm(target, axis=0)
+    cosine = np.sum(v * target, axis=0) / lengths
+    return error, error + float(np.mean(1.0 - cosine))
+
+
+def transition_weight(t: float, s: float) -> float:
+    return (math.tan(t) - math.tan(s) + 1.0) ** -0.5
 
 
 # --- guidance -----------------------------------------------------------------------------------

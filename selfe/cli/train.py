@@ -22,7 +22,7 @@ from selfe.cli.common import (
 
 
 def train(
-    method: Annotated[str, typer.Option(help="Objective: selfe, fm or imm.")],
+    method: Annotated[str, typer.Option(help="Objective: selfe, fm, imm, shortcut, transition.")],
     recipe: Annotated[
         str, typer.Option(help="What to train: shapes, shapes-quick, shapes-64, 0.5b, 2b.")
     ] = "shapes",

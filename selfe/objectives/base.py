@@ -52,6 +52,11 @@ class LatentBatch:
     def __len__(self) -> int:
         return self.x_0.shape[0]
 
+    def check_groups(self, size: int) -> None:
+        """Raise ValueError unless the samples divide into groups of `size`."""
+        if len(self) % size:
+            raise ValueError(f"a batch of {len(self)} does not divide into groups of {size}")
+
     @property
     def num_tokens(self) -> int:
         """Image tokens L of one sample after the 2x2 patchifier."""
