@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 
 from evals.base import TASKS, ImageVerdict, Interval, ProtocolFacts, Result
 from evals.files import read_json_lines
-from evals.pairing import counts_by_task
+from evals.pairing import Counts, counts_by_task
 from evals.stats import PromptCounts, overall_interval, task_interval
 from evals.suites.shapes import ROUND_TRIP_SCORE
 
@@ -43,6 +44,11 @@ class ResultFolder:
     verdicts: pd.DataFrame
     under_trained: str = ""
     told_apart: bool = False
+
+    @cached_property
+    def counts(self) -> Counts:
+        """Correct images by prompt, per task."""
+        return counts_by_task(self.verdicts)
 
     @property
     def recipe(self) -> str:

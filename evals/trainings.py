@@ -20,7 +20,7 @@ from evals.cut_pages import FIXED_HEADER, fixed_cells
 from evals.cuts import row_of
 from evals.layout import TASK_NAMES
 from evals.markup import is_missing, number, plain, signed, to_markdown, with_interval
-from evals.pairing import Counts, counts_by_task, difference_of_counts, together
+from evals.pairing import Counts, difference_of_counts, together
 from evals.stats import over_trainings, overall_interval
 from evals.table_rows import choose, configuration_of, training_of
 from evals.tables import NOT_RESOLVED, REFERENCE, RESOLVED
@@ -163,7 +163,7 @@ def _task_means(trainings: Sequence[Counts]) -> dict[str, Interval]:
 
 
 def _counts(by_seed: BySeed) -> dict[int, Counts]:
-    return {seed: counts_by_task(folder.verdicts) for seed, folder in by_seed.items()}
+    return {seed: folder.counts for seed, folder in by_seed.items()}
 
 
 def _scores(trainings: Iterable[Counts]) -> list[float]:
