@@ -28,7 +28,10 @@ ABOUT = (
     "row names another. Losses and gradients of the objectives: distance of the device's fp32 from "
     "an fp64 network on the processor, beside the distance of the processor's own fp32."
 )
-METHODS = (("fm", ""), ("selfe", ""), ("selfe", "aux"), ("imm", ""))
+METHODS = (
+    *(("fm", ""), ("selfe", ""), ("selfe", "aux"), ("imm", "")),
+    *(("shortcut", ""), ("transition", "")),
+)
 PROMPTS = ["a photo of a red circle", "a photo of two stars and a blue ring"] * 4
 
 
