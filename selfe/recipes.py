@@ -117,8 +117,9 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "transition": {"no-loss-norm": {"objective": {"loss_norm": False}}},
 }
 
-# Found on validation prompts by scripts/search_sampling.py (reports/shapes/search.md) at iteration
-# 3,000 of the reference runs: the best of the same guidance for every method and number of steps.
+# Found on validation prompts by scripts/search_sampling.py: the best of the same guidance for every
+# method and number of steps, at iteration 3,000 of the reference runs (reports/shapes/search.md);
+# for `shortcut` at iteration 800 of a quick one (reports/quickstart/search.md).
 SHAPES_SAMPLING: dict[str, dict[str, Any]] = {
     "selfe": {
         "guidance": "linear",
@@ -145,6 +146,12 @@ SHAPES_SAMPLING: dict[str, dict[str, Any]] = {
             8: {"guidance_scale": 2.0},
             50: {"guidance_scale": 3.0},
         },
+    },
+    "shortcut": {
+        "guidance": "linear",
+        "guidance_scale": 3.0,
+        "eta": 0.0,
+        "by_steps": {8: {"guidance_scale": 5.0}},
     },
 }
 
