@@ -119,7 +119,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
 
 # Found on validation prompts by scripts/search_sampling.py: the best of the same guidance for every
 # method and number of steps, at iteration 3,000 of the reference runs (reports/shapes/search.md);
-# for `shortcut` at iteration 800 of a quick one (reports/quickstart/search.md).
+# for `shortcut` and `transition` at 800 of quick ones (reports/quickstart/search.md).
 SHAPES_SAMPLING: dict[str, dict[str, Any]] = {
     "selfe": {
         "guidance": "linear",
@@ -153,6 +153,7 @@ SHAPES_SAMPLING: dict[str, dict[str, Any]] = {
         "eta": 0.0,
         "by_steps": {8: {"guidance_scale": 5.0}},
     },
+    "transition": {"guidance": "linear", "guidance_scale": 3.0, "eta": 0.0},
 }
 
 
