@@ -13,11 +13,14 @@ TABLES = [  # in README's order: report and iterations
     ("quickstart", "800"),
     ("shapes-seeds", "3000"),
     ("shapes-seeds", "1000"),
+    ("quickstart", "800"),
 ]
 ROWS = {  # method and variant
     "Self-E": ("Self-E", ""),
     "Flow Matching": ("Flow Matching", ""),
     "IMM": ("IMM", ""),
+    "Shortcut models": ("Shortcut", ""),
+    "Transition (TiM)": ("Transition (TiM)", ""),
     "Flow Matching in fp32": ("Flow Matching", "train.precision=fp32"),
     "without target normalisation": ("Self-E", "no-target-norm"),
     "with the auxiliary term": ("Self-E", "aux"),
