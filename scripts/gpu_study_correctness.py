@@ -30,7 +30,7 @@ ABOUT = (
 )
 METHODS = (
     *(("fm", ""), ("selfe", ""), ("selfe", "aux"), ("imm", "")),
-    *(("shortcut", ""), ("transition", "")),
+    *(("shortcut", ""), ("transition", ""), ("meanflow", "")),
 )
 PROMPTS = ["a photo of a red circle", "a photo of two stars and a blue ring"] * 4
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from baselines.flow_matching import FlowMatching
 from baselines.imm import InductiveMomentMatching
+from baselines.meanflow import MeanFlow
 from baselines.shortcut import ShortcutModel
 from baselines.transition import TransitionModel
 from selfe.data.gaussian_mixture import ConditionalGaussianMixture, overlapping_pairs
@@ -191,6 +192,8 @@ def contenders(iterations: int) -> list[Contender]:
         Contender("Shortcut (Euler)", ShortcutModel(times=times), eta=0.0),
         Contender("Transition (Euler)", TransitionModel(), eta=0.0),
         Contender("Transition w/o loss norm", TransitionModel(loss_norm=False), eta=0.0),
+        Contender("MeanFlow (Euler)", MeanFlow(), eta=0.0),
+        Contender("MeanFlow w/o loss norm", MeanFlow(power=0.0), eta=0.0),
     ]
 
 

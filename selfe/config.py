@@ -25,6 +25,7 @@ OBJECTIVES = Registry(
         "imm": "baselines.imm:InductiveMomentMatching",
         "shortcut": "baselines.shortcut:ShortcutModel",
         "transition": "baselines.transition:TransitionModel",
+        "meanflow": "baselines.meanflow:MeanFlow",
     },
 )
 METHOD_LABELS = {
@@ -33,6 +34,7 @@ METHOD_LABELS = {
     "imm": "IMM",
     "shortcut": "Shortcut",
     "transition": "Transition (TiM)",
+    "meanflow": "MeanFlow",
 }
 
 
@@ -56,6 +58,9 @@ class ModelConfig(Section):
     joint_attention_dim: int = Field(4096, ge=1)
     pooled_projection_dim: int = Field(768, ge=1)
     axes_dims_rope: tuple[int, int, int] = (8, 28, 28)
+    time_factor: float = Field(
+        1000.0, gt=0, description="time features are sinusoids of it times t"
+    )
 
 
 class DataConfig(Section):
@@ -207,6 +212,8 @@ class RunConfig(Section):
 
     def _digest(self, *left_out: str) -> str:
         values = self.model_dump(mode="json", exclude={"data": {"path", "workers"}})
+        if values["model"]["time_factor"] == ModelConfig().time_factor:
+            del values["model"]["time_factor"]  # younger than the digests of published runs
         text = json.dumps({k: v for k, v in values.items() if k not in left_out}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

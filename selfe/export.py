@@ -30,6 +30,7 @@ Module = tuple[str, tuple[str, ...]]
 DENOISER_MODULES: tuple[Module, ...] = (
     ("selfe.network.conditioning", ()),
     ("selfe.network.embeddings", ()),
+    ("selfe.network.derivative", ("carries_tangent",)),
     ("selfe.network.attention", ()),
     ("selfe.network.activation", ()),
     ("selfe.network.blocks", ()),

@@ -14,11 +14,19 @@ from torch import Tensor
 
 from selfe.config import ModelConfig
 from selfe.network.conditioning import TextCondition
+from selfe.network.derivative import carries_tangent
 from selfe.network.flops import flops_per_image
 from selfe.objectives.base import Velocity
 
-FORWARD, FORWARD_BACKWARD = 1, 3
-"""Cost of a pass without and with a backward pass, in forward passes."""
+FORWARD, FORWARD_TANGENT, FORWARD_BACKWARD = 1, 2, 3
+"""Cost of a pass alone, with a derivative beside it and with a backward pass, in forward passes."""
+
+
+def cost_of_pass(x_t: Tensor) -> int:
+    """Of these the one that applies to a network called with x_t now."""
+    if carries_tangent(x_t):
+        return FORWARD_TANGENT
+    return FORWARD_BACKWARD if torch.is_grad_enabled() else FORWARD
 
 
 @dataclass(frozen=True)
@@ -101,11 +109,10 @@ class Throughput:
         """The same function, counted."""
 
         def counted(x_t: Tensor, t: Tensor, s: Tensor, condition: TextCondition) -> Tensor:
-            cost = FORWARD_BACKWARD if torch.is_grad_enabled() else FORWARD
             height, width = x_t.shape[-2:]
             text_tokens = condition.tokens.shape[1]
             forward = flops_per_image(self._model, height, width, text_tokens, vae_factor=1)
-            self.flops += cost * len(x_t) * forward
+            self.flops += cost_of_pass(x_t) * len(x_t) * forward
             return network(x_t, t, s, condition)
 
         return counted

@@ -12,12 +12,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from selfe.mfu import FORWARD, FORWARD_BACKWARD
+from selfe.mfu import FORWARD, FORWARD_BACKWARD, FORWARD_TANGENT, cost_of_pass
 from selfe.network.conditioning import TextCondition
 from selfe.objectives.base import LatentBatch, Nets, Objective, Velocity
 from selfe.seeding import SampleRng
 
 _NOTED_GROUPS = 512
+_KINDS = {
+    FORWARD: "forward",
+    FORWARD_TANGENT: "forward with derivative",
+    FORWARD_BACKWARD: "forward and backward",
+}
 # Captions are told apart by their length.
 _LENGTHS: dict[int, Literal["null", "own", "fake"]] = {1: "null", 2: "own", 3: "fake"}
 
@@ -30,7 +35,7 @@ class Pass:
         weights: the live ones or their moving average.
         caption: the sample's own (dropped or not), the null prompt, or the fake one.
         share: of the batch that takes part.
-        cost: in forward passes: 1 without, 3 with a backward pass.
+        cost: in forward passes: 1 alone, 2 with a forward-mode derivative, 3 with a backward pass.
     """
 
     weights: Literal["live", "ema"]
@@ -40,7 +45,7 @@ class Pass:
 
     @property
     def name(self) -> str:
-        kind = "forward and backward" if self.cost == FORWARD_BACKWARD else "forward"
+        kind = _KINDS[self.cost]
         weights = "moving average" if self.weights == "ema" else "live weights"
         caption = {"own": "", "null": ", null prompt", "fake": ", fake caption"}[self.caption]
         return f"{weights}, {kind}{caption}"
@@ -65,9 +70,8 @@ def passes_of(objective: Objective, step: int) -> tuple[Pass, ...]:
 
     def noting(weights: Literal["live", "ema"]) -> Velocity:
         def velocity(x_t: Tensor, t: Tensor, s: Tensor, condition: TextCondition) -> Tensor:
-            cost = FORWARD_BACKWARD if torch.is_grad_enabled() else FORWARD
             caption = _LENGTHS[condition.tokens.shape[1]]
-            passes.append(Pass(weights, caption, len(x_t) / rows, cost))
+            passes.append(Pass(weights, caption, len(x_t) / rows, cost_of_pass(x_t)))
             return torch.zeros_like(x_t)
 
         return velocity

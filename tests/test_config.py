@@ -152,6 +152,13 @@ def test_the_digest_depends_on_what_is_computed():
     assert a.digest == resolve("shapes", "fm").digest
 
 
+def test_digests_are_those_of_published_runs():
+    """Settings that came later are not in them until they are changed."""
+    published = "023df8283dd670a5"
+    smoother = resolve("shapes", "fm", assignments=["model.time_factor=10"])
+    assert resolve("shapes", "fm").digest[:16] == published != smoother.digest[:16]
+
+
 @pytest.mark.parametrize(
     ("assignment", "words"),
     [

@@ -154,6 +154,7 @@ CASES = {
     "imm": ("imm", "", ()),
     "shortcut": ("shortcut", "", ("objective.group_size=4",)),
     "transition": ("transition", "", ()),
+    "meanflow": ("meanflow", "", ()),
     "selfe": ("selfe", "", ()),
     "selfe, micro-batches": ("selfe", "", ("train.micro_batch_size=2",)),
     "selfe, aux, Bernoulli, one by one": (

@@ -36,6 +36,7 @@ METHODS = [
     ("imm", ""),
     ("shortcut", ""),
     ("transition", ""),
+    ("meanflow", ""),
 ]
 
 COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}

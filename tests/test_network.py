@@ -193,6 +193,20 @@ def test_conversion_refuses_what_it_does_not_know():
         from_flux(flux)
 
 
+def test_the_time_factor_stretches_time():
+    """Times reach the network through their features alone."""
+    model, slower = (DualTimeDenoiser(**TINY, time_factor=f).eval() for f in (1000, 250))
+    randomise(model)
+    slower.load_state_dict(model.state_dict())
+    x_t, t, s, condition = make_inputs(TINY)
+    with torch.no_grad():
+        seen = slower(x_t, t, s, condition)
+        assert torch.equal(seen, model(x_t, t / 4, s / 4, condition))
+        assert not torch.equal(seen, model(x_t, t, s, condition))
+    with pytest.raises(ValueError, match="sinusoids of 1000 t, this network's of 250 t"):
+        to_flux(slower)
+
+
 def test_patches_are_packed_as_flux_packs_them():
     x = torch.randn(2, 3, 6, 4)
     packed = patchify(x)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from baselines.flow_matching import FlowMatching
 from baselines.imm import InductiveMomentMatching
+from baselines.meanflow import MeanFlow
 from baselines.shortcut import ShortcutModel
 from baselines.transition import TransitionModel
 from selfe.data.gaussian_mixture import ConditionalGaussianMixture, overlapping_pairs
@@ -131,6 +132,7 @@ def test_all_objectives_learn() -> None:
         ("imm", InductiveMomentMatching(), {"pushforward": True}),
         ("shortcut", ShortcutModel(times=times), {"eta": 0.0}),
         ("transition", TransitionModel(), {"eta": 0.0}),
+        ("meanflow", MeanFlow(), {"eta": 0.0}),
         ("transition w/o loss norm", TransitionModel(loss_norm=False), {"eta": 0.0}),
     ):
         network = script.train(WORLD, objective, iterations, batch=128)

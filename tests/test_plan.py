@@ -75,6 +75,7 @@ def test_a_step_of_every_method_in_forward_passes():
     assert plan_of("imm").flops_per_step == 4 * forward * batch
     assert plan_of("shortcut").flops_per_step == (3 + 2 / 8) * forward * batch
     assert plan_of("transition").flops_per_step == 4 * forward * batch
+    assert plan_of("meanflow").flops_per_step == (3 + 2 / 4) * forward * batch
     selfe = 3 * forward * batch + (forward + null) * batch // 2
     assert plan_of("selfe").flops_per_step == selfe
     assert plan_of("selfe", variant="no-target-norm").flops_per_step == selfe
@@ -196,6 +197,7 @@ def test_passes_are_those_of_the_method():
     assert noted("imm") == [loss, ("live", "own", 1.0, 1)]
     assert noted("shortcut") == [*[("ema", "own", 1 / 8, 1)] * 2, loss]
     assert noted("transition") == [*[("live", "own", 0.5, 1)] * 2, loss]
+    assert noted("meanflow") == [("live", "own", 1 / 4, 2), loss]
     score = [("live", "null", 0.5, 1), ("ema", "own", 0.5, 1)]
     assert noted("selfe") == [loss, *score]
     assert noted("selfe", "aux") == [loss, *score, ("live", "fake", 0.5, 3)]

@@ -290,6 +290,29 @@ def transition_weight(t: float, s: float) -> float:
     return (math.tan(t) - math.tan(s) + 1.0) ** -0.5
 
 
+# --- MeanFlow (2505.13447) ------------------------------------------------------------------------
+
+
+def meanflow_squared_error(
+    net: Network,
+    x_0: Array,
+    eps: Array,
+    t: float,
+    r: float,
+    c: Array,
+    *,
+    target_net: Network | None = None,
+) -> float:
+    """||u - u_tgt||^2 of one sample, Eq. 9-11; du/dt = v d_z u + d_t u (Eq. 8) one by one."""
+    fixed = target_net or net
+    z, v = noisy(x_0, eps, t), eps - x_0
+    h = 1e-5
+    along = (fixed(z + h * v, t, r, c) - fixed(z - h * v, t, r, c)) / (2.0 * h)
+    in_time = (fixed(z, t + h, r, c) - fixed(z, t - h, r, c)) / (2.0 * h)
+    target = v - (t - r) * (along + in_time)
+    return float(np.sum((net(z, t, r, c) - target) ** 2))
+
+
 # --- guidance -----------------------------------------------------------------------------------
 
 

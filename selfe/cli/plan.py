@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 
 def plan(
-    method: Annotated[str, typer.Option(help="Objective: selfe, fm, imm, shortcut, transition.")],
+    method: Annotated[
+        str, typer.Option(help="Objective: selfe, fm, imm, shortcut, transition, meanflow.")
+    ],
     recipe: Annotated[str, typer.Option(help="What to train; see selfe-bench ls recipes.")] = (
         "0.5b"
     ),

@@ -22,7 +22,9 @@ from selfe.cli.common import (
 
 
 def train(
-    method: Annotated[str, typer.Option(help="Objective: selfe, fm, imm, shortcut, transition.")],
+    method: Annotated[
+        str, typer.Option(help="Objective: selfe, fm, imm, shortcut, transition, meanflow.")
+    ],
     recipe: Annotated[
         str, typer.Option(help="What to train: shapes, shapes-quick, shapes-64, 0.5b, 2b.")
     ] = "shapes",

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from selfe.network.derivative import carries_tangent
+
 NORM_EPS = 1e-6
 FEW_TOKENS = 96
 """Up to here plain matmuls beat the CPU's fused attention kernel."""
@@ -49,7 +51,8 @@ def inverse_rms(x: Tensor) -> Tensor:
 
 
 def eager_on_cpu(x: Tensor) -> bool:
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+    """Whether functions written for processors will do for x; they know no forward mode."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not carries_tangent(x)
 
 
 class NormaliseAndRotate(torch.autograd.Function):

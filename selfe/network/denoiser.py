@@ -16,6 +16,7 @@ from selfe.network.blocks import DoubleStreamBlock, SingleStreamBlock, modulate
 from selfe.network.conditioning import TextCondition
 from selfe.network.embeddings import (
     PATCH,
+    TIME_FACTOR,
     TIME_FEATURES,
     VectorEmbedder,
     patchify,
@@ -37,6 +38,8 @@ class DualTimeDenoiser(ModelMixin, ConfigMixin):
         joint_attention_dim: features of a text token.
         pooled_projection_dim: features of the pooled text vector.
         axes_dims_rope: features of a head rotated by (t, y, x); they add up to a head.
+        time_factor: sinusoids are of so many times t and t - s; FLUX has 1000. Less makes the
+            network smoother in time.
 
     Weights are drawn from torch's global generator. Modulations and the last projection start at
     zero, so that an untrained network predicts exactly 0.
@@ -56,6 +59,7 @@ class DualTimeDenoiser(ModelMixin, ConfigMixin):
         joint_attention_dim: int = 4096,
         pooled_projection_dim: int = 768,
         axes_dims_rope: tuple[int, int, int] = (8, 28, 28),
+        time_factor: float = TIME_FACTOR,
     ):
         super().__init__()
         check_sizes(in_channels, attention_head_dim, axes_dims_rope)
@@ -130,9 +134,10 @@ class DualTimeDenoiser(ModelMixin, ConfigMixin):
     def _conditioning_vector(self, t: Tensor, s: Tensor, pooled: Tensor) -> Tensor:
         """Embeddings of t and of t - s, summed (s.9, s.10), plus that of the pooled text."""
         t = t.to(torch.promote_types(t.dtype, torch.float32))
+        factor = self.config.time_factor
         return (
-            self.time_in(time_features(t))
-            + self.interval_in(time_features(t - s))
+            self.time_in(time_features(t, factor))
+            + self.interval_in(time_features(t - s, factor))
             + self.pooled_in(pooled)
         )
 

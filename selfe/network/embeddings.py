@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 PATCH = 2
 TIME_FEATURES = 256
+TIME_FACTOR = 1000.0
 ROPE_THETA = 10_000.0
 
 
@@ -60,13 +61,14 @@ def rotary_table(
         return table[:, None].to(device)
 
 
-def time_features(t: Tensor) -> Tensor:
-    """(B,) times in [0, 1] -> (B, 256) sinusoids of 1000 t, cosines first; fp32 or better."""
+def time_features(t: Tensor, factor: float = TIME_FACTOR) -> Tensor:
+    """(B,) times in [0, 1] -> (B, 256) sinusoids of factor x t at frequencies from 1 down to 1e-4,
+    cosines first; fp32 or better."""
     t = t.to(torch.promote_types(t.dtype, torch.float32))
     half = TIME_FEATURES // 2
     exponents = torch.arange(half, dtype=torch.float32, device=t.device) / half
     frequencies = torch.exp(-math.log(10_000) * exponents)
-    angles = (1000.0 * t)[:, None] * frequencies
+    angles = (factor * t)[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 

@@ -11,7 +11,7 @@ from diffusers import FluxTransformer2DModel
 from torch import Tensor
 
 from selfe.network.denoiser import DualTimeDenoiser
-from selfe.network.embeddings import time_features
+from selfe.network.embeddings import TIME_FACTOR, time_features
 
 SHARED_CONFIG = (
     "in_channels",
@@ -112,7 +112,16 @@ def from_flux(flux: FluxTransformer2DModel) -> DualTimeDenoiser:
 
 @torch.no_grad()
 def to_flux(model: DualTimeDenoiser) -> FluxTransformer2DModel:
-    """The FLUX transformer that computes V(x_t, t, t, c): the flow-matching field of `model`."""
+    """The FLUX transformer that computes V(x_t, t, t, c): the flow-matching field of `model`.
+
+    Raises:
+        ValueError: if its time features are not FLUX's.
+    """
+    if model.config.time_factor != TIME_FACTOR:
+        raise ValueError(
+            f"FLUX's time features are sinusoids of {TIME_FACTOR:g} t, this network's of "
+            f"{model.config.time_factor:g} t"
+        )
     flux = FluxTransformer2DModel(
         **{name: model.config[name] for name in SHARED_CONFIG}, guidance_embeds=False
     )
