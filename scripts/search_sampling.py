@@ -4,7 +4,8 @@
 
 For every run and number of steps all candidates of the run's sampler family are scored, overall
 score over the validation split, and the best is written down: search.json (every candidate) and
-search.md (the table, with the command, commit and machine). Goes on where it was.
+search.md (a table for every run, with its command, commit and machine). Goes on where it was, and
+leaves the runs of earlier searches as they are.
 """
 
 from __future__ import annotations
@@ -80,17 +81,23 @@ def _with_colors(detector, colors, images):
     ]
 
 
-def render(results: dict[str, Any], command: str) -> str:
-    facts = results["provenance"]
+def render(results: dict[str, Any]) -> str:
     lines = [
         "# Search of sampling settings on validation prompts",
         "",
-        f"`{command}`, commit {facts['commit']}, {facts['machine']}; {results['prompts']} prompts "
-        f"x {results['samples']} images, benchmark seed 1. Bold: the setting used in reports.",
+        "Overall scores with benchmark seed 1. Bold: the setting used in reports.",
         "",
     ]
     for run, by_steps in results["runs"].items():
-        lines += [f"## {run}", "", "| setting | " + " | ".join(by_steps) + " |"]
+        facts = results["made"][run]
+        lines += [
+            f"## {run}",
+            "",
+            f"`{facts['command']}`, commit {facts['commit']}, {facts['machine']}; "
+            f"{facts['prompts']} prompts x {facts['samples']} images.",
+            "",
+            "| setting | " + " | ".join(by_steps) + " |",
+        ]
         lines.append("|---" * (1 + len(by_steps)) + "|")
         for name in next(iter(by_steps.values())):
             cells = []
@@ -120,14 +127,16 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "search.json"
-    results = json.loads(path.read_text()) if path.exists() else {"runs": {}}
+    results = json.loads(path.read_text()) if path.exists() else {"made": {}, "runs": {}}
+    command = shlex.join(["python", *sys.argv])
     for name in args.runs:
         run, _, at = name.partition("@")
         folder, step = args.runs_dir / run, int(at) if at else None
         generator = load_run(folder, step=step)
         preset = "grid"
         prompts = validation_prompts(preset, args.per_task)
-        results |= {"provenance": provenance(), "prompts": len(prompts), "samples": args.samples}
+        how = {"command": command, "prompts": len(prompts), "samples": args.samples}
+        results["made"].setdefault(name, how | provenance())
         for steps in [int(text) for text in args.steps.split(",")]:
             scores = results["runs"].setdefault(name, {}).setdefault(f"{steps} steps", {})
             for setting in candidates(generator.facts.method):
@@ -138,8 +147,7 @@ def main() -> None:
                 scores[key] = overall_score(model, prompts, steps, args.samples, preset)
                 print(f"{name} {steps} steps {key}: {scores[key]:.3f}", flush=True)
                 write_atomically(path, json.dumps(results, indent=1).encode())
-    command = shlex.join(["python", *sys.argv])
-    write_atomically(args.out / "search.md", render(results, command).encode())
+    write_atomically(args.out / "search.md", render(results).encode())
     for run, by_steps in results["runs"].items():
         print(run, {steps: max(scores, key=scores.get) for steps, scores in by_steps.items()})
 
