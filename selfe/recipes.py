@@ -108,18 +108,23 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
 }
 
-# Ablations, as overrides of a method's objective.
+# Sinusoids of 10 t, not FLUX's 1000 t: for objectives that take the network's derivative in t.
+_SMOOTH_TIME: dict[str, dict[str, Any]] = {"smooth-time": {"model": {"time_factor": 10.0}}}
+
+# Ablations, as overrides of what a recipe sets.
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "selfe": {
         "no-target-norm": {"objective": {"target_norm": False}},
         "aux": {"objective": {"aux_from": 0}},
     },
-    "transition": {"no-loss-norm": {"objective": {"loss_norm": False}}},
+    "fm": _SMOOTH_TIME,
+    "transition": {"no-loss-norm": {"objective": {"loss_norm": False}}, **_SMOOTH_TIME},
+    "meanflow": _SMOOTH_TIME,
 }
 
 # Found on validation prompts by scripts/search_sampling.py: the best of the same guidance for every
 # method and number of steps, at iteration 3,000 of the reference runs (reports/shapes/search.md);
-# for `shortcut` and `transition` at 800 of quick ones (reports/quickstart/search.md).
+# for `shortcut`, `transition` and `meanflow` at 800 of quick ones (reports/quickstart/search.md).
 SHAPES_SAMPLING: dict[str, dict[str, Any]] = {
     "selfe": {
         "guidance": "linear",
@@ -154,6 +159,12 @@ SHAPES_SAMPLING: dict[str, dict[str, Any]] = {
         "by_steps": {8: {"guidance_scale": 5.0}},
     },
     "transition": {"guidance": "linear", "guidance_scale": 3.0, "eta": 0.0},
+    "meanflow": {
+        "guidance": "linear",
+        "guidance_scale": 2.0,
+        "eta": 0.0,
+        "by_steps": {8: {"guidance_scale": 3.0, "eta": 1.0}},
+    },
 }
 
 

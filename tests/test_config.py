@@ -101,6 +101,14 @@ def test_variants_set_the_ablations_of_table_2():
     assert resolve("0.5b", "selfe", variant="aux").build_objective().aux_from == 0
 
 
+def test_smooth_time_changes_the_network_alone():
+    for method in ("fm", "transition", "meanflow"):
+        plain = resolve("shapes", method).model_dump()
+        smooth = resolve("shapes", method, variant="smooth-time").model_dump()
+        assert (plain["model"].pop("time_factor"), smooth["model"].pop("time_factor")) == (1000, 10)
+        assert smooth == plain | {"variant": "smooth-time"}
+
+
 def test_set_wins_and_reaches_the_objective():
     config = resolve(
         "shapes",

@@ -20,7 +20,9 @@ def plan(
     recipe: Annotated[str, typer.Option(help="What to train; see selfe-bench ls recipes.")] = (
         "0.5b"
     ),
-    variant: Annotated[str, typer.Option(help="Ablation of Self-E: no-target-norm or aux.")] = "",
+    variant: Annotated[
+        str, typer.Option(help="Ablation of the method, as `ls methods` lists them.")
+    ] = "",
     gpu: Annotated[str, typer.Option(help="Accelerator: a100, h100 or h200.")] = "h200",
     gpus: Annotated[int, typer.Option(help="How many share the global batch.")] = 8,
     mfu: Annotated[float, typer.Option(help="Share of the GPU's peak that is reached.")] = 0.5,

@@ -28,7 +28,9 @@ def train(
     recipe: Annotated[
         str, typer.Option(help="What to train: shapes, shapes-quick, shapes-64, 0.5b, 2b.")
     ] = "shapes",
-    variant: Annotated[str, typer.Option(help="Ablation of Self-E: no-target-norm or aux.")] = "",
+    variant: Annotated[
+        str, typer.Option(help="Ablation of the method, as `ls methods` lists them.")
+    ] = "",
     name: Annotated[
         str | None, typer.Option(help="Folder below --runs-dir; made from the options if absent.")
     ] = None,
