@@ -11,9 +11,8 @@ V(x_t, t, s, c) is to be the mean velocity from t to s. Along a path of data and
 squared error asks for into something nearer to a mode: in the plane of scripts/oracle_world.py it
 is what keeps samples from the data, yet the shapes recipes learn nothing without it (README).
 
-With an exact derivative the target is that of MeanFlow (arXiv 2505.13447). Differences need no
-forward-mode differentiation, so that every attention kernel, compiled blocks and sharded weights
-will do.
+With an exact derivative the target is MeanFlow's (`baselines.meanflow`). Differences need no
+forward-mode differentiation, so that fused attention and compiled blocks will do.
 """
 
 from __future__ import annotations

@@ -14,28 +14,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from selfe.registry import Registry
+from selfe.methods import METHOD_LABELS, OBJECTIVES
 from selfe.stages import check_stages
-
-OBJECTIVES = Registry(
-    "method",
-    {
-        "selfe": "selfe.objectives.self_evaluation:SelfEvaluation",
-        "fm": "baselines.flow_matching:FlowMatching",
-        "imm": "baselines.imm:InductiveMomentMatching",
-        "shortcut": "baselines.shortcut:ShortcutModel",
-        "transition": "baselines.transition:TransitionModel",
-        "meanflow": "baselines.meanflow:MeanFlow",
-    },
-)
-METHOD_LABELS = {
-    "selfe": "Self-E",
-    "fm": "Flow Matching",
-    "imm": "IMM",
-    "shortcut": "Shortcut",
-    "transition": "Transition (TiM)",
-    "meanflow": "MeanFlow",
-}
 
 
 class Section(BaseModel):

@@ -11,7 +11,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from selfe.config import OBJECTIVES, RunConfig, merge, parse_assignments, validate
+from selfe.config import RunConfig, merge, parse_assignments, validate
+from selfe.methods import OBJECTIVES
 from selfe.registry import Registry
 
 _SHAPES: dict[str, Any] = {
@@ -252,7 +253,7 @@ def resolve(
 
     Args:
         recipe: name in `RECIPES`.
-        method: name in `selfe.config.OBJECTIVES`.
+        method: name in `selfe.methods.OBJECTIVES`.
         variant: "" or an ablation of the method.
         assignments: `section.key=value` texts; they win over all but the names and the seed.
 

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from selfe.config import OBJECTIVES, RunConfig, TimesConfig, build_objective, validate
+from selfe.config import RunConfig, TimesConfig, build_objective, validate
+from selfe.methods import OBJECTIVES
 from selfe.recipes import RECIPES, VARIANTS, changed_settings, resolve, run_name
 from selfe.stages import first_position, stage_at, stages_of
 

@@ -11,7 +11,6 @@ from command_line import selfe_bench
 from tiny import tiny_config, tiny_train
 
 from selfe.builder import CODECS
-from selfe.config import OBJECTIVES
 from selfe.data.latents import InMemoryLatents
 from selfe.encoders.shapes import ShapesTextEncoder
 from selfe.footprint import (
@@ -22,6 +21,7 @@ from selfe.footprint import (
     count_parameters,
     resolutions_of,
 )
+from selfe.methods import OBJECTIVES
 from selfe.mfu import GPUS, Throughput, gpu_named
 from selfe.network.conditioning import TextCondition
 from selfe.network.denoiser import DualTimeDenoiser

@@ -14,8 +14,8 @@ from tiny import differing, tiny_config, tiny_source, tiny_train
 from selfe import trainer
 from selfe.builder import build_model
 from selfe.checkpoint import list_checkpoints
-from selfe.config import OBJECTIVES
 from selfe.dist import OneProcess
+from selfe.methods import OBJECTIVES
 from selfe.objectives.base import LatentBatch, LossOutput, Nets
 from selfe.optim import learning_rate
 from selfe.runlog import RunLog, read_lines

@@ -84,7 +84,7 @@ def _runs(runs_dir: Path) -> list[dict]:
 
 
 def _methods() -> list[dict]:
-    from selfe.config import METHOD_LABELS, OBJECTIVES
+    from selfe.methods import METHOD_LABELS, OBJECTIVES
     from selfe.recipes import VARIANTS
 
     return [

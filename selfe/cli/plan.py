@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from selfe.cli.common import Settings
+from selfe.methods import OBJECTIVES
 
 if TYPE_CHECKING:
     from selfe.plan import CostStage, Plan
 
 
 def plan(
-    method: Annotated[
-        str, typer.Option(help="Objective: selfe, fm, imm, shortcut, transition, meanflow.")
-    ],
+    method: Annotated[str, typer.Option(help=f"Objective: {', '.join(OBJECTIVES)}.")],
     recipe: Annotated[str, typer.Option(help="What to train; see selfe-bench ls recipes.")] = (
         "0.5b"
     ),

@@ -19,12 +19,11 @@ from selfe.cli.common import (
     pick_device,
     progress_bar,
 )
+from selfe.methods import OBJECTIVES
 
 
 def train(
-    method: Annotated[
-        str, typer.Option(help="Objective: selfe, fm, imm, shortcut, transition, meanflow.")
-    ],
+    method: Annotated[str, typer.Option(help=f"Objective: {', '.join(OBJECTIVES)}.")],
     recipe: Annotated[
         str, typer.Option(help="What to train: shapes, shapes-quick, shapes-64, 0.5b, 2b.")
     ] = "shapes",
