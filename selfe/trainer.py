@@ -64,11 +64,16 @@ class ObjectiveError(RuntimeError):
 
 @dataclass(frozen=True)
 class Progress:
-    """What a progress bar shows after an iteration."""
+    """What a progress bar shows after an iteration.
+
+    Attributes:
+        metrics: the objective's own (`LossOutput.metrics`).
+    """
 
     step: int
     iterations: int
     loss: float
+    metrics: Mapping[str, float]
     speed: Speed
 
 
@@ -326,7 +331,9 @@ def iterate(
                     **metrics,
                 }
             )
-            callbacks.progress(Progress(state.step, config.train.iterations, loss_value, speed))
+            callbacks.progress(
+                Progress(state.step, config.train.iterations, loss_value, metrics, speed)
+            )
             throughput.restart()
         if save_now:
             train_state.save(state, config, writer)

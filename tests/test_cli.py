@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -242,6 +243,8 @@ def test_train_score_report_end_to_end(run, tmp_path):
         code, out, err = run("train", "--method", method, *tiny_options(4))
         assert code == 0, err
         assert f"runs/shapes-{method}" in out
+        shown = re.search(r"loss \d\.\d{4}( \(data \S+, self \S+\))?  ", out + err)
+        assert shown and bool(shown[1]) == (method == "selfe")
     assert run("train", "--method", "fm", *tiny_options(4))[0] == 2  # never written over
     code, out, err = run("geneval", "--steps", "1,2", "--limit", "2", "--images-per-prompt", "2")
     assert code == 0, err

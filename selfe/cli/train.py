@@ -110,7 +110,14 @@ def train(
         tick = Ticker(bar)
 
         def show(progress: TrainProgress) -> None:
-            note = f"loss {progress.loss:.4f}  {progress.speed}"
+            # losses that are divided by themselves say nothing, their parts do
+            parts = [
+                f"{name.removeprefix('loss_')} {value:.3g}"
+                for name, value in progress.metrics.items()
+                if name.startswith("loss_")
+            ]
+            loss = f"loss {progress.loss:.4f}" + (f" ({', '.join(parts)})" if parts else "")
+            note = f"{loss}  {progress.speed}"
             tick(config.label, progress.step, progress.iterations, note)
 
         run(
