@@ -26,7 +26,8 @@ from evals.suites.shapes import records
 from selfe.checkpoint import write_atomically
 from selfe.generator import image_seed
 from selfe.provenance import provenance
-from selfe.runs import load_run
+from selfe.recipes import changed_settings
+from selfe.runs import load_run, read_config
 
 GUIDANCE = (
     ("none", 1.0),
@@ -85,7 +86,7 @@ def render(results: dict[str, Any]) -> str:
     lines = [
         "# Search of sampling settings on validation prompts",
         "",
-        "Overall scores with benchmark seed 1. Bold: the setting used in reports.",
+        "Overall scores with benchmark seed 1. Bold: the best, used in reports.",
         "",
     ]
     for run, by_steps in results["runs"].items():
@@ -94,7 +95,9 @@ def render(results: dict[str, Any]) -> str:
             f"## {run}",
             "",
             f"`{facts['command']}`, commit {facts['commit']}, {facts['machine']}; "
-            f"{facts['prompts']} prompts x {facts['samples']} images.",
+            f"{facts['prompts']} prompts x {facts['samples']} images; trained as "
+            + (", ".join(facts["settings"]) or "the recipe says")
+            + ".",
             "",
             "| setting | " + " | ".join(by_steps) + " |",
         ]
@@ -135,7 +138,12 @@ def main() -> None:
         generator = load_run(folder, step=step)
         preset = "grid"
         prompts = validation_prompts(preset, args.per_task)
-        how = {"command": command, "prompts": len(prompts), "samples": args.samples}
+        how = {
+            "command": command,
+            "prompts": len(prompts),
+            "samples": args.samples,
+            "settings": changed_settings(read_config(folder)) or [],
+        }
         results["made"].setdefault(name, how | provenance())
         for steps in [int(text) for text in args.steps.split(",")]:
             scores = results["runs"].setdefault(name, {}).setdefault(f"{steps} steps", {})
