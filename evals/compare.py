@@ -71,7 +71,7 @@ def compare(a: str | Path, b: str | Path) -> Comparison:
     """
     results = (read_result(a), read_result(b))
     check_same_protocol(*results)
-    names = tuple(_name(result) for result in results)
+    names = tuple(name_of(result) for result in results)
     return compare_verdicts(
         read_verdicts(a),
         read_verdicts(b),
@@ -82,7 +82,8 @@ def compare(a: str | Path, b: str | Path) -> Comparison:
     )
 
 
-def _name(result: Result) -> str:
+def name_of(result: Result) -> str:
+    """Label, variant and number of steps."""
     words = [result.model.label, result.model.variant]
     return f"{' '.join(w for w in words if w)}, {result.sampling.steps} steps"
 

@@ -150,7 +150,7 @@ def usual(found: Iterable[Configuration]) -> list[Configuration]:
 
 def mean_interval(by_seed: BySeed) -> Interval:
     """Mean of the overall scores, for other training seeds and other prompts."""
-    return _mean_interval(list(_counts(by_seed).values()))
+    return mean_over(list(_counts(by_seed).values()))
 
 
 def task_intervals(by_seed: BySeed) -> dict[str, Interval]:
@@ -159,7 +159,7 @@ def task_intervals(by_seed: BySeed) -> dict[str, Interval]:
 
 
 def _task_means(trainings: Sequence[Counts]) -> dict[str, Interval]:
-    return {t: _mean_interval([_only(t, counts) for counts in trainings]) for t in trainings[0]}
+    return {t: mean_over([only_task(t, counts) for counts in trainings]) for t in trainings[0]}
 
 
 def _counts(by_seed: BySeed) -> dict[int, Counts]:
@@ -171,14 +171,15 @@ def _scores(trainings: Iterable[Counts]) -> list[float]:
     return [float(np.mean([task.share for task in tasks.values()])) for tasks in trainings]
 
 
-def _mean_interval(trainings: Sequence[Counts]) -> Interval:
+def mean_over(trainings: Sequence[Counts]) -> Interval:
+    """Mean of the overall scores, for other training seeds and other prompts."""
     interval = over_trainings(_scores(trainings), overall_interval(together(trainings)))
     return Interval(mean=interval.mean, low=max(0.0, interval.low), high=min(1.0, interval.high))
 
 
 def _mean(by_seed: Mapping[int, Counts]) -> dict[str, Any]:
     trainings = list(by_seed.values())
-    interval = _mean_interval(trainings)
+    interval = mean_over(trainings)
     return {
         "overall": interval.mean,
         "overall_low": interval.low,
@@ -208,18 +209,20 @@ def _against(by_seed: Mapping[int, Counts], self_e: Mapping[int, Counts]) -> dic
     """Differences to Self-E, of the overall scores and of every task by itself."""
     seeds = sorted(by_seed.keys() & self_e.keys())
     pairs = [(by_seed[seed], self_e[seed]) for seed in seeds]
-    whole = _difference_over(pairs)
+    whole = difference_over(pairs)
     alone = [difference_of_counts(*pair, test=False) for pair in pairs]
     columns = {
         "delta_selfe": whole.mean,
         "delta_low": whole.low,
         "delta_high": whole.high,
         "delta_seeds": _words(seeds),
-        "resolved": RESOLVED if _leaves_out_0(whole.low, whole.high) else NOT_RESOLVED,
+        "resolved": RESOLVED if leaves_out_0(whole.low, whole.high) else NOT_RESOLVED,
         "resolved_over_prompts": f"{sum(delta.resolved for delta in alone)} of {len(seeds)}",
     }
     for task in by_seed[seeds[0]]:
-        delta = _difference_over([(_only(task, ours), _only(task, its)) for ours, its in pairs])
+        delta = difference_over(
+            [(only_task(task, ours), only_task(task, its)) for ours, its in pairs]
+        )
         columns |= _named(task, _DELTA_ENDS, delta)
     return columns
 
@@ -236,11 +239,11 @@ def _named(task: str, ends: Sequence[str], interval: Interval) -> dict[str, floa
     return {task + end: value for end, value in zip(ends, values, strict=True)}
 
 
-def _only(task: str, counts: Counts) -> Counts:
+def only_task(task: str, counts: Counts) -> Counts:
     return {task: counts[task]}
 
 
-def _difference_over(pairs: Sequence[tuple[Counts, Counts]]) -> Interval:
+def difference_over(pairs: Sequence[tuple[Counts, Counts]]) -> Interval:
     """Mean difference for other training seeds and other prompts."""
     ours, its = ([pair[side] for pair in pairs] for side in (0, 1))
     deltas = [a - b for a, b in zip(_scores(ours), _scores(its), strict=True)]
@@ -249,7 +252,7 @@ def _difference_over(pairs: Sequence[tuple[Counts, Counts]]) -> Interval:
     return Interval(mean=whole.mean, low=max(-1.0, whole.low), high=min(1.0, whole.high))
 
 
-def _leaves_out_0(low: float, high: float) -> bool:
+def leaves_out_0(low: float, high: float) -> bool:
     return low > 0 or high < 0
 
 
@@ -327,5 +330,5 @@ def _task_cell(row: pd.Series, task: str) -> str:
     delta, low, high = (row[task + end] for end in _DELTA_ENDS)
     if is_missing(delta):
         return mean
-    difference = f"**{signed(delta)}**" if _leaves_out_0(low, high) else signed(delta)
+    difference = f"**{signed(delta)}**" if leaves_out_0(low, high) else signed(delta)
     return f"{mean}; {difference} [{signed(low)}, {signed(high)}]"

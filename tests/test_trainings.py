@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from check_training_intervals import coverage
+from command_line import selfe_bench
 from matplotlib.figure import Figure
 from synthetic_results import write_result
 
 from evals.base import Interval
 from evals.collection import ResultFolder, collect
+from evals.compare_trainings import as_markdown, compare_trainings
 from evals.layout import TASK_NAMES
 from evals.pairing import counts_by_task, difference_of_counts, together
 from evals.report import render
@@ -290,3 +292,57 @@ def test_figures_draw_the_means_and_name_the_seeds(tmp_path: Path) -> None:
         heights = {line.get_label(): list(line.get_ydata()) for line in axes.get_lines()}
         for label in ("Self-E", "Flow Matching"):
             assert heights[label] == pytest.approx([frame.loc[(label, 1000), task]])
+
+
+# --- two configurations by name -------------------------------------------------------------------
+
+
+def folder_of(tmp_path: Path, name: str) -> Path:
+    (found,) = {path.parent for path in (tmp_path / name).rglob("result.json")}
+    return found
+
+
+def test_two_configurations_are_compared_as_the_report_compares(thrice, tmp_path: Path) -> None:
+    write(tmp_path, "fm", 7, rate=0.9)  # a seed that Self-E lacks
+    folders = collect([tmp_path])
+    rows = trainings_frame(folders).set_index("method")
+    fm, selfe = (folder_of(tmp_path, f"{method}-own-2") for method in ("fm", "selfe"))
+    found = compare_trainings(fm, selfe, folders)
+    assert found.seeds == SEEDS
+    row = rows.loc["Flow Matching"]
+    for column, value in zip(
+        ("delta_selfe", "delta_low", "delta_high"),
+        (
+            found.overall.difference.mean,
+            found.overall.difference.low,
+            found.overall.difference.high,
+        ),
+        strict=True,
+    ):
+        assert value == pytest.approx(row[column])
+    assert found.overall.resolved and row["resolved"] == "resolved"
+    assert found.overall.b.mean == pytest.approx(rows.loc["Self-E"]["overall"])
+    for task, score in found.tasks.items():
+        assert score.difference.mean == pytest.approx(row[f"{task}_delta"])
+    text = as_markdown(found)
+    assert "over training seeds 0, 1, 2" in text
+    assert f"| overall | {found.overall.a.mean:.3f} | {found.overall.b.mean:.3f} |" in text
+    code, out, _ = selfe_bench("compare", str(fm), str(selfe), "--over", str(tmp_path))
+    assert code == 0 and out.strip() == text.strip()
+    back = compare_trainings(selfe, fm, folders)
+    assert back.overall.difference.mean == pytest.approx(-found.overall.difference.mean)
+
+
+def test_what_cannot_be_compared_over_trainings_is_said(thrice, tmp_path: Path) -> None:
+    write(tmp_path, "selfe", 5, settings="other", rate=0.5)
+    write(tmp_path, "selfe", 0, settings="fork", rate=0.5, facts={"init_from": "x@1"})
+    folders = collect([tmp_path])
+    own, other, fork = (
+        folder_of(tmp_path, f"selfe-{name}") for name in ("own-0", "other-5", "fork-0")
+    )
+    with pytest.raises(ValueError, match="seeds 0, 1, 2, .* of 5"):
+        compare_trainings(own, other, folders)
+    with pytest.raises(ValueError, match="not of a training from its start"):
+        compare_trainings(own, fork, folders)
+    with pytest.raises(ValueError, match="not among the results"):
+        compare_trainings(own, tmp_path / "nowhere", folders)

@@ -191,11 +191,24 @@ def rescore(
 def compare(
     a: Annotated[Path, typer.Argument(help="Result folder.")],
     b: Annotated[Path, typer.Argument(help="Result folder of the same protocol.")],
+    over: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with results of other training seeds: compare the two configurations over "
+            "the seeds that both have there.",
+            file_okay=False,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """Paired comparison over prompts: differences, intervals, prompts that flipped."""
-    from evals.compare import as_markdown
-    from evals.compare import compare as paired
+    from evals import compare, compare_trainings
+    from evals.collection import collect
 
-    comparison = paired(a, b)
-    typer.echo(comparison.model_dump_json(indent=1) if as_json else as_markdown(comparison))
+    if over is not None:
+        over_seeds = compare_trainings.compare_trainings(a, b, collect([over]))
+        as_text = compare_trainings.as_markdown(over_seeds)
+        typer.echo(over_seeds.model_dump_json(indent=1) if as_json else as_text)
+        return
+    paired = compare.compare(a, b)
+    typer.echo(paired.model_dump_json(indent=1) if as_json else compare.as_markdown(paired))

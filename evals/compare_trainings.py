@@ -1,0 +1,131 @@
+"""Two configurations compared over the training seeds they share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evals.base import Frozen, Interval
+from evals.collection import ResultFolder, protocol_key
+from evals.compare import check_same_protocol, name_of
+from evals.table_rows import configuration_of
+from evals.trainings import difference_over, leaves_out_0, mean_over, only_task
+
+
+class ComparedMeans(Frozen):
+    """One task, or the overall score.
+
+    Attributes:
+        a, b: means over trainings.
+        difference: a - b; all intervals hold for other training seeds and other prompts
+            (`evals.stats.over_trainings`).
+        resolved: whether the interval of the difference leaves out 0.
+    """
+
+    a: Interval
+    b: Interval
+    difference: Interval
+    resolved: bool
+
+
+class TrainingsComparison(Frozen):
+    """A minus B over training seeds."""
+
+    a: str
+    b: str
+    suite: str
+    seeds: tuple[int, ...]
+    overall: ComparedMeans
+    tasks: dict[str, ComparedMeans]
+
+
+def compare_trainings(a: Path, b: Path, folders: Sequence[ResultFolder]) -> TrainingsComparison:
+    """Compare the configurations of two results over the training seeds that both have.
+
+    Args:
+        a, b: folders of results, whichever their seeds.
+        folders: where to look for the other seeds (`evals.collection.collect`).
+
+    Raises:
+        ValueError: if a or b is not among `folders`, was not trained here or is of a fork; if their
+            protocols differ, or fewer than two seeds are shared.
+    """
+    ours, its = (_of(path, folders) for path in (a, b))
+    check_same_protocol(ours.result, its.result)
+    trainings_a, trainings_b = (_by_seed(folder, folders) for folder in (ours, its))
+    seeds = sorted(trainings_a.keys() & trainings_b.keys())
+    if len(seeds) < 2:
+        raise ValueError(
+            f"a comparison over trainings needs two shared seeds; {a} has results of seeds "
+            f"{_words(trainings_a)}, {b} of {_words(trainings_b)}"
+        )
+    pairs = [(trainings_a[seed].counts, trainings_b[seed].counts) for seed in seeds]
+
+    def compared(task: str | None) -> ComparedMeans:
+        chosen = [tuple(c if task is None else only_task(task, c) for c in pair) for pair in pairs]
+        difference = difference_over([(x, y) for x, y in chosen])
+        return ComparedMeans(
+            a=mean_over([x for x, _ in chosen]),
+            b=mean_over([y for _, y in chosen]),
+            difference=difference,
+            resolved=leaves_out_0(difference.low, difference.high),
+        )
+
+    return TrainingsComparison(
+        a=name_of(ours.result),
+        b=name_of(its.result),
+        suite=ours.result.protocol.suite,
+        seeds=tuple(seeds),
+        overall=compared(None),
+        tasks={task: compared(task) for task in pairs[0][0]},
+    )
+
+
+def _of(path: Path, folders: Sequence[ResultFolder]) -> ResultFolder:
+    found = next((f for f in folders if f.path.resolve() == path.resolve()), None)
+    if found is None:
+        raise ValueError(f"{path} is not among the results of the folder given")
+    if configuration_of(found) is None:
+        raise ValueError(f"{path} is not of a training from its start, with its settings recorded")
+    if found.result.scores.partial:
+        raise ValueError(f"{path} is a partial result: score it completely")
+    return found
+
+
+def _by_seed(own: ResultFolder, folders: Sequence[ResultFolder]) -> dict[int, ResultFolder]:
+    alike = [f for f in folders if not f.result.scores.partial and _key(f) == _key(own)]
+    return {f.result.model.training.get("seed", 0): f for f in reversed(alike)}
+
+
+def _key(folder: ResultFolder) -> tuple[Any, ...]:
+    """What results share that differ in the training seed alone."""
+    model, sampling = folder.result.model, folder.result.sampling
+    return (
+        protocol_key(folder.result.protocol),
+        *(model.method, model.variant, model.iterations, configuration_of(folder)),
+        *(sampling.steps, json.dumps(sampling.settings, sort_keys=True)),
+    )
+
+
+def _words(by_seed: dict[int, ResultFolder]) -> str:
+    return ", ".join(map(str, sorted(by_seed)))
+
+
+def as_markdown(comparison: TrainingsComparison) -> str:
+    c = comparison
+    lines = [
+        f"A = {c.a}; B = {c.b} ({c.suite}), over training seeds {', '.join(map(str, c.seeds))}",
+        "",
+        "| task | A | B | A - B | 95% interval | |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, score in [*c.tasks.items(), ("overall", c.overall)]:
+        d = score.difference
+        lines.append(
+            f"| {name} | {score.a.mean:.3f} | {score.b.mean:.3f} | {d.mean:+.3f} | {d.low:+.3f} to "
+            f"{d.high:+.3f} | {'' if score.resolved else 'not resolved'} |"
+        )
+    lines += ["", "Intervals hold for other training seeds and other prompts."]
+    return "\n".join(lines) + "\n"
