@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from evals.base import Frozen, Interval
 from evals.collection import ResultFolder, protocol_key
 from evals.compare import check_same_protocol, name_of
+from evals.pairing import Counts
 from evals.table_rows import configuration_of
 from evals.trainings import difference_over, leaves_out_0, mean_over, only_task
 
@@ -61,14 +63,13 @@ def compare_trainings(a: Path, b: Path, folders: Sequence[ResultFolder]) -> Trai
             f"a comparison over trainings needs two shared seeds; {a} has results of seeds "
             f"{_words(trainings_a)}, {b} of {_words(trainings_b)}"
         )
-    pairs = [(trainings_a[seed].counts, trainings_b[seed].counts) for seed in seeds]
 
-    def compared(task: str | None) -> ComparedMeans:
-        chosen = [tuple(c if task is None else only_task(task, c) for c in pair) for pair in pairs]
-        difference = difference_over([(x, y) for x, y in chosen])
+    def compared(part: Callable[[Counts], Counts]) -> ComparedMeans:
+        x, y = ([part(all_[seed].counts) for seed in seeds] for all_ in (trainings_a, trainings_b))
+        difference = difference_over(list(zip(x, y, strict=True)))
         return ComparedMeans(
-            a=mean_over([x for x, _ in chosen]),
-            b=mean_over([y for _, y in chosen]),
+            a=mean_over(x),
+            b=mean_over(y),
             difference=difference,
             resolved=leaves_out_0(difference.low, difference.high),
         )
@@ -78,8 +79,8 @@ def compare_trainings(a: Path, b: Path, folders: Sequence[ResultFolder]) -> Trai
         b=name_of(its.result),
         suite=ours.result.protocol.suite,
         seeds=tuple(seeds),
-        overall=compared(None),
-        tasks={task: compared(task) for task in pairs[0][0]},
+        overall=compared(lambda counts: counts),
+        tasks={task: compared(partial(only_task, task)) for task in ours.counts},
     )
 
 
