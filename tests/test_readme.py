@@ -14,6 +14,7 @@ TABLES = [  # in README's order: report and iterations
     ("shapes-seeds", "3000"),
     ("shapes-seeds", "1000"),
     ("quickstart", "800"),
+    ("meanflow", "800"),
 ]
 ROWS = {  # method and variant
     "Self-E": ("Self-E", ""),
@@ -21,6 +22,8 @@ ROWS = {  # method and variant
     "IMM": ("IMM", ""),
     "Shortcut models": ("Shortcut", ""),
     "Transition (TiM)": ("Transition (TiM)", ""),
+    "MeanFlow": ("MeanFlow", ""),
+    "MeanFlow, smooth-time": ("MeanFlow", "smooth-time"),
     "Flow Matching in fp32": ("Flow Matching", "train.precision=fp32"),
     "without target normalisation": ("Self-E", "no-target-norm"),
     "with the auxiliary term": ("Self-E", "aux"),
