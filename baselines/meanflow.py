@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from selfe.network.derivative import time_derivative
-from selfe.objectives.base import LatentBatch, LossOutput, Nets
+from selfe.objectives.base import LatentBatch, LossOutput, Nets, loss_parts
 from selfe.path import add_noise, expand_time
 from selfe.seeding import SampleRng
 
@@ -68,11 +68,7 @@ class MeanFlow:
         squared = (v - target).square().flatten(1)
         distance = squared.sum(1)
         per_sample = distance / (distance.detach() + self.floor) ** self.power
-        with torch.no_grad():
-            error = squared.mean(1)
-            of_pairs = error[rows].mean()
-            others = (error.sum() - error[rows].sum()) / max(1, len(t) - len(rows))
-        metrics = {"loss_data": others, "loss_meanflow": of_pairs}
+        metrics = loss_parts(squared.mean(1), rows, "meanflow")
         return LossOutput(per_sample.mean(), per_sample.detach(), t, s, metrics)
 
     def pairs(self, rng: SampleRng) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from selfe.network.conditioning import TextCondition
-from selfe.objectives.base import LatentBatch, LossOutput, Nets, Velocity
+from selfe.objectives.base import LatentBatch, LossOutput, Nets, Velocity, loss_parts
 from selfe.path import add_noise, expand_time
 from selfe.seeding import SampleRng
 from selfe.times import TimeSampler, length_shift, warp_time
@@ -68,10 +68,7 @@ class ShortcutModel:
         target = (eps - x_0).index_copy(0, rows, two_steps)
         v = nets.live(x_t, t, s, batch.condition).float()
         per_sample = (v - target).square().flatten(1).mean(1)
-        with torch.no_grad():
-            of_shortcuts = per_sample[rows].mean()
-            others = (per_sample.sum() - per_sample[rows].sum()) / max(1, len(t) - len(rows))
-        metrics = {"loss_data": others, "loss_shortcut": of_shortcuts}
+        metrics = loss_parts(per_sample, rows, "shortcut")
         return LossOutput(per_sample.mean(), per_sample.detach(), t, s, metrics)
 
     def spans(self, rng: SampleRng, num_tokens: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selfe.network.conditioning import TextCondition
-from selfe.objectives.base import LatentBatch, LossOutput, Nets, Velocity
+from selfe.objectives.base import LatentBatch, LossOutput, Nets, Velocity, loss_parts
 from selfe.path import add_noise, expand_time
 from selfe.seeding import SampleRng
 
@@ -85,10 +85,7 @@ class TransitionModel:
         if self.loss_norm:
             weight = weight / (distance.detach() + _FLOOR)
         per_sample = weight * distance
-        with torch.no_grad():
-            of_pairs = error[rows].mean()
-            others = (error.sum() - error[rows].sum()) / max(1, len(t) - len(rows))
-        metrics = {"loss_data": others, "loss_transition": of_pairs}
+        metrics = loss_parts(error, rows, "transition")
         return LossOutput(per_sample.mean(), per_sample.detach(), t, s, metrics)
 
     def pairs(self, rng: SampleRng) -> tuple[Tensor, Tensor]:

@@ -86,7 +86,8 @@ def render(results: dict[str, Any]) -> str:
     lines = [
         "# Search of sampling settings on validation prompts",
         "",
-        "Overall scores with benchmark seed 1. Bold: the best, used in reports.",
+        "Overall scores with benchmark seed 1. Bold: the best; reports use those of runs "
+        "that follow their recipe.",
         "",
     ]
     for run, by_steps in results["runs"].items():

@@ -81,6 +81,16 @@ class LossOutput:
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+def loss_parts(per_sample: Tensor, rows: Tensor, name: str) -> dict[str, Tensor]:
+    """Metrics: the mean of per_sample (B,) over `rows`, and over the others, which learn from data.
+
+    Free of host syncs; 0 where there are no others.
+    """
+    values = per_sample.detach()
+    others = (values.sum() - values[rows].sum()) / max(1, len(values) - len(rows))
+    return {"loss_data": others, f"loss_{name}": values[rows].mean()}
+
+
 class Objective(Protocol):
     """A training objective. Stateless: everything random comes from `rng`."""
 
