@@ -1,11 +1,13 @@
-"""Search the learning rate of every method on the validation prompts of the shapes world.
+"""Search the learning rate of methods on the validation prompts of the shapes world.
 
     python scripts/search_learning_rate.py --runs-dir runs/search --out reports/shapes
+    python scripts/search_learning_rate.py --recipe shapes-quick --methods fm selfe imm \\
+        --rates 2e-3 4e-3 --seeds 0 1 2 --runs-dir runs/search-quick --out reports/quickstart
 
 Each method is trained at each rate for the same short run (the final rate is a tenth, as in the
 recipe) and scored at 2, 4 and 8 steps with its recipe's sampling settings; the mean of the three
-decides. learning_rate.json holds every figure, learning_rate.md the table with command, commit and
-machine. Goes on where it was.
+over the training seeds decides. learning_rate.json holds every figure, learning_rate.md the table
+with command, commit and machine. Goes on where it was.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import json
 import shlex
 import statistics
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +29,21 @@ from selfe.provenance import provenance
 from selfe.recipes import resolve
 from selfe.runs import load_run
 from selfe.session import train_run
+from selfe.workers import open_workers, workers_for
 
 RATES = (5e-4, 1e-3, 2e-3)
 STEPS = (2, 4, 8)
 
 
-def train_at(method: str, rate: float, iterations: int, runs_dir: Path) -> Path:
+def train_at(
+    method: str, rate: float, seed: int, recipe: str, iterations: int, runs_dir: Path
+) -> Path:
     """The finished run of one method at one rate; an interrupted one is continued."""
-    run_dir = runs_dir / f"shapes-{method}-lr{rate:g}"
+    run_dir = runs_dir / (f"{recipe}-{method}-lr{rate:g}" + (f"-seed{seed}" if seed else ""))
     config = resolve(
-        "shapes",
+        recipe,
         method,
+        seed=seed,
         assignments=[
             f"optim.lr={rate}",
             f"optim.final_lr={rate / 10}",
@@ -47,41 +54,66 @@ def train_at(method: str, rate: float, iterations: int, runs_dir: Path) -> Path:
             "train.sample_every=null",
         ],
     )
-    train_run(
+    run = partial(
+        train_run,
         config,
         run_dir,
         runs_dir=runs_dir,
-        device="cpu",
-        resume=(run_dir / "config.json").exists(),
+        resume=None,
         command=shlex.join(["python", *sys.argv]),
     )
+    workers = workers_for(config, run_dir, "cpu")
+    if workers == 1:
+        run(device="cpu")
+    else:
+        with open_workers(workers, run) as processes:
+            run(processes=processes)
     return run_dir
 
 
+def mean_over_seeds(seeds: dict[str, dict[str, Any]], score: str) -> float:
+    return statistics.mean(scores[score] for scores in seeds.values())
+
+
 def render(results: dict[str, Any], command: str) -> str:
-    facts = results["provenance"]
+    made = [
+        s["made"]
+        for rates in results["methods"].values()
+        for r in rates.values()
+        for s in r.values()
+    ]
     lines = [
         "# Search of the learning rate on validation prompts",
         "",
-        f"`{command}`, commit {facts['commit']}, {facts['machine']}; {results['iterations']} "
-        f"iterations, training seed 0, {results['prompts']} prompts x {results['samples']} images, "
-        "benchmark seed 1. Bold: the highest mean of a method.",
+        f"`{command}`, {' and '.join(dict.fromkeys(made))}; recipe {results['recipe']} "
+        f"with {results['iterations']} iterations, {results['prompts']} prompts x "
+        f"{results['samples']} images, benchmark seed 1. Means over training seeds; in brackets "
+        "those of single trainings. Bold: the highest mean of a method.",
         "",
-        "| method | rate | " + " | ".join(f"{n} steps" for n in STEPS) + " | mean |",
-        "|---" * (3 + len(STEPS)) + "|",
+        "| method | rate | training seeds | "
+        + " | ".join(f"{n} steps" for n in STEPS)
+        + " | mean |",
+        "|---" * (4 + len(STEPS)) + "|",
     ]
     for method, rates in results["methods"].items():
-        best = max(rates, key=lambda rate: rates[rate]["mean"])
-        for rate, scores in rates.items():
-            mean = f"{scores['mean']:.3f}"
-            cells = [f"{scores[str(n)]:.3f}" for n in STEPS]
+        best = max(rates, key=lambda rate: mean_over_seeds(rates[rate], "mean"))
+        for rate, seeds in rates.items():
+            mean = f"{mean_over_seeds(seeds, 'mean'):.3f}"
+            cells = [f"{mean_over_seeds(seeds, str(n)):.3f}" for n in STEPS]
+            single = ", ".join(f"{scores['mean']:.3f}" for scores in seeds.values())
             cells.append(f"**{mean}**" if rate == best else mean)
-            lines.append(f"| {method} | {rate} | " + " | ".join(cells) + " |")
+            if len(seeds) > 1:
+                cells[-1] += f" ({single})"
+            lines.append(f"| {method} | {rate} | {', '.join(seeds)} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--recipe", default="shapes")
+    parser.add_argument("--methods", nargs="+", default=list(OBJECTIVES.names()))
+    parser.add_argument("--rates", nargs="+", type=float, default=list(RATES))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of training")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs/search"))
     parser.add_argument("--iterations", type=int, default=400)
     parser.add_argument("--samples", type=int, default=2, help="images per prompt")
@@ -93,23 +125,26 @@ def main() -> None:
     results = json.loads(path.read_text()) if path.exists() else {"methods": {}}
     prompts = validation_prompts("grid", args.per_task)
     results |= {
-        "provenance": provenance(),
+        "recipe": args.recipe,
         "prompts": len(prompts),
         "samples": args.samples,
         "iterations": args.iterations,
     }
-    for method in OBJECTIVES.names():
-        for rate in RATES:
-            scores = results["methods"].setdefault(method, {})
-            if f"{rate:g}" in scores:
-                continue
-            model = load_run(train_at(method, rate, args.iterations, args.runs_dir))
-            found = {str(n): overall_score(model, prompts, n, args.samples, "grid") for n in STEPS}
-            scores[f"{rate:g}"] = {**found, "mean": statistics.mean(found.values())}
-            print(f"{method} at {rate:g}: {scores[f'{rate:g}']}", flush=True)
-            write_atomically(path, json.dumps(results, indent=1).encode())
     command = shlex.join(["python", *sys.argv])
-    write_atomically(args.out / "learning_rate.md", render(results, command).encode())
+    facts = provenance()
+    made = f"commit {facts['commit']}, {facts['machine']}"
+    wanted = [(m, r, s) for m in args.methods for s in args.seeds for r in args.rates]
+    for method, rate, seed in wanted:
+        seeds = results["methods"].setdefault(method, {}).setdefault(f"{rate:g}", {})
+        if str(seed) in seeds:
+            continue
+        run = train_at(method, rate, seed, args.recipe, args.iterations, args.runs_dir)
+        model = load_run(run)
+        found = {str(n): overall_score(model, prompts, n, args.samples, "grid") for n in STEPS}
+        seeds[str(seed)] = {**found, "mean": statistics.mean(found.values()), "made": made}
+        print(f"{method} at {rate:g}, seed {seed}: {seeds[str(seed)]}", flush=True)
+        write_atomically(path, json.dumps(results, indent=1).encode())
+        write_atomically(args.out / "learning_rate.md", render(results, command).encode())
 
 
 if __name__ == "__main__":

@@ -97,13 +97,13 @@ def test_a_micro_batch_divides_the_batch_of_every_stage():
 
 
 def test_variants_set_the_ablations_of_table_2():
-    assert set(VARIANTS["selfe"]) == {"no-target-norm", "aux"}
+    assert set(VARIANTS["selfe"]) == {"no-target-norm", "aux", "smooth-time"}
     assert resolve("0.5b", "selfe", variant="no-target-norm").build_objective().target_norm is False
     assert resolve("0.5b", "selfe", variant="aux").build_objective().aux_from == 0
 
 
 def test_smooth_time_changes_the_network_alone():
-    for method in ("fm", "transition", "meanflow"):
+    for method in OBJECTIVES.names():
         plain = resolve("shapes", method).model_dump()
         smooth = resolve("shapes", method, variant="smooth-time").model_dump()
         assert (plain["model"].pop("time_factor"), smooth["model"].pop("time_factor")) == (1000, 10)
