@@ -12,7 +12,6 @@ from typing import Any
 from evals.base import TASKS, ColorClassifier, Detector, ModelFacts, Result, SamplingFacts
 from evals.detections import read_detections
 from evals.diversity import REFERENCE_IMAGES, DiversityReference
-from evals.files import folder_lock
 from evals.generate import draw_images
 from evals.images import folder_numbers, scan_folder
 from evals.processes import Processes
@@ -22,6 +21,7 @@ from evals.rules import DEFAULT_RULES
 from evals.score import DETECTIONS, score_folder
 from evals.suites.base import Suite
 from selfe.data.shapes_world import ShapesWorld
+from selfe.files import folder_lock
 from selfe.generator import TextToImage
 from selfe.provenance import provenance
 

@@ -15,10 +15,10 @@ import pandas as pd
 from pydantic import ValidationError
 
 from evals.base import TASKS, ImageVerdict, Interval, ProtocolFacts, Result
-from evals.files import read_json_lines
 from evals.pairing import Counts, counts_by_task
 from evals.stats import PromptCounts, overall_interval, task_interval
 from evals.suites.shapes import ROUND_TRIP_SCORE
+from selfe.files import read_json_lines
 
 MANY_STEPS = 50
 PLATEAU = 0.9

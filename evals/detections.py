@@ -13,8 +13,8 @@ from types import NoneType
 from typing import Any
 
 from evals.base import ImageVerdict
-from evals.files import as_json_lines, read_json_lines, write_atomically
 from evals.rules import DEFAULT_RULES, Judgement, RuleSettings, judge_columns
+from selfe.files import as_json_lines, read_json_lines, write_atomically
 
 PROVENANCE = ".detections.json"
 """Beside a file of detections that `evals.score` wrote: what it was made from."""

@@ -6,7 +6,6 @@ appears under its name only after its hash was found right.
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import os
 import threading
@@ -16,6 +15,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from selfe.files import file_sha256
 
 TIMEOUT_S = 8.0
 ATTEMPTS = 3
@@ -79,14 +80,9 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "selfe-bench"
 
 
-def sha256_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def check_hash(path: Path, published: PublishedFile) -> None:
     """Raises ValueError, with what to do, where the file's sha256 does not begin as published."""
-    found = sha256_of(path)
+    found = file_sha256(path)
     if not found.startswith(published.sha256):
         raise ValueError(
             f"{path} is not the published file: its sha256 begins with {found[:8]}, expected "

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 from evals.base import Interval
 from evals.collection import ResultFolder
-from evals.files import write_atomically
+from selfe.files import write_atomically
 from selfe.generator import GeneratedImage
 
 # Okabe and Ito's palette, told apart with any colour vision; markers and dashes say it again.

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from evals.files import read_json_lines, write_atomically
+from selfe.files import read_json_lines, write_atomically
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _OTHER_FORMATS = (".jpg", ".jpeg", ".webp")

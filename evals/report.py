@@ -18,13 +18,13 @@ from evals import cut_pages, figures, layout, trainings
 from evals.collection import ResultFolder, by_protocol, collect, protocol_slug, tell_apart
 from evals.commands import CommandContext, protocol_options
 from evals.cuts import diversity_frame, seen_unseen_frame
-from evals.files import write_atomically
 from evals.markup import to_csv
 from evals.model_table import TABLE1_COLUMNS, build_table1, is_published
 from evals.report_figures import ResultGroup, draw_group
 from evals.report_index import index_page
 from evals.table_rows import Table, choose
 from evals.tables import TABLE2_COLUMNS, build_table2
+from selfe.files import write_atomically
 
 _OWN_NAMES = re.compile(
     r"(?:(?:table[12]|seen_unseen|diversity|trainings)(?:\..+)?\.(?:csv|md|tex)"

@@ -15,10 +15,10 @@ from evals.base import (
     ProtocolFacts,
     Result,
 )
-from evals.files import read_json_lines, write_atomically
 from evals.rules import RuleSettings
 from evals.score import VERDICTS
 from evals.suites.base import Suite
+from selfe.files import read_json_lines, write_atomically
 from selfe.generator import GeneratorFacts
 
 RESULT = "result.json"

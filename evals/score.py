@@ -34,7 +34,10 @@ from evals.detections import (
     records_digest,
     write_verdicts,
 )
-from evals.files import (
+from evals.images import FoundImage, ImageFolder, read_image, scan_folder
+from evals.rules import DEFAULT_RULES, RuleSettings, check_record
+from evals.stats import PromptCounts, count_by_prompt, overall_interval, task_interval
+from selfe.files import (
     append_lines,
     as_json_lines,
     drop_torn_tail,
@@ -42,9 +45,6 @@ from evals.files import (
     read_json_lines,
     write_atomically,
 )
-from evals.images import FoundImage, ImageFolder, read_image, scan_folder
-from evals.rules import DEFAULT_RULES, RuleSettings, check_record
-from evals.stats import PromptCounts, count_by_prompt, overall_interval, task_interval
 
 STORED_SCORE = 0.05
 """Detections above this score are stored, so that lower thresholds can be tried later."""

@@ -18,7 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from evals.files import write_atomically
+from selfe.files import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = {

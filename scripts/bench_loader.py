@@ -26,7 +26,6 @@ import torch
 from paired_timing import measurement_facts, paired_ratio, print_table, write_report
 from safetensors.torch import save_file
 
-from selfe.checkpoint import file_sha256
 from selfe.data.buckets import Bucket
 from selfe.data.cache_files import (
     CacheIndex,
@@ -37,6 +36,7 @@ from selfe.data.cache_files import (
     write_index,
 )
 from selfe.data.cached_latents import CachedLatents, padded_length
+from selfe.files import file_sha256
 from selfe.recipes import resolve
 from selfe.seeding import SampleRng
 

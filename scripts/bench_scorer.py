@@ -25,9 +25,9 @@ import numpy as np
 from paired_timing import measurement_facts, paired_ratio, print_table, write_report
 
 from evals.detections import Row, judge_row, rescore
-from evals.files import as_json_lines
 from evals.rules import COLORS
 from evals.suites.geneval import COCO_CLASSES, geneval_records
+from selfe.files import as_json_lines
 
 IMAGES_PER_PROMPT = 4
 

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from paired_timing import measurement_facts
 
-from selfe.checkpoint import write_atomically
+from selfe.files import write_atomically
 from selfe.recipes import resolve
 from selfe.train_state import uses_bf16
 

@@ -35,7 +35,6 @@ import numpy as np
 from scipy import stats as distributions
 
 from evals.base import Interval
-from evals.files import write_atomically
 from evals.stats import (
     PairedCounts,
     PromptCounts,
@@ -44,6 +43,7 @@ from evals.stats import (
     score_interval,
     task_interval,
 )
+from selfe.files import write_atomically
 from selfe.provenance import provenance
 
 IMAGES = 4

@@ -29,6 +29,7 @@ from evals.detectors.shapes import ShapesColorClassifier, ShapesDetector
 from evals.rules import RuleSettings, judge
 from selfe.data.shapes_world import PRESETS, TASKS, Scene, ShapesWorld, draw_record
 from selfe.encoders.shapes import ShapesVAE
+from selfe.files import write_atomically
 
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
@@ -158,9 +159,7 @@ def main() -> None:
                 print(f"{preset:5} {kind} {n} x {reason}")
         print(f"{preset:5} detector {result['detector_images_per_s']} images per CPU second")
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = args.out.with_name(f".{args.out.name}.tmp")
-    temporary.write_text(json.dumps(stored, indent=2) + "\n")
-    os.replace(temporary, args.out)
+    write_atomically(args.out, json.dumps(stored, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -21,13 +21,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from evals.base import Interval
-from evals.files import write_atomically
 from evals.stats import (
     PairedCounts,
     PromptCounts,
     over_trainings,
     paired_difference,
 )
+from selfe.files import write_atomically
 from selfe.provenance import provenance
 
 PROMPTS, IMAGES = 66, 4

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import pytest
 
-from evals.files import write_atomically
+from selfe.files import write_atomically
 from selfe.provenance import provenance
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -40,7 +40,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from gpu_study_rows import PEAK_TFLOPS, Mismatch, Part, Row, Settings, Unfinished, release
 
-from evals.files import write_atomically
+from selfe.files import write_atomically
 from selfe.provenance import provenance
 
 ROOT = Path(__file__).resolve().parent.parent

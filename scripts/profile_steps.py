@@ -22,7 +22,7 @@ from paired_timing import measurement_facts
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from selfe.allocator import keep_freed_memory
-from selfe.checkpoint import write_atomically
+from selfe.files import write_atomically
 
 
 class Clock(TorchDispatchMode):

@@ -23,7 +23,7 @@ from typing import Any
 
 from search_sampling import overall_score, validation_prompts
 
-from selfe.checkpoint import write_atomically
+from selfe.files import write_atomically
 from selfe.methods import OBJECTIVES
 from selfe.provenance import provenance
 from selfe.recipes import resolve

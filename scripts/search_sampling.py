@@ -23,7 +23,7 @@ from evals.base import TASKS
 from evals.detectors.shapes import ShapesColorClassifier, ShapesDetector
 from evals.rules import judge
 from evals.suites.shapes import records
-from selfe.checkpoint import write_atomically
+from selfe.files import write_atomically
 from selfe.generator import image_seed
 from selfe.provenance import provenance
 from selfe.recipes import changed_settings

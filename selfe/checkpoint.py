@@ -9,7 +9,6 @@ pruned.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -23,6 +22,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from selfe.files import file_sha256, fsync_directory, write_atomically
 
 PARTS = ("model", "ema", "optimizer")
 Parts = Mapping[str, Mapping[str, Tensor]]
@@ -45,33 +46,6 @@ class Checkpoint:
     def digest(self) -> str:
         """Identity of the weights that are scored: sha256 of ema.safetensors."""
         return read_state(self.path)["sha256"]["ema.safetensors"]
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def fsync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file under a dotted temporary name, flush it, and rename it into place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    fsync_directory(path.parent)
 
 
 def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from selfe.files import file_sha256
+
 COMMIT = re.compile(r"[0-9a-f]{40}")
 CONTACT_TIMEOUT_S = 5.0
 NOWHERE = Path("/nonexistent")
@@ -335,7 +337,6 @@ def folder_sha256(folder: Path) -> str:
     total = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not path.name.startswith("."):
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            total.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
+            name = path.relative_to(folder).as_posix()
+            total.update(f"{name}\0{file_sha256(path)}\n".encode())
     return total.hexdigest()

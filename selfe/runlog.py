@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from selfe.checkpoint import write_atomically
+from selfe.files import write_atomically
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

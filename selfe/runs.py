@@ -18,10 +18,10 @@ from selfe.checkpoint import (
     load_weights,
     newest_path,
     verify,
-    write_atomically,
 )
 from selfe.config import RunConfig, SamplingConfig, validate, validate_section
 from selfe.encoders.base import LatentCodec, TextEncoder
+from selfe.files import write_atomically
 from selfe.generator import GeneratorFacts
 from selfe.recipes import changed_settings
 

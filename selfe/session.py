@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +20,7 @@ from selfe.builder import build_codec, build_model, build_source, build_text_enc
 from selfe.checkpoint import verify
 from selfe.config import RunConfig
 from selfe.dist import OneProcess
+from selfe.files import folder_lock
 from selfe.generator import GeneratorFacts, image_seed
 from selfe.provenance import provenance
 from selfe.runs import (
@@ -75,28 +74,6 @@ def stop_on_signals() -> Iterator[StopSignal]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def locked(run_dir: Path) -> Iterator[None]:
-    """Hold the run's folder; the lock goes with the process, however it ends.
-
-    Raises:
-        ValueError: if the folder cannot be written, or another process holds it.
-    """
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(run_dir / ".lock", os.O_CREAT | os.O_RDWR)
-    except OSError as error:
-        raise ValueError(f"cannot write to {run_dir} ({error.strerror})") from None
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another process is already training in {run_dir}") from None
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def parse_fork(text: str, runs_dir: Path) -> tuple[Path, int]:
@@ -165,7 +142,7 @@ def occupy(run_dir: Path, resume: bool | None, stack: contextlib.ExitStack) -> b
     if resume is None:
         resume = (run_dir / "config.json").exists()
     check_folder(run_dir, resume)
-    stack.enter_context(locked(run_dir))
+    stack.enter_context(folder_lock(run_dir))
     return resume
 
 

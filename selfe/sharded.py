@@ -36,13 +36,12 @@ from selfe.checkpoint import (
     CheckpointError,
     Parts,
     commit,
-    file_sha256,
-    fsync_directory,
     load_tensors,
     prepare,
     prune,
     write_tensors,
 )
+from selfe.files import file_sha256, fsync_directory
 from selfe.process_group import HostGroup
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from selfe.checkpoint import write_atomically
+from selfe.files import write_atomically
 from selfe.generator import GeneratedImage
 
 _FAILED = (255, 0, 255)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -22,7 +23,7 @@ from selfe import checkpoint
 from selfe.builder import build_model
 from selfe.checkpoint import CheckpointError, list_checkpoints, newest_valid, verify
 from selfe.dist import OneProcess
-from selfe.session import check_folder, locked, parse_fork, train_run
+from selfe.session import check_folder, occupy, parse_fork, train_run
 from selfe.train_state import TrainState, new_state, restore
 
 FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
@@ -251,14 +252,16 @@ def test_training_on_a_full_disk_ends_and_keeps_what_there_is(trained, tmp_path)
 def test_unwritable_run_folder_is_an_error_before_the_first_step(tmp_path):
     blocker = tmp_path / "file"
     blocker.write_text("")
-    with pytest.raises(ValueError, match="cannot write to"), locked(blocker / "run"):
-        pass
+    with contextlib.ExitStack() as held, pytest.raises(ValueError, match="cannot write to"):
+        occupy(blocker / "run", None, held)
 
 
 @pytest.mark.fault(23)
 def test_two_processes_cannot_train_in_one_folder(tmp_path):
-    with locked(tmp_path), pytest.raises(ValueError, match="another process"), locked(tmp_path):
-        pass
+    with contextlib.ExitStack() as held:
+        occupy(tmp_path, None, held)
+        with pytest.raises(ValueError, match="another process"):
+            occupy(tmp_path, None, held)
 
 
 def test_an_existing_run_is_not_overwritten(tmp_path):

@@ -19,6 +19,7 @@ from evals.detectors import mask2former_keys as keys
 from evals.detectors import mask2former_processing as processing
 from evals.detectors.mmdet import MMDetDetector
 from evals.suites.geneval import COCO_CLASSES
+from selfe.files import file_sha256
 
 GOLDEN = Path(__file__).parent / "assets" / "mask2former_golden.npz"
 EDGES = (213, 128)
@@ -250,7 +251,7 @@ def test_a_checkpoint_file_of_either_layout_loads_by_hash(golden, tmp_path, monk
     state = to_layout(mmdet_state(golden, GAINS["sharpened"]))
     file = tmp_path / "checkpoint.pth"
     torch.save({"meta": {"epoch": 50}, "state_dict": state}, file)
-    begins = fetch.sha256_of(file)[:8]
+    begins = file_sha256(file)[:8]
     published = fetch.PublishedFile(f"published-{begins}.pth", "", begins, "")
     monkeypatch.setattr(mask2former, "DETECTOR_FILES", (published,))
     monkeypatch.setattr(mask2former, "swin_s_config", lambda: mask2former_selftest.SMALL)

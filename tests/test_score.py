@@ -14,7 +14,6 @@ import pytest
 
 from evals.base import Detection
 from evals.detections import read_detections, rescore
-from evals.files import folder_lock, read_json_lines, write_atomically
 from evals.images import (
     image_is_intact,
     png_fault,
@@ -27,6 +26,7 @@ from evals.images import (
 )
 from evals.rules import RuleSettings
 from evals.score import score_folder
+from selfe.files import folder_lock, read_json_lines, write_atomically
 
 RECORDS = [
     {"tag": "single_object", "include": [{"class": "cow", "count": 1}], "prompt": "a cow"},

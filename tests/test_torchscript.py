@@ -14,6 +14,7 @@ from test_clip_colors import tiny_clip
 
 from evals import colors, fetch
 from evals.torchscript import read_torchscript_tensors
+from selfe.files import file_sha256
 
 
 class Traced(torch.nn.Module):
@@ -57,7 +58,7 @@ def test_tensors_equal_those_of_torch_jit(archive):
 
 
 def test_the_published_clip_loads_by_its_hash(archive, monkeypatch):
-    published = fetch.PublishedFile(archive.name, "", fetch.sha256_of(archive), "")
+    published = fetch.PublishedFile(archive.name, "", file_sha256(archive), "")
     monkeypatch.setattr(colors, "CLIP_VIT_L_14", published)
     blank = tiny_clip(True)
     with torch.no_grad():

@@ -20,8 +20,9 @@ from evals.base import Detection
 from evals.detectors import mask2former_keys as keys
 from evals.detectors import mask2former_processing as processing
 from evals.detectors.mask2former_processing import Preparation
-from evals.fetch import DETECTOR_FILES, PublishedFile, check_hash, find_detector, sha256_of
+from evals.fetch import DETECTOR_FILES, PublishedFile, check_hash, find_detector
 from evals.suites.geneval import COCO_CLASSES
+from selfe.files import file_sha256
 
 PUBLISHED_MIN_SCORE = 0.05
 """Default of detectors with published weights: a sixth of what GenEval's rules ask for. Reading out
@@ -212,7 +213,7 @@ class Mask2FormerDetector:
         cls, path: Path | str, device: str | torch.device = "cpu", **options: Any
     ) -> Mask2FormerDetector:
         """With other weights of the same network, in either layout, under a name of their own."""
-        identity = f"mask2former-swin-s:unpublished-{sha256_of(Path(path))[:8]}"
+        identity = f"mask2former-swin-s:unpublished-{file_sha256(Path(path))[:8]}"
         return cls(_load(Path(path)), identity, device, **options)
 
     @classmethod
@@ -307,7 +308,7 @@ def published_weights(weights: Path | str | None) -> tuple[Path, PublishedFile]:
     path = Path(weights)
     if not path.is_file():
         raise ValueError(f"no detector weights at {path}; run `selfe-bench fetch geneval`")
-    found = sha256_of(path)
+    found = file_sha256(path)
     for published in DETECTOR_FILES:
         if found.startswith(published.sha256):
             return path, published

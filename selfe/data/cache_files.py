@@ -30,9 +30,9 @@ import torch
 import xxhash
 from torch import Tensor
 
-from selfe.checkpoint import file_sha256, fsync_directory, write_atomically
 from selfe.data.buckets import Bucket
 from selfe.data.raw import Skipped
+from selfe.files import file_sha256, fsync_directory, write_atomically
 
 FORMAT = "selfe-latents@1"
 SAMPLES = "samples.arrow"

@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from selfe.checkpoint import file_sha256
 from selfe.config import RunConfig
 from selfe.data.buckets import Bucket, BucketSchedule
 from selfe.data.cache_files import (
@@ -29,6 +28,7 @@ from selfe.data.cache_files import (
 )
 from selfe.data.padded_rows import PaddedRows
 from selfe.data.prefetch import ReadAhead
+from selfe.files import file_sha256
 from selfe.network.conditioning import TextCondition
 from selfe.network.denoiser import PATCH
 from selfe.objectives.base import LatentBatch

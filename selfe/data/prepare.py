@@ -23,7 +23,6 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from selfe.checkpoint import file_sha256, write_atomically
 from selfe.data.buckets import Bucket, bucket_table, enlargement, nearest_bucket
 from selfe.data.cache_files import (
     DTYPES,
@@ -44,6 +43,7 @@ from selfe.data.latents import fake_caption
 from selfe.data.raw import RawReader, RawSample, Skipped
 from selfe.data.shapes_latents import images_to_float
 from selfe.encoders.base import LatentCodec, TextEncoder
+from selfe.files import file_sha256, write_atomically
 from selfe.network.conditioning import TextCondition
 from selfe.network.denoiser import PATCH
 

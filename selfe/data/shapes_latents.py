@@ -12,9 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from selfe.checkpoint import write_atomically
 from selfe.data.shapes_world import ShapesWorld
 from selfe.encoders.base import LatentCodec
+from selfe.files import write_atomically
 
 TRAINING_SEED = 20_512
 """Seed of the training scenes: part of the data set, not of a run."""

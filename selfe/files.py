@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+
+def file_sha256(path: str | Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fsync_directory(path: str | Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_atomically(path: str | Path, data: bytes | str) -> None:
@@ -26,9 +40,9 @@ def write_atomically(path: str | Path, data: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
+    fsync_directory(path.parent)
 
 
 def as_json_lines(rows: Iterable[Any]) -> str:
@@ -82,14 +96,18 @@ def drop_torn_tail(path: str | Path) -> None:
 
 @contextlib.contextmanager
 def folder_lock(folder: str | Path, name: str = ".lock") -> Iterator[None]:
-    """Hold a results folder for this process; the lock goes with the process, however it ends.
+    """Hold a folder for this process; the lock goes with the process, however it ends.
 
     Raises:
-        ValueError: if another process holds it; names the folder.
+        ValueError: if the folder cannot be written, or another process holds it; names the folder.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / name, "ab") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / name, "ab")
+    except OSError as error:
+        raise ValueError(f"cannot write to {folder} ({error.strerror})") from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
