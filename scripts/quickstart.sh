@@ -6,6 +6,8 @@
 # the report says what holds over them. METHODS names others, for the same report:
 #
 #     METHODS="shortcut transition transition:no-loss-norm" scripts/quickstart.sh 0 1 2
+#
+# and SETTINGS changes what all of them are trained with: SETTINGS="optim.lr=4e-3 optim.final_lr=4e-4".
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seeds=("${@:-0}")
@@ -13,6 +15,7 @@ for seed in "${seeds[@]}"; do
     [[ "$seed" =~ ^(0|[1-9][0-9]*)$ ]] || { echo "no training seed: '$seed'" >&2 && exit 2; }
 done
 read -ra methods <<<"${METHODS:-fm selfe imm}"
+read -ra changed <<<"${SETTINGS:-}"
 . scripts/environment.sh
 selfe_environment dev,webdataset,tensorboard
 export PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
@@ -22,14 +25,21 @@ out=reports/quickstart
 cores="$(.venv/bin/python -c 'import os; print(len(os.sched_getaffinity(0)))')"
 half=$(((cores + 1) / 2))
 
+run() { # METHOD or METHOD:VARIANT; the folder's name
+    local name="shapes-quick-${1/:/-}"
+    for setting in "${changed[@]}"; do name+="-${setting/=/}"; done
+    echo "$name$([ "$seed" = 0 ] || echo "-seed$seed")"
+}
 train() { # METHOD or METHOD:VARIANT, threads; lines instead of bars, two of them share the terminal
-    local variant=()
-    [[ "$1" != *:* ]] || variant=(--variant "${1#*:}")
+    local options=()
+    [[ "$1" != *:* ]] || options=(--variant "${1#*:}")
+    for setting in "${changed[@]}"; do options+=(--set "$setting"); done
     OMP_NUM_THREADS="$2" $bench train --method "${1%%:*}" --recipe shapes-quick \
-        --runs-dir "$runs" --seed "$seed" --device cpu --auto-resume "${variant[@]}" 2>&1 | cat
+        --name "$(run "$1")" --runs-dir "$runs" --seed "$seed" --device cpu --auto-resume \
+        "${options[@]}" 2>&1 | cat
 }
 score() { # the same
-    OMP_NUM_THREADS="$2" $bench geneval --model "$runs/shapes-quick-${1/:/-}$suffix" \
+    OMP_NUM_THREADS="$2" $bench geneval --model "$runs/$(run "$1")" \
         --steps 2,4,8,50 --limit 12 --runs-dir "$runs" --device cpu 2>&1 | cat
 }
 each() { # train or score, methods: an odd one alone, on every core, the others in pairs, as small
@@ -52,7 +62,6 @@ each() { # train or score, methods: an odd one alone, on every core, the others 
 
 started=$SECONDS
 for seed in "${seeds[@]}"; do
-    suffix="$([ "$seed" = 0 ] || echo "-seed$seed")"
     echo "== 1/3 training ${methods[*]}, seed $seed"
     each train "${methods[@]}"
     echo "== 2/3 scoring, seed $seed"
