@@ -75,7 +75,7 @@ def mean_over_seeds(seeds: dict[str, dict[str, Any]], score: str) -> float:
     return statistics.mean(scores[score] for scores in seeds.values())
 
 
-def render(results: dict[str, Any], command: str) -> str:
+def render(results: dict[str, Any]) -> str:
     made = [
         s["made"]
         for rates in results["methods"].values()
@@ -85,7 +85,7 @@ def render(results: dict[str, Any], command: str) -> str:
     lines = [
         "# Search of the learning rate on validation prompts",
         "",
-        f"`{command}`, {' and '.join(dict.fromkeys(made))}; recipe {results['recipe']} "
+        f"{'; '.join(dict.fromkeys(made))}; recipe {results['recipe']} "
         f"with {results['iterations']} iterations, {results['prompts']} prompts x "
         f"{results['samples']} images, benchmark seed 1. Means over training seeds; in brackets "
         "those of single trainings. Bold: the highest mean of a method.",
@@ -132,7 +132,7 @@ def main() -> None:
     }
     command = shlex.join(["python", *sys.argv])
     facts = provenance()
-    made = f"commit {facts['commit']}, {facts['machine']}"
+    made = f"`{command}`, commit {facts['commit']}, {facts['machine']}"
     wanted = [(m, r, s) for m in args.methods for s in args.seeds for r in args.rates]
     for method, rate, seed in wanted:
         seeds = results["methods"].setdefault(method, {}).setdefault(f"{rate:g}", {})
@@ -144,7 +144,7 @@ def main() -> None:
         seeds[str(seed)] = {**found, "mean": statistics.mean(found.values()), "made": made}
         print(f"{method} at {rate:g}, seed {seed}: {seeds[str(seed)]}", flush=True)
         write_atomically(path, json.dumps(results, indent=1).encode())
-        write_atomically(args.out / "learning_rate.md", render(results, command).encode())
+        write_atomically(args.out / "learning_rate.md", render(results).encode())
 
 
 if __name__ == "__main__":
