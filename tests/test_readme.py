@@ -13,6 +13,7 @@ TABLES = [  # in README's order: report and iterations
     ("quickstart", "800"),
     ("shapes-seeds", "3000"),
     ("shapes-seeds", "1000"),
+    ("learning-rate", "800"),
     ("quickstart", "800"),
     ("meanflow", "800"),
 ]
@@ -53,7 +54,7 @@ def test_scores_are_those_of_the_report(place):
             if r["iterations"] == iterations
         }
     rows = tables()[place]
-    assert len(rows) >= 3
+    assert len(rows) >= 2
     for label, *cells in rows:
         for steps, cell in zip(("2", "4", "8", "50"), cells, strict=True):
             row = measured[*ROWS[label], steps]
