@@ -28,10 +28,11 @@ from evals.tables import NOT_RESOLVED, REFERENCE, RESOLVED
 WORDS = (
     "Overall score of one configuration trained with several seeds, its mean [95% interval] and "
     "the standard deviation between trainings, and the difference to Self-E, paired over prompts "
-    "and over training seeds. The intervals hold for other training seeds and other prompts alike: "
-    "Student's interval over trainings and the one over prompts, added in quadrature. The last "
-    "column counts the seeds at which the difference is resolved over prompts alone, as Table 2 "
-    "has it for one training."
+    "and over training seeds: to the Self-E of the same variant where there is one, which is "
+    "marked, else to the recipe's. The intervals hold for other training seeds and other prompts "
+    "alike: Student's interval over trainings and the one over prompts, added in quadrature. The "
+    "last column counts the seeds at which the difference is resolved over prompts alone, as "
+    "Table 2 has it for one training."
 )
 TASK_WORDS = (
     "By task: the mean, and the difference to Self-E [95% interval], bold where it is resolved. "
@@ -68,7 +69,8 @@ _DELTA_ENDS = ("_delta", "_delta_low", "_delta_high")
 _COLUMNS = (
     "recipe", "changed", "settings", "method", "variant", "iterations", "training_seed", "steps",
     "nfe", "guidance", "eta", "sampler", "overall", "overall_low", "overall_high", "sd",
-    "delta_selfe", "delta_low", "delta_high", "delta_seeds", "resolved", "resolved_over_prompts",
+    "delta_selfe", "delta_low", "delta_high", "delta_seeds", "delta_same_variant", "resolved",
+    "resolved_over_prompts",
     *(task + part for task in TASKS for part in (*_ENDS, *_DELTA_ENDS)),
 )  # fmt: skip
 
@@ -100,6 +102,7 @@ def trainings_frame(folders: Sequence[ResultFolder]) -> pd.DataFrame:
                 {"resolved": reference}
                 if isinstance(reference, str)
                 else _against(ours, counts[reference])
+                | {"delta_same_variant": reference.variant != ""}
             )
         )
     frame = pd.DataFrame(rows, columns=list(_COLUMNS))
@@ -191,18 +194,24 @@ def _mean(by_seed: Mapping[int, Counts]) -> dict[str, Any]:
 def _self_e_for(
     configuration: Configuration, found: Mapping[Configuration, BySeed]
 ) -> Configuration | str:
-    """What a configuration is compared with: the recipe's own Self-E where there is one, else the
-    only one; or why there is nothing to compare."""
-    place = (configuration.recipe, "selfe", "", configuration.iterations, configuration.steps)
-    every = [c for c in found if c[:5] == place]
-    reference = usual(every)
-    if every and not reference:
-        return "several Self-E"
-    if configuration in reference:
-        return REFERENCE
-    if not reference or len(found[configuration].keys() & found[reference[0]].keys()) < 2:
-        return "no Self-E of two of these seeds"
-    return reference[0]
+    """What a configuration is compared with, or why there is nothing to compare.
+
+    Another method with a variant, which changed settings are as well, is compared with the Self-E
+    of that variant where there is one. All others are with the recipe's own Self-E where there is
+    one, else the only one.
+    """
+    recipe, method, variant, iterations, steps = configuration[:5]
+    for its_variant in dict.fromkeys(["" if method == "selfe" else variant, ""]):
+        place = (recipe, "selfe", its_variant, iterations, steps)
+        every = [c for c in found if c[:5] == place]
+        reference = usual(every)
+        if every and not reference:
+            return "several Self-E"
+        if configuration in reference:
+            return REFERENCE
+        if reference and len(found[configuration].keys() & found[reference[0]].keys()) > 1:
+            return reference[0]
+    return "no Self-E of two of these seeds"
 
 
 def _against(by_seed: Mapping[int, Counts], self_e: Mapping[int, Counts]) -> dict[str, Any]:
@@ -257,12 +266,12 @@ def leaves_out_0(low: float, high: float) -> bool:
 
 
 def trainings_statements(frame: pd.DataFrame) -> list[str]:
-    """The methods at every number of steps in words: Self-E, then the others with their difference
-    to it, best first."""
+    """The methods at every number of steps in words: Self-E, then the others, best first, with
+    their difference to it or to the Self-E of their variant."""
     texts = []
     for (recipe, iterations, steps), rows in frame.groupby(["recipe", "iterations", "steps"]):
         reference = rows[rows["resolved"] == REFERENCE]
-        others = rows[rows["delta_selfe"].notna()].sort_values("delta_selfe", ascending=False)
+        others = rows[rows["delta_selfe"].notna()].sort_values("overall", ascending=False)
         if reference.empty or others.empty:
             continue
         first = reference.iloc[0]
@@ -290,7 +299,8 @@ def _difference(row: pd.Series) -> str:
     if is_missing(row["delta_selfe"]):
         return ""
     ends = f"[{signed(row['delta_low'])}, {signed(row['delta_high'])}]"
-    return f"{signed(row['delta_selfe'])} {ends}"
+    same = row["delta_same_variant"] and " same variant"
+    return f"{signed(row['delta_selfe'])} {ends}{same or ''}"
 
 
 def _fewer_seeds(row: pd.Series) -> str:

@@ -180,6 +180,27 @@ def test_self_e_as_its_recipe_is_the_reference_of_all(tmp_path: Path) -> None:
     assert trainings_markdown(frame).count(" (seeds 1 2) |") == 3
 
 
+def test_a_variant_is_compared_with_the_self_e_of_that_variant(tmp_path: Path) -> None:
+    named: dict[str, Any] = {"facts": {"follows_recipe": True}}
+    for seed in SEEDS:
+        write(tmp_path, "selfe", seed, rate=0.8)
+        for method, variant, rate in (
+            ("selfe", "smooth-time", 0.3),
+            ("fm", "smooth-time", 0.5),
+            ("imm", "no-loss-norm", 0.5),
+        ):
+            write(tmp_path, method, seed, settings=variant, variant=variant, rate=rate, **named)
+    frame = trainings_frame(collect([tmp_path])).set_index(["method", "variant"])
+    assert frame.loc[("Self-E", "smooth-time"), "delta_selfe"] < 0
+    assert frame.loc[("Flow Matching", "smooth-time"), "delta_selfe"] > 0
+    assert frame.loc[("IMM", "no-loss-norm"), "delta_selfe"] < 0
+    marked = frame.index[frame["delta_same_variant"].eq(True)]
+    assert marked.tolist() == [("Flow Matching", "smooth-time")]
+    (text,) = trainings_statements(frame.reset_index())
+    assert text.count("same variant") == 1
+    assert trainings_markdown(frame.reset_index()).count("] same variant |") == 1
+
+
 def test_of_several_changed_self_e_none_is_the_reference(tmp_path: Path) -> None:
     for seed in (0, 1):
         for settings in ("slow", "fast"):
