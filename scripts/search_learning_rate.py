@@ -143,8 +143,8 @@ def main() -> None:
         found = {str(n): overall_score(model, prompts, n, args.samples, "grid") for n in STEPS}
         seeds[str(seed)] = {**found, "mean": statistics.mean(found.values()), "made": made}
         print(f"{method} at {rate:g}, seed {seed}: {seeds[str(seed)]}", flush=True)
-        write_atomically(path, json.dumps(results, indent=1).encode())
-        write_atomically(args.out / "learning_rate.md", render(results).encode())
+        write_atomically(path, json.dumps(results, indent=1))
+    write_atomically(args.out / "learning_rate.md", render(results))
 
 
 if __name__ == "__main__":
