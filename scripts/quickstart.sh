@@ -7,7 +7,9 @@
 #
 #     METHODS="shortcut transition transition:no-loss-norm" scripts/quickstart.sh 0 1 2
 #
-# and SETTINGS changes what all of them are trained with: SETTINGS="optim.lr=4e-3 optim.final_lr=4e-4".
+# and SETTINGS changes what all of them are trained with:
+#
+#     SETTINGS="optim.lr=8e-3 optim.final_lr=8e-4" METHODS="fm selfe" scripts/quickstart.sh 0 1 2
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seeds=("${@:-0}")
