@@ -281,9 +281,9 @@ def trainings_statements(frame: pd.DataFrame) -> list[str]:
             name += ", settings changed," * row["changed"]
             seeds = ""
             if row["training_seed"] != first["training_seed"]:
-                seeds = (
-                    f", mean of seeds {row['training_seed']}, difference of {row['delta_seeds']}"
-                )
+                seeds = f", mean of seeds {row['training_seed']}"
+                if row["delta_seeds"] != row["training_seed"]:
+                    seeds += f", difference of {row['delta_seeds']}"
             words.append(
                 f"{name} {number(row['overall'])} ({_difference(row)}, {row['resolved']}{seeds})"
             )

@@ -158,8 +158,20 @@ def test_a_sentence_names_seeds_that_are_not_those_of_self_e(thrice: list[Result
     ]
     (text,) = trainings_statements(trainings_frame(fewer))
     assert "seeds 0 1 2 (shapes, 3000 iterations): Self-E" in text
-    assert text.endswith("resolved, mean of seeds 0 1, difference of 0 1).")
+    assert text.endswith("resolved, mean of seeds 0 1).")
     assert text.count("mean of seeds") == 1
+
+
+def test_a_sentence_names_the_seeds_of_a_difference_that_are_not_all(
+    thrice: list[ResultFolder],
+) -> None:
+    fewer = [
+        folder
+        for folder in thrice
+        if (folder.result.model.method, folder.result.model.training["seed"]) != ("selfe", 2)
+    ]
+    (text,) = trainings_statements(trainings_frame(fewer))
+    assert text.endswith("resolved, mean of seeds 0 1 2, difference of 0 1).")
 
 
 def test_self_e_as_its_recipe_is_the_reference_of_all(tmp_path: Path) -> None:
