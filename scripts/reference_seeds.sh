@@ -11,6 +11,10 @@
 #     scripts/reference_seeds.sh 0 1 2 3              every method and both ablations
 #     METHODS="selfe fm" scripts/reference_seeds.sh 4 only these
 #     METHODS="selfe:aux" scripts/reference_seeds.sh 4 only this ablation
+#
+# SETTINGS changes what all of them are trained with, as in scripts/quickstart.sh:
+#
+#     SETTINGS="optim.lr=8e-3 optim.final_lr=8e-4" METHODS="selfe fm" scripts/reference_seeds.sh 0 1
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ $# -gt 0 ] || { echo "usage: $0 SEED ..." >&2 && exit 2; }
@@ -28,11 +32,17 @@ cores="$(.venv/bin/python -c 'import os; print(len(os.sched_getaffinity(0)))')"
 for seed in "$@"; do
     for method in ${METHODS:-selfe fm imm selfe:no-target-norm selfe:aux}; do echo "$method $seed"; done
 done | xargs -P "$cores" -n 2 bash -euo pipefail -c '
-    bench="$1" runs="$2" method="${3%%:*}" seed="$4"
-    name="shapes-${3/:/-}-seed$seed"
-    options=() whole=("$name")
-    if [ "$3" != "$method" ]; then
-        options=(--variant "${3#*:}" --set train.iterations=1000 --set optim.decay_horizon=3000)
+    bench="$1" runs="$2" method="${4%%:*}" seed="$5"
+    read -ra changed <<<"$3"
+    name="shapes-${4/:/-}" options=()
+    for setting in "${changed[@]}"; do
+        name+="-${setting/=/}"
+        options+=(--set "$setting")
+    done
+    name+="-seed$seed"
+    whole=("$name")
+    if [ "$4" != "$method" ]; then
+        options+=(--variant "${4#*:}" --set train.iterations=1000 --set optim.decay_horizon=3000)
     elif [ "$method" = selfe ]; then
         whole+=("$name@1000")
     fi
@@ -44,5 +54,5 @@ done | xargs -P "$cores" -n 2 bash -euo pipefail -c '
         done
         "$bench" geneval --model "$runs/$name" --steps 2,4,8 --milestones --runs-dir "$runs" \
             --device cpu
-    } 2>&1 | sed -u "s/^/$name: /"' one-run "$bench" "$runs"
+    } 2>&1 | sed -u "s/^/$name: /"' one-run "$bench" "$runs" "${SETTINGS:-}"
 $bench report --runs-dir "$runs" --out reports/shapes-seeds
