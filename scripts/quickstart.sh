@@ -9,7 +9,7 @@
 #
 # and SETTINGS changes what all of them are trained with:
 #
-#     SETTINGS="optim.lr=8e-3 optim.final_lr=8e-4" METHODS="fm selfe" scripts/quickstart.sh 0 1 2
+#     SETTINGS="optim.lr=1.6e-2 optim.final_lr=1.6e-3" METHODS="fm selfe" scripts/quickstart.sh 0 1 2
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seeds=("${@:-0}")

@@ -57,6 +57,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         {
             "data": {"size": 16_384},
             "times": {"tau_horizon": 480},
+            # one rate for all methods: reports/quickstart/learning_rate.md and protocol.md
+            "optim": {"lr": 8e-3, "final_lr": 8e-4},
             "train": {"iterations": 800, "milestone_every": 400, "sample_every": 400},
         },
     ),
