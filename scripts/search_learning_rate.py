@@ -88,14 +88,15 @@ def render(results: dict[str, Any]) -> str:
         f"{'; '.join(dict.fromkeys(made))}; recipe {results['recipe']} "
         f"with {results['iterations']} iterations, {results['prompts']} prompts x "
         f"{results['samples']} images, benchmark seed 1. Means over training seeds; in brackets "
-        "those of single trainings. Bold: the highest mean of a method.",
+        "those of single trainings. Bold: the highest mean of a method, and of all.",
         "",
         "| method | rate | training seeds | "
         + " | ".join(f"{n} steps" for n in STEPS)
         + " | mean |",
         "|---" * (4 + len(STEPS)) + "|",
     ]
-    for method, rates in results["methods"].items():
+    methods = results["methods"]
+    for method, rates in methods.items():
         best = max(rates, key=lambda rate: mean_over_seeds(rates[rate], "mean"))
         for rate, seeds in rates.items():
             mean = f"{mean_over_seeds(seeds, 'mean'):.3f}"
@@ -105,6 +106,16 @@ def render(results: dict[str, Any]) -> str:
             if len(seeds) > 1:
                 cells[-1] += f" ({single})"
             lines.append(f"| {method} | {rate} | {', '.join(seeds)} | {' | '.join(cells)} |")
+    shared = [r for r in next(iter(methods.values()), {}) if all(r in m for m in methods.values())]
+    if len(methods) > 1 and shared:
+        every = {
+            r: statistics.mean(mean_over_seeds(m[r], "mean") for m in methods.values())
+            for r in shared
+        }
+        best = max(every, key=lambda rate: every[rate])
+        for rate, value in every.items():
+            mean = f"**{value:.3f}**" if rate == best else f"{value:.3f}"
+            lines.append(f"| all {len(methods)} | {rate} |{' |' * (1 + len(STEPS))} {mean} |")
     return "\n".join([*lines, ""])
 
 
