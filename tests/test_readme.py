@@ -1,21 +1,21 @@
-"""README's tables of scores say what the committed reports say."""
+"""README's tables of scores say what the committed reports say, and its links lead somewhere."""
 
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = "| | 2 steps | 4 steps | 8 steps | 50 steps |"
-TABLES = [  # in README's order: report and iterations
-    ("quickstart", "800"),
-    ("shapes-seeds", "3000"),
-    ("shapes-seeds", "1000"),
-    ("learning-rate", "800"),
-    ("quickstart", "800"),
-    ("meanflow", "800"),
+TABLES = [  # page, place on it, report and iterations
+    ("README.md", 0, "quickstart", "800"),
+    ("reports/README.md", 0, "shapes-seeds", "3000"),
+    ("reports/README.md", 1, "shapes-seeds", "1000"),
+    ("reports/README.md", 2, "quickstart-2e-3", "800"),
+    ("reports/README.md", 3, "meanflow", "800"),
 ]
 ROWS = {  # method and variant
     "Self-E": ("Self-E", ""),
@@ -31,29 +31,30 @@ ROWS = {  # method and variant
 }
 
 
-def tables() -> list[list[list[str]]]:
+def tables(page: str) -> list[list[list[str]]]:
     """Cells of every table under the header, row by row."""
     found = []
-    for part in (ROOT / "README.md").read_text().split(HEADER)[1:]:
+    for part in (ROOT / page).read_text().split(HEADER)[1:]:
         lines = part.split("\n\n")[0].strip().splitlines()[1:]  # after the rule
         found.append([[cell.strip() for cell in line.strip("|").split("|")] for line in lines])
     return found
 
 
-def test_every_table_is_checked():
-    assert len(tables()) == len(TABLES)
+@pytest.mark.parametrize("page", ["README.md", "reports/README.md"])
+def test_every_table_is_checked(page):
+    checked = [place for name, place, *_ in TABLES if name == page]
+    assert checked == list(range(len(tables(page))))
 
 
-@pytest.mark.parametrize("place", range(len(TABLES)))
-def test_scores_are_those_of_the_report(place):
-    report, iterations = TABLES[place]
+@pytest.mark.parametrize(("page", "place", "report", "iterations"), TABLES)
+def test_scores_are_those_of_the_report(page, place, report, iterations):
     with (ROOT / "reports" / report / "trainings.csv").open() as stream:
         measured = {
             (r["method"], r["variant"], r["steps"]): r
             for r in csv.DictReader(stream)
             if r["iterations"] == iterations
         }
-    rows = tables()[place]
+    rows = tables(page)[place]
     assert len(rows) >= 2
     for label, *cells in rows:
         for steps, cell in zip(("2", "4", "8", "50"), cells, strict=True):
@@ -61,3 +62,19 @@ def test_scores_are_those_of_the_report(place):
             mean, low, high = (float(row[f"overall{end}"]) for end in ("", "_low", "_high"))
             mark = " n.r." * (row["resolved"] == "not resolved")
             assert cell == f"{mean:.3f} [{low:.3f}, {high:.3f}]{mark}", (label, steps)
+
+
+@pytest.mark.parametrize("page", ["README.md", "reports/README.md"])
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text())
+    assert links
+    for link in links:
+        if re.match("https?:", link):
+            continue
+        name, _, heading = link.partition("#")
+        target = (ROOT / page).parent / name if name else ROOT / page
+        assert target.exists(), link
+        if heading:
+            titles = re.findall("^#+ (.+)$", target.read_text(), re.MULTILINE)
+            slugs = [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles]
+            assert heading in slugs, link
