@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from evals.base import Frozen, ImageVerdict, Interval, ProtocolFacts, Result
+from evals.collection import eta_of, guidance_text
 from evals.images import caption
 from evals.results import read_result, read_verdicts
 from evals.score import counts_by_task
@@ -83,9 +84,17 @@ def compare(a: str | Path, b: str | Path) -> Comparison:
 
 
 def name_of(result: Result) -> str:
-    """Label, variant and number of steps."""
-    words = [result.model.label, result.model.variant]
-    return f"{' '.join(w for w in words if w)}, {result.sampling.steps} steps"
+    """Label, variant, number of steps and what else the images were sampled with."""
+    model = " ".join(word for word in (result.model.label, result.model.variant) if word)
+    guidance, eta = guidance_text(result), eta_of(result)
+    s_fraction = result.sampling.settings.get("s_fraction")
+    parts = (
+        f"{result.sampling.steps} steps",
+        f"guidance {guidance}" if guidance else "",
+        "" if eta is None else f"eta {eta:g}",
+        f"s at {s_fraction:g}" if s_fraction else "",
+    )
+    return ", ".join(part for part in (model, *parts) if part)
 
 
 def check_same_protocol(a: Result, b: Result) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import tarfile
 from pathlib import Path
 
 import pytest
 from command_line import selfe_bench
+
+from evals.collection import collect
+from evals.compare_trainings import as_markdown, compare_trainings
 
 REPORTS = Path(__file__).resolve().parent.parent / "reports"
 ARCHIVES = sorted(REPORTS.glob("*/results.tar.xz"))
@@ -28,3 +32,22 @@ def test_tables_follow_from_the_results(archive: Path, tmp_path: Path, monkeypat
     assert {"table2.csv", "trainings.csv", "diversity.csv"} <= set(tables)
     for name in tables:
         assert (tmp_path / "again" / name).read_text() == (archive.parent / name).read_text(), name
+
+
+COMPARISONS = re.compile(
+    r"^    selfe-bench compare (\S+) \\\n        (\S+) --over runs\n\n(A = .*?\| overall [^\n]*)$",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+def test_comparisons_follow_from_the_results(tmp_path: Path, monkeypatch) -> None:
+    page = (REPORTS / "quickstart" / "comparisons.md").read_text()
+    for archive in re.findall(r"\(([^)]+\.tar\.xz)\)", page):
+        with tarfile.open(REPORTS / "quickstart" / archive) as packed:
+            packed.extractall(tmp_path, filter="data")
+    monkeypatch.chdir(tmp_path)
+    folders = collect([Path("runs")])
+    shown = COMPARISONS.findall(page)
+    assert len(shown) == page.count("selfe-bench compare") > 0
+    for a, b, table in shown:
+        assert table in as_markdown(compare_trainings(Path(a), Path(b), folders)), a

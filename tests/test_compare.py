@@ -67,6 +67,23 @@ def test_differences_flips_and_text(tmp_path: Path) -> None:
     assert f"resolves overall differences above {c.overall.detectable:.3f}" in text
 
 
+def test_what_images_were_sampled_with_is_named(tmp_path: Path) -> None:
+    settings = [
+        {"guidance": "linear", "guidance_scale": 2.0, "eta": 1.0, "s_fraction": 0.0},
+        {"guidance": "none", "guidance_scale": 1.0, "eta": 0.0, "s_fraction": 1.0},
+    ]
+    folders = []
+    for i, chosen in enumerate(settings):
+        folder = _result(tmp_path / str(i), A, "Self-E")
+        result = read_result(folder)
+        sampling = result.sampling.model_copy(update={"settings": chosen})
+        write_result(folder, result.model_copy(update={"sampling": sampling}))
+        folders.append(folder)
+    c = compare(*folders)
+    assert c.a == "Self-E, 2 steps, guidance linear 2, eta 1"
+    assert c.b == "Self-E, 2 steps, guidance none, eta 0, s at 1"
+
+
 def test_flips_show_their_captions_where_the_images_lie(tmp_path: Path) -> None:
     a, b = _result(tmp_path / "a", A, "A"), _result(tmp_path / "b", B, "B")
     (b / "00002").mkdir()

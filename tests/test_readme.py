@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-HEADER = "| | 2 steps | 4 steps | 8 steps | 50 steps |"
+HEADER = re.compile(r"^\| \| 2 steps \| 4 steps \| 8 steps \|(?: 50 steps \|)?$", re.MULTILINE)
 TABLES = [  # page, place on it, report and iterations
     ("README.md", 0, "quickstart", "800"),
     ("reports/README.md", 0, "quickstart", "800"),
-    ("reports/README.md", 1, "shapes-seeds", "3000"),
-    ("reports/README.md", 2, "shapes-seeds", "1000"),
-    ("reports/README.md", 3, "quickstart-2e-3", "800"),
-    ("reports/README.md", 4, "meanflow", "800"),
+    ("reports/README.md", 1, "quickstart-unguided", "800"),
+    ("reports/README.md", 2, "quickstart-sampling", "800"),
+    ("reports/README.md", 3, "shapes-seeds", "3000"),
+    ("reports/README.md", 4, "shapes-seeds", "1000"),
+    ("reports/README.md", 5, "quickstart-2e-3", "800"),
+    ("reports/README.md", 6, "meanflow", "800"),
 ]
 ROWS = {  # method and variant
     "Self-E": ("Self-E", ""),
@@ -38,7 +40,7 @@ ROWS = {  # method and variant
 def tables(page: str) -> list[list[list[str]]]:
     """Cells of every table under the header, row by row."""
     found = []
-    for part in (ROOT / page).read_text().split(HEADER)[1:]:
+    for part in HEADER.split((ROOT / page).read_text())[1:]:
         lines = part.split("\n\n")[0].strip().splitlines()[1:]  # after the rule
         found.append([[cell.strip() for cell in line.strip("|").split("|")] for line in lines])
     return found
@@ -61,7 +63,8 @@ def test_scores_are_those_of_the_report(page, place, report, iterations):
     rows = tables(page)[place]
     assert len(rows) >= 2
     for label, *cells in rows:
-        for steps, cell in zip(("2", "4", "8", "50"), cells, strict=True):
+        assert len(cells) in (3, 4)
+        for steps, cell in zip(("2", "4", "8", "50"), cells, strict=False):
             row = measured[*ROWS[label], steps]
             mean, low, high = (float(row[f"overall{end}"]) for end in ("", "_low", "_high"))
             mark = " n.r." * (row["resolved"] == "not resolved")
