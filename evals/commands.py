@@ -51,12 +51,14 @@ class CommandContext:
         runs_dir: where runs lie.
         options: of `protocol_options`.
         changed: settings of the neighbours that are not the recipe's, as `--set` takes them.
+        milestone_every: iterations from one milestone of the recipe to the next, if it keeps any.
     """
 
     recipe: str = _DEFAULT_RECIPE
     runs_dir: str = _DEFAULT_RUNS
     options: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
+    milestone_every: int | None = None
 
     def geneval(self, model: str, steps: Iterable[int] = STEPS, *more: str) -> str:
         """Score one model."""

@@ -25,6 +25,7 @@ from evals.report_index import index_page
 from evals.table_rows import Table, choose
 from evals.tables import TABLE2_COLUMNS, build_table2
 from selfe.files import write_atomically
+from selfe.recipes import milestones_of
 
 _OWN_NAMES = re.compile(
     r"(?:(?:table[12]|seen_unseen|diversity|trainings)(?:\..+)?\.(?:csv|md|tex)"
@@ -132,7 +133,8 @@ def _left_over(summary: ReportSummary) -> list[Path]:
 
 def _context(folders: Sequence[ResultFolder], recipe: str, runs: str) -> CommandContext:
     options = protocol_options(folders[0].result.command) if folders else ()
-    return CommandContext(recipe or "shapes", runs, options, _common_changes(folders))
+    recipe = recipe or "shapes"
+    return CommandContext(recipe, runs, options, _common_changes(folders), milestones_of(recipe))
 
 
 def _common_changes(folders: Sequence[ResultFolder]) -> tuple[str, ...]:

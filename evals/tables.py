@@ -84,9 +84,13 @@ def further_rows(folders: Iterable[ResultFolder]) -> list[RowKind]:
 
 
 def horizons(
-    chosen: Iterable[Cell],
+    chosen: Iterable[Cell], milestone_every: int | None = None
 ) -> tuple[int | None, int | None]:
-    """(short, long) numbers of iterations of Table 2; None where nothing says."""
+    """(short, long) numbers of iterations of Table 2; None where nothing says.
+
+    Without ablations the short one is about a third of the long one, as in the paper: what Self-E
+    was scored at, or a milestone that its run keeps every `milestone_every` iterations.
+    """
     found: dict[tuple[str, str], set[int]] = {}
     for method, variant, iterations, _ in chosen:
         if iterations is not None:
@@ -105,6 +109,8 @@ def horizons(
     if long is None:
         return None, None
     earlier = [n for n in selfe if n < long]
+    if not earlier and milestone_every:
+        earlier = list(range(milestone_every, long, milestone_every))
     third = round(long / 3)
     return min(earlier, key=lambda n: (abs(n - third), n), default=third), long
 
@@ -125,7 +131,7 @@ def build_table2(folders: Sequence[ResultFolder], context: CommandContext | None
     named = {(kind.method, kind.variant) for kind in kinds}
     known = [f for f in folders if (f.result.model.method, f.result.model.variant) in named]
     chosen = choose(known, notes)
-    short, long = horizons(chosen)
+    short, long = horizons(chosen, context.milestone_every)
     at = {"short": short, "long": long}
     steps = sorted({key[3] for key in chosen} | set(STEPS))
     rows, shown = [], []

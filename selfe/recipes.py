@@ -230,6 +230,14 @@ def changed_settings(config: RunConfig) -> list[str] | None:
     return [f"{k}={_assigned(v)}" for k, v in changed.items() if not k.startswith(_NOT_OF_WEIGHTS)]
 
 
+def milestones_of(recipe: str) -> int | None:
+    """Iterations from one milestone of a recipe to the next; None if none is kept, or this version
+    has no such recipe."""
+    if recipe not in RECIPES:
+        return None
+    return resolve(recipe, "fm").train.milestone_every
+
+
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
         if isinstance(value, Mapping) and value:

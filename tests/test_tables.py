@@ -89,6 +89,9 @@ def test_horizons_without_ablations_or_in_unequal_runs() -> None:
     assert horizons(cells(selfe=[450, 900], fm=[900], imm=[900])) == (450, 900)
     assert horizons(cells(selfe=[1000, 2000, 3000], fm=[1000, 2000])) == (1000, 2000)
     assert horizons(cells(fm=[900])) == (300, 900)
+    assert horizons(cells(fm=[900]), 200) == (200, 900)
+    assert horizons(cells(fm=[900]), 1000) == (300, 900)
+    assert horizons(cells(selfe=[450, 900]), 200) == (450, 900)
     aux = [("selfe", "aux", 1000, 2), ("selfe", "aux", 500, 2)]
     assert horizons(cells(selfe=[500, 3000]) + aux) == (500, 3000)
 
