@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
-from typing import Any
+from functools import cached_property, partial
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
 
 import pandas as pd
 from pydantic import ValidationError
@@ -23,6 +23,18 @@ from selfe.files import read_json_lines
 MANY_STEPS = 50
 PLATEAU = 0.9
 _SCORE_TOLERANCE = 1e-6
+
+
+class TrainingData(NamedTuple):
+    """The latent cache that a model was trained on.
+
+    Attributes:
+        cache: sha256 of its index; "" for data that follow from the settings.
+        path: where it lay.
+    """
+
+    cache: str
+    path: str
 
 
 @dataclass(frozen=True)
@@ -53,6 +65,11 @@ class ResultFolder:
     @property
     def recipe(self) -> str:
         return str(self.result.model.training.get("recipe", ""))
+
+    @property
+    def data(self) -> TrainingData:
+        facts = self.result.model.training.get("data") or {}
+        return TrainingData(str(facts.get("cache", "")), str(facts.get("path", "")))
 
     @property
     def changed(self) -> tuple[str, ...] | None:
@@ -111,32 +128,68 @@ def _labelled(folders: list[ResultFolder]) -> list[ResultFolder]:
 
 
 def tell_apart(folders: Sequence[ResultFolder]) -> list[ResultFolder]:
-    """The results, trainings of one method with different settings as its variants.
+    """The results, trainings of one method with different data or settings as its variants.
 
-    Of the settings that a method and variant were trained with under one recipe, the recipe's own
-    keep the name; where none are, those with most results do.
+    Of the latent caches that methods were trained on under one recipe, the one with most results
+    keeps the names. Of the settings that a method and variant were trained with, the recipe's own
+    do; where none are, those that all others have too, or else those with most results.
     """
-    found: dict[tuple[str, str, str], Counter[tuple[str, ...]]] = {}
+    found: dict[tuple[str, ...], Counter[tuple[str, ...]]] = {}
     for folder in folders:
         if folder.changed is not None:
             found.setdefault(_trained_as(folder), Counter())[folder.changed] += 1
-    usual = {key: min(n, key=lambda c: (c != (), -n[c], c)) for key, n in found.items()}
+    usual = {key: min(n, key=partial(_rank_of_settings, n)) for key, n in found.items()}
+    data = _names_of_data(folders)
     every = []
     for folder in folders:
-        changed = folder.changed
-        if changed is not None and changed != usual[_trained_as(folder)]:
+        its_data, settings = data.get((folder.recipe, folder.data.cache), ""), folder.changed or ()
+        if folder.changed is None or settings == usual[_trained_as(folder)]:
+            settings = ()
+        if its_data or settings:
             model = folder.result.model
-            variant = ", ".join(part for part in (model.variant, *changed) if part)
+            variant = ", ".join(part for part in (model.variant, its_data, *settings) if part)
             model = model.model_copy(update={"variant": variant})
             result = folder.result.model_copy(update={"model": model})
-            folder = replace(folder, result=result, told_apart=True)
+            folder = replace(folder, result=result, told_apart=bool(settings))
         every.append(folder)
     return every
 
 
-def _trained_as(folder: ResultFolder) -> tuple[str, str, str]:
+def usual_data(folders: Iterable[ResultFolder]) -> TrainingData:
+    """The data that most of the results were trained on, where it lay first."""
+    counts = Counter(folder.data.cache for folder in folders)
+    paths = sorted(f.data for f in folders if counts[f.data.cache] == max(counts.values()))
+    return paths[0] if paths else TrainingData("", "")
+
+
+def _names_of_data(folders: Iterable[ResultFolder]) -> dict[tuple[str, str], str]:
+    """(recipe, cache) -> what tells it from the usual one of the recipe."""
+    by_recipe: dict[str, list[ResultFolder]] = {}
+    for folder in folders:
+        if folder.changed is not None:
+            by_recipe.setdefault(folder.recipe, []).append(folder)
+    names = {}
+    for recipe, members in by_recipe.items():
+        usual = usual_data(members).cache
+        places = {cache: PurePath(path).name for cache, path in sorted({f.data for f in members})}
+        for cache, place in places.items():
+            shared = list(places.values()).count(place) > 1
+            name = f"{place} {cache[:8]}" if shared else place
+            if cache != usual:
+                names[recipe, cache] = f"data {name}" if cache else "data of the recipe"
+    return names
+
+
+def _rank_of_settings(
+    found: Mapping[tuple[str, ...], int], changed: tuple[str, ...]
+) -> tuple[Any, ...]:
+    base = all(set(changed) <= set(other) for other in found)
+    return not base, -found[changed], changed
+
+
+def _trained_as(folder: ResultFolder) -> tuple[str, ...]:
     model = folder.result.model
-    return folder.recipe, model.method, model.variant
+    return folder.recipe, model.method, model.variant, folder.data.cache
 
 
 def _trained_model(folder: ResultFolder) -> tuple[str, str]:

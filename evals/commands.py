@@ -73,12 +73,14 @@ class CommandContext:
         iterations: int | None = None,
         horizon: int | None = None,
         steps: Iterable[int] = STEPS,
+        name: str = "",
     ) -> str:
         """Train one method or ablation, then score it.
 
         Args:
             iterations: length of the run; None for the recipe's own.
             horizon: length of the learning-rate schedule; a shorter run keeps that of the whole.
+            name: of the run, where another one has that which `train` would give it.
         """
         words = ["selfe-bench", "train", "--method", method]
         if self.recipe != _DEFAULT_RECIPE:
@@ -92,8 +94,10 @@ class CommandContext:
             settings["optim.decay_horizon"] = str(horizon)
         for key, value in settings.items():
             words += ["--set", f"{key}={value}"]
+        words += ["--name", name] if name else []
         words += self._where()
-        return f"{shlex.join(words)} && {self.geneval(self.run(method, variant), steps)}"
+        run = str(PurePosixPath(self.runs_dir) / name) if name else self.run(method, variant)
+        return f"{shlex.join(words)} && {self.geneval(run, steps)}"
 
     def run(self, method: str, variant: str = "") -> str:
         """Folder that `train` makes."""

@@ -15,7 +15,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from evals import cut_pages, figures, layout, trainings
-from evals.collection import ResultFolder, by_protocol, collect, protocol_slug, tell_apart
+from evals.collection import (
+    ResultFolder,
+    by_protocol,
+    collect,
+    protocol_slug,
+    tell_apart,
+    usual_data,
+)
 from evals.commands import CommandContext, protocol_options
 from evals.cuts import diversity_frame, seen_unseen_frame
 from evals.markup import to_csv
@@ -133,8 +140,9 @@ def _left_over(summary: ReportSummary) -> list[Path]:
 
 def _context(folders: Sequence[ResultFolder], recipe: str, runs: str) -> CommandContext:
     options = protocol_options(folders[0].result.command) if folders else ()
-    recipe = recipe or "shapes"
-    return CommandContext(recipe, runs, options, _common_changes(folders), milestones_of(recipe))
+    recipe, path = recipe or "shapes", usual_data(folders).path
+    changes = (*([f"data.path={path}"] if path else []), *_common_changes(folders))
+    return CommandContext(recipe, runs, options, changes, milestones_of(recipe))
 
 
 def _common_changes(folders: Sequence[ResultFolder]) -> tuple[str, ...]:

@@ -95,16 +95,16 @@ def training_of(folder: ResultFolder) -> tuple[Any, ...]:
     if "config_digest" in facts:
         # "auto" precision is the machine's: bf16 and fp32 are two trainings
         told = (facts.get(name) for name in ("seed", "init_from", "precision"))
-        return (facts["config_digest"], *told)
+        return (facts["config_digest"], folder.data.cache, *told)
     return (model.digest,)
 
 
-def configuration_of(folder: ResultFolder) -> tuple[str, str] | None:
+def configuration_of(folder: ResultFolder) -> tuple[str, str, str] | None:
     """What trainings share whose mean may be taken; None of forks, and where it is not recorded."""
     facts = folder.result.model.training
     if "seedless_digest" not in facts or facts.get("init_from") is not None:
         return None
-    return facts["seedless_digest"], str(facts.get("precision", ""))
+    return facts["seedless_digest"], str(facts.get("precision", "")), folder.data.cache
 
 
 def only_the_seed_differs(a: ResultFolder, b: ResultFolder) -> bool:

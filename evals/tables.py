@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -191,7 +192,13 @@ def _table2_command(
 ) -> str:
     scored = [folder for key, folder in chosen.items() if key[:2] == (kind.method, kind.variant)]
     if scored and iterations is not None:
-        return context.geneval(f"{run_folder(scored[0])}@{iterations}", missing or STEPS)
+        runs = [run_folder(folder) for folder in scored]
+        kept = next((run for run in runs if _keeps(run, iterations)), None)
+        if kept or not kind.paper_method:
+            return context.geneval(f"{kept or runs[0]}@{iterations}", missing or STEPS)
+        name = f"{PurePosixPath(runs[0]).name}-{iterations}"
+        horizon = long if iterations == short else None
+        return context.train(kind.method, kind.variant, iterations, horizon, missing, name)
     if kind.block == "short" and not kind.variant:
         # a milestone of the long run, made with it
         train = context.train(kind.method).split(" && ")[0]
@@ -200,6 +207,13 @@ def _table2_command(
     if kind.block == "short":
         return context.train(kind.method, kind.variant, short, long if short else None)
     return context.train(kind.method)
+
+
+def _keeps(run: str, iterations: int) -> bool:
+    """Whether a run has weights of that iteration; where its checkpoints do not lie beside the
+    results nothing speaks against it."""
+    checkpoints = Path(run) / "checkpoints"
+    return not checkpoints.is_dir() or (checkpoints / f"step-{iterations:08d}").is_dir()
 
 
 def run_folder(folder: ResultFolder) -> str:

@@ -60,7 +60,7 @@ class Configuration(NamedTuple):
     iterations: int
     steps: int
     changed: bool
-    settings: tuple[str, str]
+    settings: tuple[str, str, str]
     sampling: str
 
 

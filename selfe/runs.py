@@ -81,6 +81,12 @@ def recorded_data(run_dir: Path) -> dict[str, str]:
     return recorded_facts(run_dir).get("data", {})
 
 
+def _data_facts(config: RunConfig, run_dir: Path) -> dict[str, object]:
+    """Which latent cache a run was trained on; nothing for data that follow from the settings."""
+    cache = recorded_data(run_dir).get("cache")
+    return {"data": {"cache": cache, "path": config.data.path}} if cache else {}
+
+
 def check_data(run_dir: Path, facts: Mapping[str, str]) -> None:
     """Raise ValueError where a run would go on with other data than it was started with."""
     recorded = recorded_data(run_dir)
@@ -188,6 +194,7 @@ def load_run(
             "changed": changed_settings(config),
             "precision": started.get("precision", config.train.precision),
             "init_from": started.get("init_from"),
+            **_data_facts(config, run_dir),
         },
     )
     return AnyStepGenerator(

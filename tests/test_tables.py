@@ -15,6 +15,7 @@ from synthetic_results import TASKS, write_result, write_study
 from evals.base import ImageVerdict
 from evals.collection import by_protocol, collect, tell_apart
 from evals.commands import CommandContext, protocol_options
+from evals.compare_trainings import compare_trainings
 from evals.layout import table1_markdown, table2_latex, table2_markdown
 from evals.markup import latex_escape, to_csv
 from evals.model_table import TABLE1_COLUMNS, build_table1
@@ -260,6 +261,64 @@ def test_trainings_with_changed_settings_have_a_row_of_their_own(tmp_path: Path)
     commands = frame.loc[frame["label"] == "Self-E (optim.lr=0.5)", "command"]
     assert "@200 --steps 4,8,50" in commands.iloc[-1]
     assert table.statements[0].startswith("At 2 steps: Flow Matching 0.")
+
+
+def test_trainings_on_other_data_have_a_row_of_their_own(tmp_path: Path) -> None:
+    """Neither another measurement of the same training nor another seed of it."""
+
+    def write(run: str, method: str, cache: str, path: str, seed: int = 0) -> None:
+        training = {
+            "config_digest": f"{method}{seed}",
+            "seedless_digest": method,
+            "changed": ["data.source=latents"],
+            "seed": seed,
+            "data": {"cache": cache, "path": path},
+        }
+        for steps in (2, 4):
+            folder = tmp_path / "runs" / run / f"steps-{steps}"
+            write_result(folder, method, steps=steps, training=training)
+
+    write("selfe", "selfe", "aa", "/data/birds")
+    write("selfe-1", "selfe", "aa", "/elsewhere/birds", seed=1)  # a copy is the same data
+    write("fm", "fm", "aa", "/data/birds")
+    write("fm-cars", "fm", "bb", "/data/cars")
+    write("fm-cars-1", "fm", "cc", "/data/cars", seed=1)
+    summary = render([tmp_path / "runs"], tmp_path / "out", runs_dir="runs")
+    table = (tmp_path / "out" / "table2.md").read_text()
+    assert "Flow Matching (data cars bb)" in table and "Flow Matching (data cars cc)" in table
+    assert not any("more than once" in note for note in summary.notes)
+    over_seeds = (tmp_path / "out" / "trainings.md").read_text()
+    assert "| Self-E |" in over_seeds and "Flow Matching" not in over_seeds
+    folders = collect([tmp_path / "runs"])
+    a, b = (tmp_path / "runs" / name / "steps-2" for name in ("selfe", "fm-cars"))
+    with pytest.raises(ValueError, match="two shared seeds"):
+        compare_trainings(a, b, folders)
+    assert all("--set data.path=/data/birds " in c for c in summary.not_run if "train" in c)
+
+
+def test_what_all_settings_share_keeps_the_name(tmp_path: Path) -> None:
+    for run, more in (("a-ablation", ["objective.a=0.5"]), ("base", [])):
+        training = {"config_digest": run, "changed": ["model.num_layers=1", *more]}
+        write_result(tmp_path / run / "steps-2", training=training)
+    variants = {f.path.parent.name: f.result.model.variant for f in tell_apart(collect([tmp_path]))}
+    assert variants == {"base": "", "a-ablation": "model.num_layers=1, objective.a=0.5"}
+
+
+def test_commands_name_checkpoints_that_are_there(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    for method, iterations in (("selfe", 300), ("imm", 30)):
+        run = runs / f"shapes-{method}"
+        write_result(run / "results" / "a", method, iterations=iterations)
+        (run / "checkpoints" / f"step-{iterations:08d}").mkdir(parents=True)
+    frame = build_table2(collect([runs]), CommandContext(runs_dir=str(runs))).frame
+
+    def command(label: str) -> str:
+        (found,) = set(frame.loc[(frame["label"] == label) & (frame["folder"] == ""), "command"])
+        return str(found)
+
+    assert "shapes-imm@" not in command("IMM")
+    assert "train --method imm --set train.iterations=300 --name shapes-imm-300" in command("IMM")
+    assert f"geneval --model {runs}/shapes-imm-300 --steps 2,4,8,50" in command("IMM")
 
 
 def test_missing_rows_are_trained_as_their_neighbours(tmp_path: Path) -> None:
