@@ -10,18 +10,26 @@ import subprocess
 import sys
 import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from image_data import add_member, make_items, write_folder, write_tar, write_tars
+from image_data import (
+    add_member,
+    make_items,
+    write_folder,
+    write_parquet,
+    write_tar,
+    write_tars,
+)
 from safetensors.torch import load_file
 
 from selfe.builder import load_codec
 from selfe.cli.prepare import describe
 from selfe.data.buckets import Bucket
-from selfe.data.cache_files import SAMPLES, CacheIndex, read_index
+from selfe.data.cache_files import SAMPLES, CacheIndex, read_index, write_index
 from selfe.data.images import decode_image, fit_to_bucket
 from selfe.data.latents import fake_caption
 from selfe.data.prepare import PrepareSettings, prepare, verify_cache
@@ -229,8 +237,75 @@ def test_much_damage_is_noticed_before_everything_was_read(tmp_path, monkeypatch
 @pytest.mark.fault(16)
 def test_nothing_usable_is_said(tmp_path):
     spelling = write_folder(tmp_path / "images", make_items(3, ((16, 16),)))
-    with pytest.raises(ValueError, match=r"none of the 3 samples .*\(3 are smaller"):
+    with pytest.raises(ValueError, match=r"none of the 3 samples .*\(3 smaller than"):
         run_prepare(spelling, tmp_path / "out")
+    spelling = write_folder(tmp_path / "bare", ITEMS[:2])
+    for caption in (tmp_path / "bare").glob("*.txt"):
+        caption.unlink()
+    with pytest.raises(ValueError, match=r"none of the 2 samples .*\(2 no caption\)"):
+        run_prepare(spelling, tmp_path / "none")
+    assert len((tmp_path / "none" / "skipped.jsonl").read_text().splitlines()) == 2
+
+
+def test_empty_captions_are_counted(tmp_path):
+    items = [type(i)(i.key, i.png, "" if i is ITEMS[1] else i.caption) for i in ITEMS[:3]]
+    index = run_prepare(write_folder(tmp_path / "images", items), tmp_path / "out")
+    assert "captions without a word: 1" in describe(tmp_path / "out", index)
+    index = run_prepare(write_folder(tmp_path / "others", ITEMS[:3]), tmp_path / "all")
+    assert "without a word" not in describe(tmp_path / "all", index)
+
+
+@pytest.mark.parametrize("how", ["folder", "captions", "jsonl", "tars", "parquet"])
+def test_changed_data_is_noticed(how, tmp_path):
+    """An unfinished cache is made of the new data, a finished one is left to its runs."""
+
+    def write(items):
+        if how == "tars":
+            return write_tars(tmp_path / "data", items, 8)
+        if how == "parquet":
+            return write_parquet(tmp_path / "data" / "a.parquet", items)
+        return write_folder(tmp_path / "data", items, "jsonl" if how == "jsonl" else "txt")
+
+    def caption(words):
+        return [type(ITEMS[0])(i.key, i.png, i.caption + words) for i in ITEMS[:4]]
+
+    more = ITEMS[:6] if how in ("folder", "tars", "parquet") else caption(" at night")
+    unfinished, finished = tmp_path / "unfinished", tmp_path / "finished"
+    spelling = write(ITEMS[:4])
+    for out in (unfinished, finished):
+        assert len(run_prepare(spelling, out).shards) == 1
+    (unfinished / "index.json").unlink()
+    before = tree(finished)
+    write(more)
+    said: list[str] = []
+    index = run_prepare(spelling, unfinished, message=said.append)
+    assert "made of other data" in said[0]
+    assert index == run_prepare(spelling, tmp_path / "anew")
+    with pytest.raises(ValueError, match="the data of .* changed after it"):
+        run_prepare(spelling, finished)
+    assert tree(finished) == before
+
+
+def test_what_was_not_noted_by_earlier_versions_is_not_asked_for(tmp_path):
+    spelling = write_folder(tmp_path / "images", ITEMS[:3])
+    out = tmp_path / "out"
+    index = run_prepare(spelling, out)
+    shard = index.shards[0]
+    old = CacheIndex(**{**index.__dict__, "shards": (replace(shard, source=""),)})
+    assert "source" not in old.as_json()["shards"][0]
+    (out / "shards" / "000000" / "shard.json").write_text(json.dumps(old.shards[0].as_json()))
+    write_index(out, old)
+    stored = (out / "index.json").read_bytes()
+    write_folder(tmp_path / "images", ITEMS[:4])
+    run_prepare(spelling, out)
+    assert (out / "index.json").read_bytes() == stored
+
+
+def test_unknown_files_have_a_reason_without_an_address(tmp_path):
+    items = [type(i)(i.key, b"no image at all", i.caption) for i in ITEMS[:1]] + ITEMS[1:3]
+    index = run_prepare(write_folder(tmp_path / "images", items), tmp_path / "out")
+    (skipped,) = index.shards[0].skipped
+    assert skipped.reason == "the image is damaged, or of a format that is not known"
 
 
 @pytest.mark.fault

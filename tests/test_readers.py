@@ -241,6 +241,44 @@ def test_samples_without_image_or_caption_are_skipped(tmp_path):
     assert [s.caption for s in samples] == [""]  # an empty caption is one: the null prompt
 
 
+def test_names_that_come_again_in_a_tar_lose_nothing(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for item in ITEMS[:2]:
+            add_member(tar, "same.png", item.png)
+            add_member(tar, "same.txt", item.caption.encode())
+        add_member(tar, "same.png", ITEMS[2].png)  # its caption is missing: it gets no other
+        add_member(tar, "same.png", ITEMS[3].png)
+        add_member(tar, "same.txt", ITEMS[3].caption.encode())
+    samples, skipped = read_all(str(tmp_path / "a.tar"))
+    read = [(s.image, s.caption) for s in samples]
+    assert read == [(ITEMS[i].png, ITEMS[i].caption) for i in (0, 1, 3)]
+    assert [s.reason for s in skipped] == ["no caption"]
+
+
+def test_metadata_names_an_image_once_and_has_captions(tmp_path):
+    write_folder(tmp_path / "a", ITEMS[:2], "csv")
+    table = tmp_path / "a" / "metadata.csv"
+    table.write_text(table.read_text(), encoding="utf-8-sig")  # as spreadsheets save it
+    assert len(read_all(f"folder:{tmp_path / 'a'}")[0]) == 2
+    table.write_text(f"file_name,text\n{ITEMS[0].key}.png,a\n{ITEMS[0].key}.png,b\n")
+    with pytest.raises(ValueError, match=r"line 3: 0000.png was listed in line 2 already"):
+        read_all(f"folder:{tmp_path / 'a'}")
+    table.write_text(f"file_name,words\n{ITEMS[0].key}.png,a\n")
+    with pytest.raises(ValueError, match="name one of file_name, words with --caption-column"):
+        read_all(f"folder:{tmp_path / 'a'}")
+    assert len(read_all(f"folder:{tmp_path / 'a'}", caption_column="words")[0]) == 1
+    table.write_text("picture,text\n0000.png,a\n")
+    with pytest.raises(ValueError, match="line 2: expected .*, found picture, text"):
+        read_all(f"folder:{tmp_path / 'a'}")
+
+
+def test_captions_beside_images_may_be_in_capitals(tmp_path):
+    (tmp_path / "UP.PNG").write_bytes(ITEMS[0].png)
+    (tmp_path / "UP.TXT").write_text("a caption")
+    samples, skipped = read_all(f"folder:{tmp_path}")
+    assert [s.caption for s in samples] == ["a caption"] and not skipped
+
+
 @pytest.mark.fault
 def test_a_stream_that_breaks_off_is_named(tmp_path):
     reader = open_reader(LAYOUTS["streamed data set"](tmp_path, ITEMS))

@@ -156,6 +156,7 @@ def describe(out: Path, index: CacheIndex) -> str:
         truncated.update(shard.truncated)
         for skipped in shard.skipped:
             reasons[skipped.reason.partition("(")[0].strip()] += skipped.samples
+    wordless = sum(shard.empty_captions for shard in index.shards)
     lines = [
         f"prepared: {out}",
         f"samples: {index.samples} of {seen} read, from {len(index.shards)} shards",
@@ -164,6 +165,7 @@ def describe(out: Path, index: CacheIndex) -> str:
         *(f"    {reason}: {count}" for reason, count in sorted(reasons.items())),
         "captions that lost their end: "
         + ", ".join(f"{count} ({name})" for name, count in sorted(truncated.items())),
+        *([f"captions without a word: {wordless}, which train the null prompt"] * bool(wordless)),
         f"bytes: {index.bytes:,}",
         "images per bucket (height x width):",
         *(f"    {b.name}: {count}" for b, count in index.bucket_sizes().items()),

@@ -64,6 +64,8 @@ class ShardRecord:
         too_small: images smaller than asked for at every resolution.
         skipped: damaged data.
         truncated: captions that lost their end, by encoder.
+        source: `RawReader.fingerprint` of the shard; "" where it is not known.
+        empty_captions: samples whose caption has no words: they train the null prompt.
     """
 
     name: str
@@ -72,9 +74,15 @@ class ShardRecord:
     too_small: int
     skipped: tuple[Skipped, ...]
     truncated: Mapping[str, int]
+    source: str = ""
+    empty_captions: int = 0
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        values = asdict(self)
+        for name in ("source", "empty_captions"):
+            if not values[name]:
+                del values[name]  # younger than published caches, whose index stays the same
+        return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> ShardRecord:
@@ -128,7 +136,8 @@ class CacheIndex:
         return sum(file.bytes for shard in self.shards for file in shard.files.values())
 
     def as_json(self) -> dict[str, Any]:
-        return {"format": FORMAT, **asdict(self)}
+        shards = [shard.as_json() for shard in self.shards]
+        return {"format": FORMAT, **asdict(self), "shards": shards}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> CacheIndex:

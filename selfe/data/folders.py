@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ from selfe.data.raw import (
     caption_of,
     image_bytes,
     read_below,
+    sizes_of,
 )
 
 _METADATA = ("metadata.jsonl", "metadata.csv")
 _FILE_NAMES = ("file_name", "filename", "image")
+_SIDECARS = (".txt", ".caption", ".json")
+_ENCODING = "utf-8-sig"  # as spreadsheets save it, or without the mark
 
 
 class FolderReader:
@@ -31,7 +35,8 @@ class FolderReader:
     `datasets`' imagefolder), or else from NAME.txt or NAME.json beside each image.
 
     Raises:
-        ValueError: if the folder is missing, or its metadata file is malformed, with the line.
+        ValueError: if the folder is missing, or its metadata file is malformed, with the line,
+            names an image twice or has no captions.
     """
 
     def __init__(self, location: str, image_column: str = "", caption_column: str = "") -> None:
@@ -43,7 +48,7 @@ class FolderReader:
         metadata = [self.root / name for name in _METADATA if (self.root / name).is_file()]
         self.listed: dict[str, str | None] | None = None
         if metadata:
-            self.listed = dict(self._read_metadata(metadata[0]))
+            self.listed = self._read_metadata(metadata[0])
             self.names = sorted(self.listed)
         else:
             self.names = sorted(
@@ -57,10 +62,20 @@ class FolderReader:
             raise ValueError(f"the data set is empty: {self.root} has no images")
         return [f"images {start}" for start in range(0, len(self.names), SHARD_ROWS)]
 
+    def fingerprint(self, shard: str) -> str:
+        images = [self.root / name for name in self._names(shard)]
+        if self.listed is None:
+            return sizes_of(p for image in images for p in (image, self._sidecar(image)) if p)
+        captions = json.dumps([self.listed[name] for name in self._names(shard)])
+        return sizes_of([*images, hashlib.sha256(captions.encode()).hexdigest()])
+
     def read(self, shard: str) -> Iterator[RawSample | Skipped]:
-        start = int(shard.split()[1])
-        for name in self.names[start : start + SHARD_ROWS]:
+        for name in self._names(shard):
             yield self._sample(name)
+
+    def _names(self, shard: str) -> list[str]:
+        start = int(shard.split()[1])
+        return self.names[start : start + SHARD_ROWS]
 
     def _sample(self, name: str) -> RawSample | Skipped:
         path = self.root / name
@@ -77,12 +92,21 @@ class FolderReader:
         return RawSample(name, image, caption.strip())
 
     def _beside(self, path: Path) -> str | None:
-        for ending in (".txt", ".caption"):
-            if (sidecar := path.with_suffix(ending)).is_file():
-                return sidecar.read_text(encoding="utf-8")
-        if (sidecar := path.with_suffix(".json")).is_file():
-            values = json.loads(sidecar.read_text(encoding="utf-8"))
-            return self._caption(values) if isinstance(values, dict) else None
+        sidecar = self._sidecar(path)
+        if sidecar is None:
+            return None
+        text = sidecar.read_text(encoding=_ENCODING)
+        if sidecar.suffix.lower() != ".json":
+            return text
+        values = json.loads(text)
+        return self._caption(values) if isinstance(values, dict) else None
+
+    @staticmethod
+    def _sidecar(image: Path) -> Path | None:
+        for ending in _SIDECARS:
+            for spelling in (ending, ending.upper()):
+                if (sidecar := image.with_suffix(spelling)).is_file():
+                    return sidecar
         return None
 
     def _caption(self, values: dict[str, object]) -> str | None:
@@ -91,8 +115,30 @@ class FolderReader:
         value = values.get(self.caption_column)
         return value if isinstance(value, str) else None
 
-    def _read_metadata(self, path: Path) -> Iterator[tuple[str, str | None]]:
-        with path.open(encoding="utf-8", newline="") as file:
+    def _read_metadata(self, path: Path) -> dict[str, str | None]:
+        """Captions by image."""
+        captions: dict[str, str | None] = {}
+        lines: dict[str, int] = {}
+        columns: Sequence[str] = ()
+        for number, name, values in self._records(path):
+            if name in captions:
+                raise ValueError(
+                    f"{path}, line {number}: {name} was listed in line {lines[name]} already; an "
+                    "image has one caption"
+                )
+            columns = columns or [str(column) for column in values]
+            captions[name], lines[name] = self._caption(values), number
+        if captions and all(caption is None for caption in captions.values()):
+            wanted = self.caption_column or " or ".join(CAPTION_NAMES)
+            raise ValueError(
+                f"{path} has no captions under {wanted}: name one of {', '.join(columns)} with "
+                "--caption-column"
+            )
+        return captions
+
+    def _records(self, path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
+        """(line, name of the image, record)"""
+        with path.open(encoding=_ENCODING, newline="") as file:
             rows: Iterable[dict[str, Any] | None] = map(_json_row, file)
             number = 0
             if path.suffix == ".csv":
@@ -104,11 +150,12 @@ class FolderReader:
                 values = values or {}
                 name = next((values[n] for n in self.file_names if values.get(n)), None)
                 if not isinstance(name, str):
+                    found = f", found {', '.join(map(str, values))}" if values else ""
                     raise ValueError(
                         f"{path}, line {number}: expected a record with "
-                        f"{' or '.join(self.file_names)} and {' or '.join(CAPTION_NAMES)}"
+                        f"{' or '.join(self.file_names)} and {' or '.join(CAPTION_NAMES)}{found}"
                     )
-                yield name, self._caption(values)
+                yield number, name, values
 
 
 def _json_row(line: str) -> dict[str, object] | None:

@@ -51,15 +51,18 @@ class HubReader:
             raise ValueError(f"the data set is empty: {self.name} has no rows")
         return [f"rows {start}" for start in range(0, len(self.data), SHARD_ROWS)]
 
+    def fingerprint(self, shard: str) -> str:
+        return "" if self.streaming else f"{len(self._range(shard))} rows"
+
     def read(self, shard: str) -> Iterator[RawSample | Skipped]:
         import pyarrow
 
-        number = int(shard.split()[1])
         rows: Any
         if self.streaming:
+            number = int(shard.split()[1])
             rows = self.data.shard(num_shards=self.data.num_shards, index=number)
         else:
-            rows = self.data.select(range(number, min(number + SHARD_ROWS, len(self.data))))
+            rows = self.data.select(self._range(shard))
         row = 0
         try:
             for row, values in enumerate(rows):
@@ -68,6 +71,10 @@ class HubReader:
             # a stream that breaks off: how many samples went with it is not known
             reason = f"it cannot be read after row {row} ({first_line(error)})"
             yield Skipped(f"{self.name}/{shard}", reason)
+
+    def _range(self, shard: str) -> range:
+        start = int(shard.split()[1])
+        return range(start, min(start + SHARD_ROWS, len(self.data)))
 
     def _sample(self, name: str, values: dict[str, Any]) -> RawSample | Skipped:
         caption = values[self.caption]

@@ -6,7 +6,7 @@ import io
 import struct
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from selfe.data.buckets import Bucket
 
@@ -40,6 +40,8 @@ def decode_image(content: bytes) -> Image.Image:
                 white = Image.new("RGBA", image.size, (255, 255, 255, 255))
                 image = Image.alpha_composite(white, image)
             return image.convert("RGB")
+    except UnidentifiedImageError:  # its text holds an address in memory, other in every process
+        raise DamagedImage("the image is damaged, or of a format that is not known") from None
     except _BROKEN as error:
         raise DamagedImage(f"the image is damaged ({type(error).__name__}: {error})") from None
 

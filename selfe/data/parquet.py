@@ -17,6 +17,7 @@ from selfe.data.raw import (
     pick_column,
     read_below,
     require_file,
+    sizes_of,
 )
 
 
@@ -41,6 +42,9 @@ class ParquetReader:
         if not names:
             raise ValueError(f"the data set is empty: {', '.join(self.files)} has no rows")
         return names
+
+    def fingerprint(self, shard: str) -> str:
+        return sizes_of([shard.rpartition("#")[0]])
 
     def read(self, shard: str) -> Iterator[RawSample | Skipped]:
         import pyarrow

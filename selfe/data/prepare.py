@@ -157,13 +157,22 @@ def prepare(
     for done, number in enumerate(own):
         folder = shard_folder(out, number)
         record = _finished(folder, names[number], verify)
-        if record is None:
+        source = reader.fingerprint(names[number])
+        changed = record is not None and record.source not in ("", source)
+        if changed and (out / "index.json").exists():
+            raise ValueError(
+                f"{out} is finished, and the data of {names[number]!r} changed after it: choose "
+                "another --out, for runs may go on with this one"
+            )
+        if record is None or changed:
             if folder.exists():
-                message(f"{folder} is damaged and is made again")
+                what = "was made of other data" if changed else "is damaged"
+                message(f"{folder} {what} and is made again")
                 shutil.rmtree(folder)
             samples = reader.read(names[number])
             quota = settings.quota(number, len(names))
-            record = encoder.encode(names[number], itertools.islice(samples, quota), folder)
+            limited = itertools.islice(samples, quota)
+            record = encoder.encode(names[number], source, limited, folder)
         records.append(record)
         if sum(record.seen for record in records) >= ENOUGH_TO_JUDGE:
             _judge(records, max_skipped, out)
@@ -272,14 +281,19 @@ def _finish(
         file_sha256(out / "prompts.safetensors"),
         tuple(shards),
     )
-    if not index.samples:
-        seen = sum(record.seen for record in shards)
-        raise ValueError(
-            f"the data set is empty: none of the {seen} samples of {settings.data} can be used "
-            f"({sum(r.too_small for r in shards)} are smaller than --sizes and --min-size ask for)"
-        )
     lines = "".join(json.dumps(asdict(each)) + "\n" for each in skipped_of(shards))
     write_atomically(out / "skipped.jsonl", lines.encode())
+    if not index.samples:
+        seen = sum(record.seen for record in shards)
+        reasons: Counter[str] = Counter()
+        for each in skipped_of(shards):
+            reasons[each.reason] += each.samples
+        reasons["smaller than --sizes and --min-size ask for"] = sum(r.too_small for r in shards)
+        named = "; ".join(f"{n} {reason}" for reason, n in reasons.most_common(3) if n)
+        raise ValueError(
+            f"the data set is empty: none of the {seen} samples of {settings.data} can be used "
+            f"({named}); all that were skipped are in {out / 'skipped.jsonl'}"
+        )
     write_index(out, index)
     remove_leftovers(out)
     return index
@@ -334,7 +348,7 @@ class ShardEncoder:
         self.workers = workers
 
     def encode(
-        self, name: str, samples: Iterable[RawSample | Skipped], folder: Path
+        self, name: str, source: str, samples: Iterable[RawSample | Skipped], folder: Path
     ) -> ShardRecord:
         """Write the shard's folder.
 
@@ -343,7 +357,7 @@ class ShardEncoder:
         """
         size = self.settings.batch_size
         writer = ShardWriter(folder, self.settings.fake)
-        seen = too_small = row = 0
+        seen = too_small = without_words = row = 0
         skipped: list[Skipped] = []
         truncated: Counter[str] = Counter(
             dict.fromkeys(self.text.count_truncated_by_encoder([]), 0)
@@ -360,6 +374,7 @@ class ShardEncoder:
                 too_small += 1
                 continue
             captions.append(item)
+            without_words += not item.sample.caption.strip()
             for bucket, pixels in item.pixels.items():
                 waiting = images.setdefault(bucket, [])
                 waiting.append((row, pixels))
@@ -379,6 +394,8 @@ class ShardEncoder:
             too_small=too_small,
             skipped=tuple(skipped),
             truncated=dict(sorted(truncated.items())),
+            source=source,
+            empty_captions=without_words,
         )
 
     def _decoded(self, samples: Iterable[RawSample | Skipped]) -> Iterator[Candidate | Skipped]:

@@ -13,8 +13,9 @@ A spelling is SCHEME:LOCATION, or a path whose kind can be told from what lies t
 from __future__ import annotations
 
 import glob
+import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -67,6 +68,10 @@ class RawReader(Protocol):
         Raises:
             ValueError: if there is nothing to read, naming the file or folder.
         """
+        ...
+
+    def fingerprint(self, shard: str) -> str:
+        """What changes with a shard's data, as names and sizes of its files do; "" if unknown."""
         ...
 
     def read(self, shard: str) -> Iterator[RawSample | Skipped]:
@@ -161,6 +166,15 @@ def expand(location: str, pattern: str) -> list[str]:
     if not files:
         raise ValueError(f"the data set is empty: {location} has no {pattern} files")
     return files
+
+
+def sizes_of(paths: Iterable[str | Path]) -> str:
+    """A digest of names and sizes; of what is missing or elsewhere, of the name alone."""
+    digest = hashlib.sha256()
+    for path in paths:
+        size = Path(path).stat().st_size if Path(path).is_file() else None
+        digest.update(f"{Path(path).name}\0{size}\0".encode())
+    return digest.hexdigest()
 
 
 def require_file(path: str) -> None:

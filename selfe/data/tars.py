@@ -21,6 +21,7 @@ from selfe.data.raw import (
     caption_of,
     expand,
     require_file,
+    sizes_of,
 )
 
 _TEXT_ENDINGS = (".txt", ".text", ".caption")
@@ -46,6 +47,9 @@ class TarReader:
             require_file(path)
         return self.files
 
+    def fingerprint(self, shard: str) -> str:
+        return sizes_of([shard])
+
     def read(self, shard: str) -> Iterator[RawSample | Skipped]:
         key, refused = "", ""
         parts: dict[str, bytes] = {}
@@ -58,7 +62,7 @@ class TarReader:
                 continue
             name, content, problem = item
             this, ending = split_member(name)
-            if key and this != key:
+            if key and (this != key or ending in parts):  # one that comes again begins anew
                 yield self._sample(shard, key, parts, refused)
                 parts, refused = {}, ""
             key = this
