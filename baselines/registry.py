@@ -51,7 +51,12 @@ def card(name: str) -> ModelCard:
         return make_card(name)
     if name not in MODELS:
         raise ValueError(f"{MODELS.unknown(name)}; any diffusers pipeline is diffusers:ID")
-    loaded: ModelCard = MODELS.load(name)
+    loaded = MODELS.load(name)
+    if not isinstance(loaded, ModelCard):
+        raise TypeError(
+            f"the line of {name!r} in MODELS must lead to a ModelCard, whose `adapter` names the "
+            f"class that draws; got {loaded!r}"
+        )
     return loaded
 
 

@@ -320,4 +320,5 @@ def sign_flip_p_value(contributions: np.ndarray, seed: int = 0) -> float:
 def _detectable(width: float, quantile: float) -> float:
     standard_error = width / (2 * quantile)
     normal = distributions.norm.ppf
-    return float((normal(0.5 + CONFIDENCE / 2) + normal(POWER)) * standard_error)
+    # of few prompts Student's quantile is large: nothing within the interval itself is resolved
+    return max(width / 2, float((normal(0.5 + CONFIDENCE / 2) + normal(POWER)) * standard_error))

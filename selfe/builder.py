@@ -119,9 +119,10 @@ def shapes_source(
     """The shapes world, encoded once and kept in memory.
 
     Raises:
-        ValueError: if the configuration names data on disk.
+        ValueError: if the configuration names data on disk, a codec of the other preset, or a
+            network of other widths than the encoders'.
     """
-    from selfe.data.latents import InMemoryLatents
+    from selfe.data.latents import InMemoryLatents, width_problems
     from selfe.data.shapes_latents import shapes_latents
     from selfe.data.shapes_world import ShapesWorld
 
@@ -130,13 +131,19 @@ def shapes_source(
             f"data.path = {config.data.path} is not read by data.source = shapes, which draws its "
             "images: a cache that `prepare` made takes --set data.source=latents as well"
         )
-    world = ShapesWorld(config.data.preset)
-    codec = build_codec(config, device)
+    preset, name = config.data.preset, config.data.codec
+    if name.startswith("shapes-") and name != f"shapes-{preset}":
+        raise ValueError(f"data.codec = {name} was made for another data.preset than {preset}")
+    world = ShapesWorld(preset)
+    codec, text = build_codec(config, device), build_text_encoder(config, "cpu")
+    widths = (codec.latent_channels, text.token_dim, text.pooled_dim)
+    if problems := width_problems(config.model, *widths):
+        raise ValueError(f"{name} and {config.data.text} do not fit: {'; '.join(problems)}")
     latents, captions = shapes_latents(world, codec, config.data.size, cache_dir, progress)
     source = InMemoryLatents(
         latents,
         captions,
-        build_text_encoder(config, "cpu"),
+        text,
         caption_dropout=config.train.caption_dropout,
         with_fake=with_fake,
         seed=config.seed,

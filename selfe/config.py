@@ -210,7 +210,7 @@ def build_objective(method: str, section: Mapping[str, Any], times: TimesConfig)
     """Validate an objective section against its dataclass and build it.
 
     Raises:
-        TypeError: if the objective's class is no dataclass.
+        TypeError: if the objective's class is no dataclass or not an `Objective`.
         ValidationError: if the section does not fit it.
     """
     cls = OBJECTIVES.load(method)
@@ -219,6 +219,9 @@ def build_objective(method: str, section: Mapping[str, Any], times: TimesConfig)
             f"{cls.__qualname__}, the objective of method {method!r}, must be a dataclass: its "
             "fields are the keys of the section 'objective'"
         )
+    names = {field.name for field in dataclasses.fields(cls)} | set(dir(cls))
+    if missing := {"group_size", "needs_fake_captions", "loss"} - names:
+        raise TypeError(f"the objective of method {method!r} has no {', '.join(sorted(missing))}")
     arguments = dict(section)
     if any(field.name == "times" for field in dataclasses.fields(cls)):
         arguments["times"] = times.model_dump()

@@ -191,7 +191,13 @@ def train_run(
         if resume:  # there may be no checkpoint yet that would tell
             started = recorded_facts(run_dir)
             processes.on_main(lambda: check_configuration(run_dir, started.get("digest"), config))
-            init_from = started.get("init_from")
+            begun_from = started.get("init_from")
+            if init_from and init_from != begun_from:
+                raise ValueError(
+                    f"{run_dir} was begun {f'from {begun_from}' if begun_from else 'afresh'}, not "
+                    f"from {init_from}: give the new run another --name"
+                )
+            init_from = begun_from
         objective = config.build_objective()
         model = build_model(config, processes.device)
         init = None
@@ -206,6 +212,9 @@ def train_run(
                 cache_dir=runs_dir / ".cache",
                 progress=data_progress,
             )
+        )
+        tracked = tracker and stack.enter_context(
+            contextlib.closing(open_tracker(tracker, run_dir, config))
         )
         precision = "bf16" if uses_bf16(processes.device, config.train.precision) else "fp32"
         if resume:
@@ -222,11 +231,10 @@ def train_run(
         callbacks = replace(
             callbacks, draw_samples=sheets, should_stop=lambda: stop.number is not None or asked()
         )
-        if tracker:
-            mirror = stack.enter_context(contextlib.closing(open_tracker(tracker, run_dir, config)))
-            callbacks = replace(callbacks, record=mirror.write)
+        if tracked:
+            callbacks = replace(callbacks, record=tracked.write)
             if sheets:
-                sheets.mirror = mirror.write_samples
+                sheets.mirror = tracked.write_samples
         state = train(
             config,
             model=model,

@@ -151,10 +151,14 @@ def loss_of(
     if not isinstance(output, LossOutput):
         raise TypeError(f"{name} must return a LossOutput, got {type(output).__qualname__}")
     shapes = {"loss": (), "per_sample": (samples,), "t": (samples,), "s": (samples,)}
-    for field, wanted in shapes.items():
-        shape = tuple(getattr(output, field).shape)
-        if shape != wanted:
-            raise TypeError(f"{name}: {field} must have shape {wanted}, got {shape}")
+    fields = {field: (getattr(output, field), shape) for field, shape in shapes.items()}
+    fields |= {f"metric {metric}": (value, ()) for metric, value in output.metrics.items()}
+    for field, (value, wanted) in fields.items():
+        if not isinstance(value, Tensor):
+            what = type(value).__qualname__
+            raise TypeError(f"{name}: {field} must be a tensor of shape {wanted}, got {what}")
+        if tuple(value.shape) != wanted:
+            raise TypeError(f"{name}: {field} must have shape {wanted}, got {tuple(value.shape)}")
     if not output.loss.requires_grad:
         raise TypeError(f"{name}: loss must carry a gradient")
     return output
@@ -186,10 +190,11 @@ def explain_nonfinite(iteration: Iteration, processes: OneProcess) -> dict[str, 
     indices = iteration.indices.cpu()[bad]
     here = list(zip(indices.tolist(), t[bad].tolist(), s[bad].tolist(), strict=True))
     rows = [row for part in processes.gather(here) for row in part][:8]
+    finite = all(processes.gather(all(bool(torch.isfinite(o.loss)) for o in outputs)))
     return {
         "event": "nonfinite",
         "step": iteration.step + 1,
-        "where": "loss" if rows else "gradient",
+        "where": "gradient" if finite and not rows else "loss",
         "samples": [index for index, _, _ in rows],
         "t": [t for _, t, _ in rows],
         "s": [s for _, _, s in rows],

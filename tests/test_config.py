@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 import pytest
 
@@ -230,6 +231,17 @@ def test_an_objective_is_a_dataclass(monkeypatch):
 
 class Plain:
     group_size, needs_fake_captions = 1, False
+
+
+def test_what_an_objective_lacks_is_named(monkeypatch):
+    monkeypatch.setitem(OBJECTIVES.table, "lacking", f"{__name__}:Lacking")
+    with pytest.raises(TypeError, match="of method 'lacking' has no loss, needs_fake_captions"):
+        build_objective("lacking", {}, TimesConfig())
+
+
+@dataclass(frozen=True)
+class Lacking:
+    group_size: int = 1
 
 
 @pytest.mark.parametrize("size", [0, -1])

@@ -194,6 +194,12 @@ def test_another_scheduler_is_recorded(tmp_path: Path) -> None:
     ]
 
 
+def test_a_line_that_leads_to_no_card_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry.MODELS.table, "mine", "selfe.generator:TextToImage")
+    with pytest.raises(TypeError, match="the line of 'mine' in MODELS must lead to a ModelCard"):
+        registry.card("mine")
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_facts_are_json_and_say_what_was_done(models: dict[str, Any], name: str) -> None:
     facts = models[name].facts

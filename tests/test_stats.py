@@ -179,6 +179,14 @@ def test_detectable_difference_has_the_power_it_says() -> None:
     assert found / trials == pytest.approx(expected, abs=0.06)
 
 
+@pytest.mark.parametrize("prompts", [1, 2, 3, 40])
+def test_nothing_within_the_interval_is_called_detectable(prompts: int) -> None:
+    a, b = [3] * prompts, [1] + [3] * (prompts - 1)
+    difference = paired_difference({"x": _pair(a, b), "y": _pair(b, a)}, test=False)
+    width = difference.interval.high - difference.interval.low
+    assert difference.detectable >= width / 2
+
+
 def test_two_equal_results_leave_room_at_any_share() -> None:
     """About the rule of three: of n prompts none differing, 3 / n may still differ."""
     for hits in (0, 1, 2, 3, 4):

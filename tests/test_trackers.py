@@ -99,3 +99,6 @@ def test_a_missing_package_names_the_extra(tmp_path, monkeypatch):
         open_tracker("wandb", tmp_path, tiny_config("fm"))
     with pytest.raises(ValueError, match="unknown tracker 'tensorbord'.*'tensorboard'"):
         open_tracker("tensorbord", tmp_path, tiny_config("fm"))
+    with pytest.raises(ValueError, match="unknown tracker"):
+        drawn_run(tmp_path / "run", "tensorbord")
+    assert not (tmp_path / "run" / "config.json").exists()  # the name is free

@@ -293,6 +293,8 @@ class Changed:
             r"per_sample must have shape \(8,\), got \(\)",
         ),
         (lambda output: replace(output, t=output.t[:4]), r"t must have shape \(8,\), got \(4,\)"),
+        (lambda output: replace(output, s=None), r"s must be a tensor of shape \(8,\), got None"),
+        (lambda output: replace(output, metrics={"m": 0.5}), r"metric m must be a tensor .*float"),
     ],
 )
 def test_an_objective_that_breaks_its_contract_is_told_where(change, words, tmp_path):
@@ -307,6 +309,13 @@ def test_a_value_error_of_an_objective_is_its_authors_to_mend(tmp_path):
     config = tiny_config("fm")
     objective = Changed(config.build_objective(), lambda output: int("none"))
     with pytest.raises(ObjectiveError, match=r"Changed.loss failed at iteration 1: invalid lit"):
+        tiny_train(config, tmp_path, objective=objective)
+
+
+def test_a_loss_that_is_not_finite_by_itself_is_no_matter_of_gradients(tmp_path):
+    config = tiny_config("fm", "train.max_nonfinite=0")
+    objective = Changed(config.build_objective(), lambda out: replace(out, loss=out.loss / 0))
+    with pytest.raises(NonFiniteLoss, match="without a finite loss"):
         tiny_train(config, tmp_path, objective=objective)
 
 
@@ -379,6 +388,22 @@ def test_resume_before_the_first_checkpoint_refuses_another_configuration(tmp_pa
             )
     state = train_run(tiny_config("selfe", "data.size=64"), folder, runs_dir=tmp_path, resume=True)
     assert state.step == 8
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("model.joint_attention_dim=32", "do not fit: it needs model.joint_attention_dim = 64"),
+        ("data.codec=shapes-free", "data.codec = shapes-free was made for another data.preset"),
+    ],
+)
+def test_encoders_that_do_not_fit_are_refused_before_data_is_encoded(setting, words, tmp_path):
+    def prepared(done: int, total: int) -> None:
+        raise AssertionError("data were prepared")
+
+    config = tiny_config("fm", "data.size=64", setting)
+    with pytest.raises(ValueError, match=words):
+        train_run(config, tmp_path / "run", runs_dir=tmp_path, data_progress=prepared)
 
 
 def test_the_precision_found_at_the_start_is_recorded(tmp_path, monkeypatch):

@@ -21,7 +21,9 @@ from selfe.cli.common import (
 
 def report(
     runs_dir: RunsDir = RUNS,
-    out: Annotated[Path, typer.Option(help="Folder for tables and figures.")] = REPORTS,
+    out: Annotated[
+        Path, typer.Option(help="Folder for tables and figures.", file_okay=False)
+    ] = REPORTS,
     results: Annotated[
         list[Path] | None, typer.Option(help="Further folders to search for results; repeatable.")
     ] = None,

@@ -116,7 +116,7 @@ def find_targets(
 
     overrides = parse_assignments(assignments)
     if set(overrides) - {"sampling"}:
-        raise ValueError("geneval takes --set sampling.KEY=VALUE only; the rest belongs to train")
+        raise ValueError("--set takes sampling.KEY=VALUE here; the rest belongs to train")
     sampling = overrides.get("sampling", {})
     if not isinstance(sampling, dict):
         raise ValueError(f"sampling is a section, not a value: use --set sampling.KEY={sampling}")

@@ -26,11 +26,11 @@ from selfe.data.cache_files import (
     read_index,
     shard_folder,
 )
+from selfe.data.latents import width_problems
 from selfe.data.padded_rows import PaddedRows
 from selfe.data.prefetch import ReadAhead
 from selfe.files import file_sha256
 from selfe.network.conditioning import TextCondition
-from selfe.network.denoiser import PATCH
 from selfe.objectives.base import LatentBatch
 from selfe.seeding import SampleRng
 from selfe.stages import stages_of
@@ -320,15 +320,9 @@ def check_fit(config: RunConfig, index: CacheIndex, root: Path) -> None:
         for name, value in options.items()
         if getattr(config.data, name) != value
     ]
-    sizes = {
-        "in_channels": index.codec.sizes["latent_channels"] * PATCH**2,
-        "joint_attention_dim": index.text.sizes["token_dim"],
-        "pooled_projection_dim": index.text.sizes["pooled_dim"],
-    }
-    problems += [
-        f"it needs model.{name} = {value}, not {getattr(config.model, name)}"
-        for name, value in sizes.items()
-        if getattr(config.model, name) != value
-    ]
+    codec, text = index.codec.sizes, index.text.sizes
+    problems += width_problems(
+        config.model, codec["latent_channels"], text["token_dim"], text["pooled_dim"]
+    )
     if problems:
         raise ValueError(f"the cache {root} does not fit this run: {'; '.join(problems)}")

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from selfe.config import ModelConfig
 from selfe.encoders.base import TextEncoder
+from selfe.network.denoiser import PATCH
 from selfe.objectives.base import LatentBatch
 from selfe.seeding import SampleRng, derive_seed
 
@@ -44,6 +46,22 @@ class SampleOrder:
                 self._passes.clear()
             self._passes[number] = torch.randperm(self.size, generator=generator)
         return self._passes[number]
+
+
+def width_problems(
+    model: ModelConfig, latent_channels: int, token_dim: int, pooled_dim: int
+) -> list[str]:
+    """Where a network has other widths than latents and text."""
+    sizes = {
+        "in_channels": latent_channels * PATCH**2,
+        "joint_attention_dim": token_dim,
+        "pooled_projection_dim": pooled_dim,
+    }
+    return [
+        f"it needs model.{name} = {value}, not {getattr(model, name)}"
+        for name, value in sizes.items()
+        if getattr(model, name) != value
+    ]
 
 
 class InMemoryLatents:
