@@ -105,7 +105,9 @@ def test_a_webdataset_with_broken_tars_becomes_a_scored_checkpoint(run, tmp_path
         *("--limit", "2", "--images-per-prompt", "1"),
     )
     assert code == 0, err
-    assert len(list((tmp_path / "runs").rglob("result.json"))) == 1
+    (result,) = (tmp_path / "runs").rglob("result.json")
+    trained_on = json.loads(result.read_text())["model"]["training"]["data"]
+    assert trained_on == {"cache": config["data"]["cache"], "path": "cache"}
     # what `prepare` proposes fits; the rest makes it small
     small = [o for o in options if o != "--set" and not o.startswith("data.")]
     small = [o for o in small if o.partition("=")[0] not in command]
