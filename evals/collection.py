@@ -176,7 +176,7 @@ def _names_of_data(folders: Iterable[ResultFolder]) -> dict[tuple[str, str], str
             shared = list(places.values()).count(place) > 1
             name = f"{place} {cache[:8]}" if shared else place
             if cache != usual:
-                names[recipe, cache] = f"data {name}" if cache else "data of the recipe"
+                names[recipe, cache] = f"data {name}" if cache else "no cache recorded"
     return names
 
 
