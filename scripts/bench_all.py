@@ -55,14 +55,14 @@ def render(out: Path) -> str:
         "| benchmark | ratio | measured | ideal | passes at | verdict | commit |",
         "|---|---|---|---|---|---|---|",
     ]
-    machines = dict.fromkeys(BENCHMARKS, "a machine that was not recorded")
+    machines = dict.fromkeys(BENCHMARKS, "not measured here")
     for name in BENCHMARKS:
         path = out / f"{name}.json"
         if not path.exists():
             lines.append(f"| {name} | not measured here | | | | | |")
             continue
         report = json.loads(path.read_text())
-        machines[name] = report.get("machine", machines[name])
+        machines[name] = report.get("machine", "a machine that was not recorded")
         for row in rows_of(report):
             ideal, passes = (
                 "" if value is None else f"{value:.3f}" for value in (row["ideal"], row["passes"])
