@@ -155,11 +155,12 @@ def tell_apart(folders: Sequence[ResultFolder]) -> list[ResultFolder]:
     return every
 
 
-def usual_data(folders: Iterable[ResultFolder]) -> TrainingData:
+def usual_data(folders: Sequence[ResultFolder]) -> TrainingData:
     """The data that most of the results were trained on, where it lay first."""
     counts = Counter(folder.data.cache for folder in folders)
-    paths = sorted(f.data for f in folders if counts[f.data.cache] == max(counts.values()))
-    return paths[0] if paths else TrainingData("", "")
+    most = max(counts.values(), default=0)
+    usual = (folder.data for folder in folders if counts[folder.data.cache] == most)
+    return min(usual, default=TrainingData("", ""))
 
 
 def _names_of_data(folders: Iterable[ResultFolder]) -> dict[tuple[str, str], str]:

@@ -32,7 +32,7 @@ from evals.report_index import index_page
 from evals.table_rows import Table, choose
 from evals.tables import TABLE2_COLUMNS, build_table2
 from selfe.files import write_atomically
-from selfe.recipes import milestones_of
+from selfe.recipes import milestone_interval
 
 _OWN_NAMES = re.compile(
     r"(?:(?:table[12]|seen_unseen|diversity|trainings)(?:\..+)?\.(?:csv|md|tex)"
@@ -142,7 +142,7 @@ def _context(folders: Sequence[ResultFolder], recipe: str, runs: str) -> Command
     options = protocol_options(folders[0].result.command) if folders else ()
     recipe, path = recipe or "shapes", usual_data(folders).path
     changes = (*([f"data.path={path}"] if path else []), *_common_changes(folders))
-    return CommandContext(recipe, runs, options, changes, milestones_of(recipe))
+    return CommandContext(recipe, runs, options, changes, milestone_interval(recipe))
 
 
 def _common_changes(folders: Sequence[ResultFolder]) -> tuple[str, ...]:

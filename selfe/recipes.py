@@ -230,7 +230,7 @@ def changed_settings(config: RunConfig) -> list[str] | None:
     return [f"{k}={_assigned(v)}" for k, v in changed.items() if not k.startswith(_NOT_OF_WEIGHTS)]
 
 
-def milestones_of(recipe: str) -> int | None:
+def milestone_interval(recipe: str) -> int | None:
     """Iterations from one milestone of a recipe to the next; None if none is kept, or this version
     has no such recipe."""
     if recipe not in RECIPES:

@@ -16,9 +16,9 @@ from selfe.data.raw import (
     RawSample,
     Skipped,
     caption_of,
+    digest_of_sizes,
     image_bytes,
     read_below,
-    sizes_of,
 )
 
 _METADATA = ("metadata.jsonl", "metadata.csv")
@@ -65,9 +65,11 @@ class FolderReader:
     def fingerprint(self, shard: str) -> str:
         images = [self.root / name for name in self._names(shard)]
         if self.listed is None:
-            return sizes_of(p for image in images for p in (image, self._sidecar(image)) if p)
-        captions = json.dumps([self.listed[name] for name in self._names(shard)])
-        return sizes_of([*images, hashlib.sha256(captions.encode()).hexdigest()])
+            return digest_of_sizes(
+                p for image in images for p in (image, self._sidecar(image)) if p
+            )
+        captions = json.dumps([self.listed[name] for name in self._names(shard)]).encode()
+        return f"{digest_of_sizes(images)} {hashlib.sha256(captions).hexdigest()}"
 
     def read(self, shard: str) -> Iterator[RawSample | Skipped]:
         for name in self._names(shard):

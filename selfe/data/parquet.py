@@ -11,13 +11,13 @@ from selfe.data.raw import (
     IMAGE_NAMES,
     RawSample,
     Skipped,
+    digest_of_sizes,
     expand,
     first_line,
     image_bytes,
     pick_column,
     read_below,
     require_file,
-    sizes_of,
 )
 
 
@@ -44,7 +44,7 @@ class ParquetReader:
         return names
 
     def fingerprint(self, shard: str) -> str:
-        return sizes_of([shard.rpartition("#")[0]])
+        return digest_of_sizes([shard.rpartition("#")[0]])
 
     def read(self, shard: str) -> Iterator[RawSample | Skipped]:
         import pyarrow

@@ -43,7 +43,7 @@ from selfe.data.latents import fake_caption
 from selfe.data.raw import RawReader, RawSample, Skipped
 from selfe.data.shapes_latents import images_to_float
 from selfe.encoders.base import LatentCodec, TextEncoder
-from selfe.files import file_sha256, write_atomically
+from selfe.files import as_json_lines, file_sha256, write_atomically
 from selfe.network.conditioning import TextCondition
 from selfe.network.denoiser import PATCH
 
@@ -251,8 +251,7 @@ def _judge(records: Sequence[ShardRecord], most: float, out: Path) -> None:
     lost, seen = sum(s.samples for s in skipped), sum(record.seen for record in records)
     if lost <= most * seen:
         return
-    lines = "".join(json.dumps(asdict(each)) + "\n" for each in skipped)
-    write_atomically(out / "skipped.jsonl", lines.encode())
+    write_atomically(out / "skipped.jsonl", as_json_lines(map(asdict, skipped)))
     named = "; ".join(f"{each.name}: {each.reason}" for each in skipped[:_NAMED])
     rest = f"; and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
     raise ValueError(
@@ -281,12 +280,12 @@ def _finish(
         file_sha256(out / "prompts.safetensors"),
         tuple(shards),
     )
-    lines = "".join(json.dumps(asdict(each)) + "\n" for each in skipped_of(shards))
-    write_atomically(out / "skipped.jsonl", lines.encode())
+    skipped = skipped_of(shards)
+    write_atomically(out / "skipped.jsonl", as_json_lines(map(asdict, skipped)))
     if not index.samples:
         seen = sum(record.seen for record in shards)
         reasons: Counter[str] = Counter()
-        for each in skipped_of(shards):
+        for each in skipped:
             reasons[each.reason] += each.samples
         reasons["smaller than --sizes and --min-size ask for"] = sum(r.too_small for r in shards)
         named = "; ".join(f"{n} {reason}" for reason, n in reasons.most_common(3) if n)

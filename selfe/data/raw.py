@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -168,11 +169,14 @@ def expand(location: str, pattern: str) -> list[str]:
     return files
 
 
-def sizes_of(paths: Iterable[str | Path]) -> str:
+def digest_of_sizes(paths: Iterable[str | Path]) -> str:
     """A digest of names and sizes; of what is missing or elsewhere, of the name alone."""
     digest = hashlib.sha256()
     for path in paths:
-        size = Path(path).stat().st_size if Path(path).is_file() else None
+        try:
+            size: int | None = os.stat(path).st_size
+        except OSError:
+            size = None
         digest.update(f"{Path(path).name}\0{size}\0".encode())
     return digest.hexdigest()
 

@@ -19,9 +19,9 @@ from selfe.data.raw import (
     RawSample,
     Skipped,
     caption_of,
+    digest_of_sizes,
     expand,
     require_file,
-    sizes_of,
 )
 
 _TEXT_ENDINGS = (".txt", ".text", ".caption")
@@ -48,7 +48,7 @@ class TarReader:
         return self.files
 
     def fingerprint(self, shard: str) -> str:
-        return sizes_of([shard])
+        return digest_of_sizes([shard])
 
     def read(self, shard: str) -> Iterator[RawSample | Skipped]:
         key, refused = "", ""
