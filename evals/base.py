@@ -42,16 +42,6 @@ class Detection(Frozen):
     mask: np.ndarray | None = Field(default=None, exclude=True, repr=False)
 
 
-class ImageDetections(Frozen):
-    """A line of detections.jsonl, the input of `selfe-bench rescore`."""
-
-    prompt_id: int
-    sample_id: int
-    size: tuple[int, int]
-    """(width, height)"""
-    detections: tuple[Detection, ...]
-
-
 class ImageVerdict(Frozen):
     """A line of images.jsonl, the output of `selfe-bench rescore`."""
 

@@ -23,7 +23,8 @@ FAILED_SIZE = [0, 0]
 FAILED_REASON = "not finite"
 
 Row = dict[str, Any]
-"""{"prompt_id", "sample_id", "size": [w, h], "detections": [{"label", "box", "score", "color"}]}"""
+"""A line of detections.jsonl, the input of `selfe-bench rescore`:
+{"prompt_id", "sample_id", "size": [w, h], "detections": [{"label", "box", "score", "color"}]}"""
 
 
 def read_detections(path: str | Path, num_prompts: int | None = None) -> list[Row]:

@@ -26,7 +26,7 @@ from selfe.files import write_atomically
 from selfe.generator import GeneratedImage
 
 # Okabe and Ito's palette, told apart with any colour vision; markers and dashes say it again.
-_STYLES: dict[tuple[str, str], tuple[str, str, str]] = {
+STYLES: dict[tuple[str, str], tuple[str, str, str]] = {
     ("selfe", ""): ("#D55E00", "o", "-"),
     ("fm", ""): ("#0072B2", "s", "--"),
     ("imm", ""): ("#009E73", "^", "-."),
@@ -120,7 +120,7 @@ def make_series(
 
 def in_order(lines: Mapping[LineKey, Mapping[float, Interval]]) -> list[Series]:
     """Lines of score by x as they are drawn: known styles first, one model's as they came."""
-    order = list(_STYLES)
+    order = list(STYLES)
     ranked = sorted(lines, key=lambda k: order.index(k[1]) if k[1] in order else len(order))
     return [
         Series(*key, tuple((x, i.mean, i.low, i.high) for x, i in sorted(lines[key].items())))
@@ -134,8 +134,8 @@ def _styles(lines: Sequence[Series]) -> list[tuple[str, str, str]]:
     spare = 0
     styles = []
     for line in lines:
-        if line.style in _STYLES and line.style not in used:
-            styles.append(_STYLES[line.style])
+        if line.style in STYLES and line.style not in used:
+            styles.append(STYLES[line.style])
             used.add(line.style)
         else:
             styles.append(_OTHER_STYLES[spare % len(_OTHER_STYLES)])
@@ -467,8 +467,3 @@ def row_labels(labels: Sequence[str], names: Sequence[str]) -> list[str]:
 
 def column_labels(steps: Iterable[int]) -> list[str]:
     return [_count(n) for n in steps]
-
-
-def style_names() -> Mapping[tuple[str, str], tuple[str, str, str]]:
-    """Colour, marker and dash of every known line, for tests and documents."""
-    return dict(_STYLES)

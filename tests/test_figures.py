@@ -63,7 +63,7 @@ def draw(folders):
 
 
 def test_colours_and_markers_are_distinct() -> None:
-    styles = list(figures.style_names().values())
+    styles = list(figures.STYLES.values())
     assert len({s[0] for s in styles}) == len(styles) == len({s[1] for s in styles})
 
 

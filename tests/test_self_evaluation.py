@@ -153,6 +153,13 @@ def test_fake_branch_loss(weight: str, scale: float) -> None:
     assert output.metrics["loss_fake"].item() == pytest.approx(fake, rel=2e-4)
 
 
+def test_metrics_are_the_mean_losses_of_either_kind_of_sample() -> None:
+    output = SelfEvaluation(times=TIMES).loss(toy_batch(), Nets(Toy(LIVE), Toy(EMA)), STEP, rng())
+    equal = output.t == output.s
+    for metric, rows in (("loss_data", equal), ("loss_self", ~equal)):
+        assert output.metrics[metric].item() == pytest.approx(output.per_sample[rows].mean().item())
+
+
 def test_auxiliary_term_starts_at_its_iteration() -> None:
     batch, nets = toy_batch(), Nets(Toy(LIVE), Toy(EMA))
     late = SelfEvaluation(times=TIMES, aux_from=5)

@@ -27,15 +27,11 @@ from selfe.seeding import SampleRng
 from selfe.times import TimeSampler
 
 
-def self_evaluation_weight(t: Tensor, s: Tensor) -> Tensor:
-    """lambda = t / (1 - t) - s / (1 - s), Eq. 17. Infinite at t = 1."""
-    return t / (1 - t) - s / (1 - s)
-
-
 def data_weight(t: Tensor, s: Tensor) -> Tensor:
     """a = 1 / (1 + lambda) = (1 - t)(1 - s) / (1 - 2s + ts), with a = 1 where s = t.
 
-    The convex weight of the data in Eq. 18, finite at t = 1 where lambda is not.
+    The convex weight of the data in Eq. 18, where lambda = t / (1 - t) - s / (1 - s) is Eq. 17;
+    finite at t = 1, where lambda is not.
     """
     denominator = 1 - 2 * s + t * s
     weight = (1 - t) * (1 - s) / torch.where(s == t, torch.ones_like(t), denominator)
