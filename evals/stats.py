@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 
 import numpy as np
-from scipy import stats as distributions
+from scipy.special import ndtri, stdtrit
 
 from evals.base import Interval
 
 CONFIDENCE = 0.95
 POWER = 0.8
-_NORMAL = float(distributions.norm.ppf(0.5 + CONFIDENCE / 2))
+_NORMAL = float(ndtri(0.5 + CONFIDENCE / 2))
 _FLIPS = 9_999
 _EXACT_PROMPTS = 13
 """Up to so many differing prompts all sign patterns are tried (2 to this power)."""
@@ -138,7 +138,7 @@ def score_interval(share: float, effective: float, quantile: float = _NORMAL) ->
 @cache
 def student_quantile(degrees: int) -> float:
     """Two-sided 95% quantile; of one cluster nothing can be estimated, and 1 degree is taken."""
-    return float(distributions.t.ppf(0.5 + CONFIDENCE / 2, max(1, degrees)))
+    return float(stdtrit(max(1, degrees), 0.5 + CONFIDENCE / 2))
 
 
 def task_interval(counts: PromptCounts) -> Interval:
@@ -319,6 +319,5 @@ def sign_flip_p_value(contributions: np.ndarray, seed: int = 0) -> float:
 
 def _detectable(width: float, quantile: float) -> float:
     standard_error = width / (2 * quantile)
-    normal = distributions.norm.ppf
     # of few prompts Student's quantile is large: nothing within the interval itself is resolved
-    return max(width / 2, float((normal(0.5 + CONFIDENCE / 2) + normal(POWER)) * standard_error))
+    return max(width / 2, float((_NORMAL + ndtri(POWER)) * standard_error))

@@ -11,11 +11,12 @@ from gpu_study_rows import Measurement, Part, Row, Settings, Unfinished
 from evals.benchmark import BenchmarkSettings, score_model
 from selfe.builder import build_source
 from selfe.config import RunConfig
+from selfe.errors import Stopped
 from selfe.footprint import count_parameters
 from selfe.recipes import resolve, run_name
 from selfe.runlog import read_lines
 from selfe.runs import load_run
-from selfe.session import Stopped, train_run
+from selfe.session import train_run
 from selfe.trainer import Callbacks
 
 SUITE = "shapes-free@1"

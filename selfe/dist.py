@@ -23,10 +23,6 @@ from selfe.stages import micro_batch_size, stages_of
 T = TypeVar("T")
 
 
-class PeerError(Exception):
-    """Another process failed, and says why itself; this one only has to end."""
-
-
 class OneProcess:
     """A run on one process: nothing is sharded, nobody is asked."""
 

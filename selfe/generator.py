@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 
-from selfe.seeding import derive_seed
+if TYPE_CHECKING:
+    import torch
 
 GeneratedImage = np.ndarray | None
 """(H, W, 3) uint8, or None where the latents were not finite: failed, never scored as a picture."""
@@ -89,4 +89,6 @@ class TextToImage(Protocol):
 
 def image_seed(seed: int, prompt: str, sample: int) -> int:
     """The seed of one image: a function of run of the benchmark, prompt text and sample number."""
+    from selfe.seeding import derive_seed  # here, so that reports are rendered without torch
+
     return derive_seed(seed, prompt, sample)

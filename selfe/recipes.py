@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from selfe.config import RunConfig, merge, parse_assignments, validate
+from selfe.config import RunConfig, TrainConfig, merge, parse_assignments, validate
 from selfe.methods import OBJECTIVES
 from selfe.registry import Registry
 
@@ -235,7 +235,7 @@ def milestone_interval(recipe: str) -> int | None:
     has no such recipe."""
     if recipe not in RECIPES:
         return None
-    return resolve(recipe, "fm").train.milestone_every
+    return TrainConfig.model_validate(RECIPES[recipe].get("train", {})).milestone_every
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -20,6 +20,7 @@ from selfe.builder import build_codec, build_model, build_source, build_text_enc
 from selfe.checkpoint import verify
 from selfe.config import RunConfig
 from selfe.dist import OneProcess
+from selfe.errors import Stopped
 from selfe.files import folder_lock
 from selfe.generator import GeneratorFacts, image_seed
 from selfe.provenance import provenance
@@ -42,14 +43,6 @@ from selfe.train_state import (
 from selfe.trainer import Callbacks, train
 
 SAMPLE_STEPS = (1, 2, 4, 8)
-
-
-class Stopped(Exception):
-    """A signal asked the run to stop, and it did after saving."""
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(signal.Signals(signal_number).name)
-        self.signal_number = signal_number
 
 
 @dataclass

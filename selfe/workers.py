@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 
 from selfe.config import RunConfig
-from selfe.dist import OneProcess, PeerError, check_split
+from selfe.dist import OneProcess, check_split
+from selfe.errors import PeerError, WorkerDied
 from selfe.footprint import count_parameters
 from selfe.runs import recorded_facts
 from selfe.stages import stages_of
@@ -39,10 +40,6 @@ GLOO = "gloo"
 
 Job = Callable[..., object]
 """Called with the keyword argument `processes`."""
-
-
-class WorkerDied(Exception):
-    """A worker ended before its work was done."""
 
 
 def launched() -> bool:

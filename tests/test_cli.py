@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from command_line import selfe_bench
 from PIL import Image
+from synthetic_results import write_study
 from tiny import TINY_MODEL, tiny_config, tiny_train
 
 from selfe.cli import app
@@ -152,6 +153,22 @@ def test_listings_are_json(run):
         assert isinstance(json.loads(out), list)
     names = [row["name"] for row in json.loads(run("ls", "models", "--json")[1])]
     assert {"sdxl", "flux-dev", "lcm", "sana-1.5", "tim", "sdxl-turbo", "sd3.5-turbo"} <= set(names)
+
+
+@pytest.mark.parametrize("command", ["--help", "report", "ls methods"])
+def test_commands_that_compute_nothing_start_without_torch(tmp_path, command):
+    write_study(tmp_path / "runs")
+    code = (
+        f"import sys; sys.argv[1:] = {command.split()}\n"
+        "from selfe.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as ended: assert not ended.code\n"
+        "print([name for name in ('torch', 'diffusers') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_report_without_results_names_the_commands(run, tmp_path):

@@ -30,13 +30,14 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from selfe import checkpoint, sharded
 from selfe.builder import build_model
 from selfe.checkpoint import PARTS, list_checkpoints, newest_valid, read_state
-from selfe.dist import OneProcess, PeerError, check_split, open_processes
+from selfe.dist import OneProcess, check_split, open_processes
+from selfe.errors import PeerError, Stopped
 from selfe.network.denoiser import DualTimeDenoiser  # noqa: F401  imported before the fork
 from selfe.objectives.base import Nets
 from selfe.process_group import ManyProcesses, Replicas
 from selfe.runlog import read_lines
 from selfe.runs import find_checkpoint, load_run
-from selfe.session import Stopped, train_run
+from selfe.session import train_run
 from selfe.sharded import load_part
 from selfe.train_state import TrainState, new_state, restore
 from selfe.trainer import Callbacks, accumulate, train

@@ -17,10 +17,11 @@ from tiny import TINY_MODEL
 
 from selfe import workers
 from selfe.checkpoint import PARTS
+from selfe.errors import WorkerDied
 from selfe.recipes import resolve
 from selfe.runlog import read_lines
 from selfe.runs import find_checkpoint
-from selfe.workers import WorkerDied, open_workers, usable_workers
+from selfe.workers import open_workers, usable_workers
 
 
 def settings(iterations: int) -> list[str]:

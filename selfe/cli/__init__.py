@@ -21,6 +21,7 @@ from selfe.cli.prepare import prepare
 from selfe.cli.report import report
 from selfe.cli.tools import doctor, fetch, prompts
 from selfe.cli.train import train
+from selfe.errors import PeerError, Stopped, WorkerDied
 
 USER_ERROR = 2
 
@@ -49,10 +50,6 @@ def root() -> None:
 
 def main() -> None:
     """Entry point: one clear sentence instead of a traceback for what a user can mend."""
-    from selfe.dist import PeerError
-    from selfe.session import Stopped
-    from selfe.workers import WorkerDied
-
     try:
         app(prog_name="selfe-bench")  # however it was started
     except ValueError as error:
