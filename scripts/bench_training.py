@@ -30,8 +30,8 @@ import torch
 from paired_timing import measurement_facts
 
 from selfe.files import write_atomically
+from selfe.precision import uses_bf16
 from selfe.recipes import resolve
-from selfe.train_state import uses_bf16
 
 HERE = Path(__file__).resolve().parent.parent
 FIRST_LANDED = "5ad5bdf"

@@ -22,8 +22,8 @@ from selfe.network.denoiser import DualTimeDenoiser
 from selfe.network.embeddings import PATCH
 from selfe.objectives.base import LatentBatch, Nets
 from selfe.optim import build_optimizer, clip_gradients
+from selfe.precision import autocast, matrix_products
 from selfe.seeding import SampleRng, derive_seed
-from selfe.trainer import autocast
 
 LATE = 1_000_000
 """Iteration at which every schedule of an objective has come to its end."""
@@ -137,9 +137,11 @@ class TrainingStep:
         """The loss, on the device; gradients are left in the parameters."""
         self.optimizer.zero_grad(set_to_none=True)
         nets = Nets(self.model, self.ema.module)
-        with autocast(self.device, self.config.train.precision):
-            loss = self.objective.loss(self.batch, nets, LATE, self.rng).loss
-        loss.backward()
+        precision = self.config.train.precision
+        with matrix_products(self.device, precision):
+            with autocast(self.device, precision):
+                loss = self.objective.loss(self.batch, nets, LATE, self.rng).loss
+            loss.backward()
         return loss.detach()
 
     def __call__(self) -> Tensor:

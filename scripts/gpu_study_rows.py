@@ -65,9 +65,12 @@ class Settings:
     def seconds_left(self) -> float:
         return self.ends - time.monotonic()
 
-    def config(self, recipe: str, method: str, variant: str = "") -> RunConfig:
-        """A recipe's run, blocks compiled, bf16 on a GPU; its network shrunk where the study is."""
-        assignments = ["train.precision=auto", "train.compile=true", *(TINY if self.tiny else ())]
+    def config(
+        self, recipe: str, method: str, variant: str = "", precision: str = "auto"
+    ) -> RunConfig:
+        """A recipe's run with compiled blocks; its network is shrunk where the study is."""
+        assignments = [f"train.precision={precision}", "train.compile=true"]
+        assignments += TINY if self.tiny else ()
         return resolve(recipe, method, variant=variant, assignments=assignments)
 
 

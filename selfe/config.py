@@ -108,10 +108,10 @@ class TrainConfig(Section):
     )
     stages: tuple[StageConfig, ...] = Field((), description="later stages, by rising start")
     caption_dropout: float = Field(0.1, ge=0, le=1)
-    precision: Literal["auto", "fp32", "bf16"] = Field(
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = Field(
         "auto",
         description="of matrix products and activations; auto is bf16 where the device, processors "
-        "included, has instructions for it",
+        "included, has instructions for it; tf32 is for GPUs, elsewhere it is fp32",
     )
     compile: bool = Field(False, description="compile the network block by block")
     recompute: Literal["none", "blocks", "selective"] = Field(

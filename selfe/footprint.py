@@ -12,6 +12,7 @@ from selfe.config import ModelConfig, RunConfig
 from selfe.mfu import FORWARD_BACKWARD
 from selfe.network.denoiser import DualTimeDenoiser
 from selfe.passes import Pass
+from selfe.precision import without_device
 from selfe.stages import Stage, stages_of
 
 KEPT = {"none": (31, 27), "blocks": (1, 1), "selective": (11, 10)}
@@ -29,7 +30,7 @@ class Memory:
 
     Attributes:
         parameters, gradients, adam, ema: fp32; shares of them where they are sharded.
-        gathered: copies that live for a while: the bf16 weights, all of them or, sharded, those of
+        gathered: copies that live for a while: the bf16 weights, none in fp32, or sharded those of
             two blocks, and the gradients of one block before they are sent away.
         activations: kept for the backward pass, and what is recomputed of one block.
     """
@@ -74,8 +75,13 @@ def image_tokens(config: RunConfig, side: int) -> int:
     return (side // (2 * CODEC_GEOMETRY[config.data.codec][1])) ** 2
 
 
+def bytes_per_number(config: RunConfig) -> int:
+    """Of activations and of the weights that blocks compute with, on a GPU."""
+    return 2 if without_device(config.train.precision) == "bf16" else 4
+
+
 def activation_bytes(config: RunConfig, passes: Sequence[Pass], tokens: int, images: int) -> int:
-    """bf16 activations kept for the backward pass of `images` images.
+    """Activations kept for the backward pass of `images` images, 2 bytes a number in bf16, else 4.
 
     "none" was measured by counting what autograd saves under bf16 autocast, uncompiled (compiled
     blocks keep less). With recomputation one block at a time is as if it were not recomputed.
@@ -86,7 +92,8 @@ def activation_bytes(config: RunConfig, passes: Sequence[Pass], tokens: int, ima
     kept = double * model.num_layers + single * model.num_single_layers
     trained = sum(p.share for p in passes if p.cost == FORWARD_BACKWARD)
     again = 0 if config.train.recompute == "none" else max(KEPT["none"])
-    return round(2 * width * tokens * images * (kept * trained + again))
+    size = bytes_per_number(config)
+    return round(size * width * tokens * images * (kept * trained + again))
 
 
 def memory_of(
@@ -101,12 +108,15 @@ def memory_of(
     """
     parameters, block = _parameter_counts(config.model)
     own = -(-parameters // shard)
+    size = bytes_per_number(config)
+    copies = size * parameters if size == 2 else 0  # fp32 weights are multiplied as they lie there
+    gathered = copies if shard == 1 else (2 * size + 4) * block
     return Memory(
         parameters=4 * own,
         gradients=4 * own,
         adam=8 * own,
         ema=4 * own,
-        gathered=2 * parameters if shard == 1 else (2 * 2 + 4) * block,
+        gathered=gathered,
         activations=activation_bytes(config, passes, tokens, images),
     )
 

@@ -16,6 +16,7 @@ from selfe.footprint import (
     CODEC_GEOMETRY,
     KEPT,
     Memory,
+    bytes_per_number,
     cache_bytes_per_image,
     checkpoint_bytes,
     checkpoints_kept,
@@ -27,6 +28,7 @@ from selfe.footprint import (
 from selfe.mfu import GPUS
 from selfe.network.flops import flops_per_image
 from selfe.passes import TRAINING_PASS, Pass, passes_of
+from selfe.precision import PEAK_SHARES, without_device
 from selfe.registry import Registry
 from selfe.stages import stage_at, stages_of
 
@@ -179,7 +181,7 @@ def make_plan(
         config: resolved configuration.
         gpu: name in `GPUS`.
         gpus: how many share the global batch.
-        mfu: share of the GPU's dense bf16 peak that is reached.
+        mfu: share that is reached of the GPU's dense peak in the run's precision.
         shard: GPUs that share one copy of weights and optimiser; None for 1, or for all of them
             where not even a single image fits beside a whole copy.
         first_iteration: where a fork starts.
@@ -217,7 +219,9 @@ def make_plan(
     start = stages[0]
     total = sum(stage.flops_per_step * (stage.stop - stage.start) for stage in stages)
     drawn = sum(stage.batch_size * (stage.stop - stage.start) for stage in stages)
-    seconds = total / (GPUS[gpu].flops * mfu)
+    precision = without_device(train.precision)
+    peak = GPUS[gpu].flops * PEAK_SHARES[precision]
+    seconds = total / (peak * mfu)
     fm_flops = step_flops(config, start.batch_size, start.resolutions, [TRAINING_PASS], text_tokens)
 
     def memory(count: int, shard: int) -> Memory:
@@ -272,16 +276,17 @@ def make_plan(
         checkpoint_bytes=checkpoint_bytes(parameters),
         run_bytes=checkpoints_kept(config, first_iteration) * checkpoint_bytes(parameters),
         assumptions=(
-            f"MFU {mfu:g} of {GPUS[gpu].flops / 1e12:g} TFLOP/s dense bf16 per {gpu.upper()}; "
+            f"MFU {mfu:g} of {peak / 1e12:g} TFLOP/s dense {precision} per {gpu.upper()}; "
             "latents and text are cached, so encoders cost nothing",
             f"FLOPs of matrix multiplications; square images of {_listed(sides)} pixels a side "
             "(other aspect ratios of a family have about as many tokens), captions padded to "
             f"{text_tokens} text tokens in every batch, the null prompt trimmed to {NULL_TOKENS}",
             "a forward and backward pass costs 3 forward passes; what is recomputed is not counted "
             "and has to be met by a lower MFU",
-            _state_assumption(shard, gpus),
-            f"activations: 2 bytes x width x tokens x ({KEPT[train.recompute][0]} per "
-            f"double-stream block + {KEPT[train.recompute][1]} per single-stream one) per image "
+            _state_assumption(shard, gpus, precision),
+            f"activations: {bytes_per_number(config)} bytes x width x tokens x "
+            f"({KEPT[train.recompute][0]} per double-stream block + "
+            f"{KEPT[train.recompute][1]} per single-stream one) per image "
             f"trained on (train.recompute = {train.recompute}), uncompiled, at the largest "
             "resolution; it fits below 90% of the GPU's memory",
             f"cache: {images:,} images, 16-bit latents of {_listed(sides)} pixels a side, "
@@ -297,14 +302,14 @@ def _listed(sides: Sequence[int]) -> str:
     return " and ".join(map(str, sides))
 
 
-def _state_assumption(shard: int, gpus: int) -> str:
+def _state_assumption(shard: int, gpus: int, precision: str) -> str:
     state = "4 bytes for each weight, gradient and EMA weight, 8 for Adam"
+    weights = "bf16 weights" if precision == "bf16" else "weights"
     if shard == 1:
-        return (
-            f"memory: {state}, 2 for the bf16 weights, all replicated: every GPU holds a whole copy"
-        )
+        copy = f", 2 for the {weights}" if precision == "bf16" else ""
+        return f"memory: {state}{copy}, all replicated: every GPU holds a whole copy"
     copies = f"sharded over {shard} GPUs" + (f" ({gpus // shard} copies)" * (shard < gpus))
     return (
-        f"memory: {state}, {copies}; gathered for a while: bf16 weights of two blocks, fp32 "
+        f"memory: {state}, {copies}; gathered for a while: {weights} of two blocks, fp32 "
         "gradients of one"
     )

@@ -172,22 +172,29 @@ SHAPES_SAMPLING: dict[str, dict[str, Any]] = {
 }
 
 
+# Objectives that subtract from a prediction a near copy of it, so that bf16 spoils their gradients:
+# IMM, whose authors compute both in fp32, and the difference of two predictions over 0.01 in time.
+_NEAR_COPIES = ("imm", "transition")
+
+
+def _in_tf32(micro_batch_size: int) -> dict[str, dict[str, Any]]:
+    """Numbers are twice as long as in bf16, so that half the samples fit at once."""
+    part = {"precision": "tf32", "micro_batch_size": micro_batch_size}
+    return {method: {"train": part} for method in _NEAR_COPIES}
+
+
 # What a recipe sets for one method alone.
 METHOD_PARTS: dict[str, dict[str, dict[str, Any]]] = {
     **{
         recipe: merge(
             {method: {"sampling": part} for method, part in SHAPES_SAMPLING.items()},
-            {
-                # its target is a near copy of its prediction: IMM's authors compute both in fp32
-                "imm": {"train": {"precision": "fp32"}},
-                # a difference of predictions is divided by 0.01, and their rounding with it
-                "transition": {"train": {"precision": "fp32"}},
-            },
+            {method: {"train": {"precision": "fp32"}} for method in _NEAR_COPIES},
         )
         for recipe in ("shapes", "shapes-quick", "shapes-64")
     },
+    "0.5b": _in_tf32(32),
     # the auxiliary term is a late stage of the main run (S.2)
-    "2b": {"selfe": {"objective": {"aux_from": 550_000}}},
+    "2b": {**_in_tf32(16), "selfe": {"objective": {"aux_from": 550_000}}},
 }
 
 

@@ -23,6 +23,7 @@ from selfe.dist import OneProcess
 from selfe.errors import Stopped
 from selfe.files import folder_lock
 from selfe.generator import GeneratorFacts, image_seed
+from selfe.precision import used_on
 from selfe.provenance import provenance
 from selfe.runs import (
     check_data,
@@ -38,7 +39,6 @@ from selfe.train_state import (
     check_configuration,
     new_state,
     restore,
-    uses_bf16,
 )
 from selfe.trainer import Callbacks, train
 
@@ -209,7 +209,7 @@ def train_run(
         tracked = tracker and stack.enter_context(
             contextlib.closing(open_tracker(tracker, run_dir, config))
         )
-        precision = "bf16" if uses_bf16(processes.device, config.train.precision) else "fp32"
+        precision = used_on(processes.device, config.train.precision)
         if resume:
             processes.on_main(lambda: check_data(run_dir, source.facts))
             before = recorded_facts(run_dir).get("precision", precision)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from selfe.config import RunConfig
 from selfe.dist import OneProcess
 from selfe.ema import Ema
 from selfe.optim import build_optimizer
+from selfe.precision import uses_bf16
 from selfe.stages import first_position
 
 
@@ -53,30 +53,6 @@ class CheckpointWriter(Protocol):
     def close(self) -> None:
         """Return when everything is written."""
         ...
-
-
-def uses_bf16(device: torch.device, precision: str) -> bool:
-    """Whether "fp32", "bf16" or "auto", which is bf16 where that is fast, means bf16 here."""
-    if precision != "auto":
-        return precision == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and cpu_multiplies_bf16()
-
-
-def cpu_multiplies_bf16() -> bool:
-    """Whether the processor has instructions for it; others are slower than in fp32."""
-    if not hasattr(torch.cpu, "get_capabilities"):  # older torch
-        return False
-    found = torch.cpu.get_capabilities()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
-
-
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """bf16 autocast where `uses_bf16`."""
-    if not uses_bf16(device, precision):
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 def new_state(model: nn.Module, config: RunConfig, processes: OneProcess) -> TrainState:

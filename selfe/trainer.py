@@ -25,10 +25,11 @@ from selfe.dist import OneProcess, check_split
 from selfe.mfu import Speed, Throughput
 from selfe.objectives.base import LatentBatch, LossOutput, Nets, Objective
 from selfe.optim import clip_gradients, learning_rate, set_learning_rate
+from selfe.precision import autocast, matrix_products
 from selfe.runlog import NoLog, RunLog
 from selfe.seeding import SampleRng, derive_seed
 from selfe.stages import first_position, micro_batch_size, stage_at
-from selfe.train_state import CheckpointWriter, TrainState, autocast
+from selfe.train_state import CheckpointWriter, TrainState
 from selfe.updates import Reading, update_of
 
 
@@ -269,7 +270,8 @@ def train(
     if processes.layout:
         log.write({"event": "layout", "step": state.step, **processes.layout})
     writer = train_state.open_writer(config, run_dir, processes)
-    with contextlib.closing(log), contextlib.closing(writer):
+    products = matrix_products(processes.device, config.train.precision)
+    with contextlib.closing(log), contextlib.closing(writer), products:
         iterate(state, config, objective, source, writer, log, callbacks, processes)
     if state.step < config.train.iterations:
         callbacks.message(f"stopped after iteration {state.step}, checkpoint written")

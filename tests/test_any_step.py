@@ -13,23 +13,25 @@ from selfe.captions import EncodedCaptions
 from selfe.config import SamplingConfig
 from selfe.generator import GeneratorFacts, image_seed
 from selfe.runs import find_checkpoint, load_run, override_sampling, write_config
+from selfe.sampler import time_grid
 
 PROMPTS = ["a photo of a star", "a photo of a red circle and a blue ring", "a photo of two crosses"]
 
 
 class Counting(torch.nn.Module):
-    """Counts calls and the rows of each."""
+    """Counts calls, the rows of each, and their times."""
 
     def __init__(self, inner):
         super().__init__()
-        self.inner, self.rows = inner, []
+        self.inner, self.rows, self.times = inner, [], []
 
     def forward(self, x, t, s, condition):
         self.rows.append(len(x))
+        self.times.append(t[0].item())
         return self.inner(x, t, s, condition)
 
 
-def make(text=None, **settings):
+def make(text=None, latent_shape=(4, 8, 8), **settings):
     config = tiny_config()
     torch.manual_seed(0)
     network = build_model(config, "cpu")
@@ -42,7 +44,7 @@ def make(text=None, **settings):
         Counting(network),
         codec,
         text or build_text_encoder(config, "cpu"),
-        latent_shape=(4, 8, 8),
+        latent_shape=latent_shape,
         settings=SamplingConfig.model_validate(values),
         facts=facts,
     )
@@ -60,6 +62,15 @@ def test_network_calls_are_the_stated_nfe(steps, sampler, guidance):
     generator.generate(PROMPTS[:1], steps, seeds(0))
     assert len(generator.network.rows) == generator.nfe(steps)
     assert generator.nfe(steps) == steps * (1 if guidance == "none" else 2)
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 8), (4, 8, 12), (4, 12, 8)])
+def test_times_are_warped_for_the_tokens_of_the_image(shape):
+    generator = make(latent_shape=shape, guidance="none")
+    (image,) = generator.generate(PROMPTS[:1], 4, seeds(0))
+    assert image.shape == (4 * shape[1], 4 * shape[2], 3)
+    grid = time_grid(4, shape[1] * shape[2] // 4, base_len=generator.settings.base_len)
+    assert generator.network.times == pytest.approx(grid[:-1])
 
 
 def test_images_do_not_depend_on_their_batch():
@@ -169,6 +180,12 @@ def test_latents_that_are_not_finite_are_no_picture():
     images = latents_to_images(decoded)
     assert images[1] is None and images[2] is None
     assert images[0].shape == (4, 4, 3) and images[0].dtype == np.uint8
+
+
+def test_values_beyond_white_and_black_are_white_and_black():
+    decoded = torch.tensor([-9.0, -1.01, -1, 0, 1, 1.01, 9]).expand(1, 3, 1, 7)
+    (image,) = latents_to_images(decoded)
+    assert image[0, :, 0].tolist() == [0, 0, 0, 128, 255, 255, 255]
 
 
 def test_a_run_is_loaded_with_its_averaged_weights(tmp_path):

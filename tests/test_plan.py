@@ -223,6 +223,23 @@ def test_memory_by_hand():
     assert memory.total == 22 * 564_967_488 + memory.activations
 
 
+@pytest.mark.parametrize(("precision", "share"), [("tf32", 2), ("fp32", 16)])
+def test_precisions_of_four_bytes_cost_more(precision, share):
+    made = plan_of("fm", f"train.precision={precision}", gpus=64)
+    usual = plan_of("fm", gpus=64)
+    assert made.flops_total == usual.flops_total
+    assert made.gpu_days == pytest.approx(share * usual.gpu_days)
+    assert made.memory_per_gpu.activations == 2 * usual.memory_per_gpu.activations
+    assert made.memory_per_gpu.gathered == 0  # no copies in bf16
+    assert any(f"dense {precision} per H200" in text for text in made.assumptions)
+    assert not any("bf16" in text for text in made.assumptions)
+    shared, lean = (
+        plan_of("fm", *extra, recipe="2b", gpus=64, shard=8).memory_per_gpu.gathered
+        for extra in ([f"train.precision={precision}"], [])
+    )
+    assert 8 * shared == 12 * lean  # of two blocks the weights, of one the gradients
+
+
 def test_sharded_memory_by_hand():
     whole = plan_of("fm", recipe="2b", gpus=64)
     shared = plan_of("fm", recipe="2b", gpus=64, shard=8)

@@ -18,12 +18,12 @@ from selfe.dist import OneProcess
 from selfe.methods import OBJECTIVES
 from selfe.objectives.base import LatentBatch, LossOutput, Nets
 from selfe.optim import learning_rate
+from selfe.precision import uses_bf16
 from selfe.runlog import RunLog, read_lines
 from selfe.runs import load_run, write_config
 from selfe.seeding import SampleRng, derive_seed
 from selfe.session import train_run
 from selfe.stages import first_position
-from selfe.train_state import uses_bf16
 from selfe.trainer import Callbacks, NonFiniteLoss, ObjectiveError, accumulate
 from selfe.updates import ask_and_update, update_of, update_unasked
 

@@ -1,0 +1,70 @@
+"""What `train.precision` means on a device: how matrices are multiplied. Weights stay in fp32.
+
+"bf16" is autocast; "auto" is bf16 where the device has instructions for it, else fp32. "tf32"
+stores what fp32 stores, but a GPU rounds the factors of matrix products to 10 bits of mantissa
+(bf16 has 7); elsewhere it is fp32. It is for objectives that subtract from a prediction a near copy
+of it, whose gradients bf16 spoils (reports/README.md, "Precision").
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+PEAK_SHARES = {"bf16": 1.0, "tf32": 1 / 2, "fp32": 1 / 16}
+"""Peak of a GPU's matrix products over that of dense bf16: an A100's; an H100's fp32 is 1 / 15."""
+
+
+def without_device(precision: str) -> str:
+    """What a GPU of today makes of it: a key of `PEAK_SHARES`."""
+    return "bf16" if precision == "auto" else precision
+
+
+def used_on(device: torch.device, precision: str) -> str:
+    """What a device makes of it: "bf16", "tf32" or "fp32"."""
+    if uses_bf16(device, precision):
+        return "bf16"
+    return "tf32" if precision == "tf32" and device.type == "cuda" else "fp32"
+
+
+def uses_bf16(device: torch.device, precision: str) -> bool:
+    """Whether it means autocast to bf16 here."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and cpu_multiplies_bf16()
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether the processor has instructions for it; others are slower than in fp32."""
+    if not hasattr(torch.cpu, "get_capabilities"):  # older torch
+        return False
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """bf16 autocast where `uses_bf16`; for the forward pass."""
+    if not uses_bf16(device, precision):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+@contextlib.contextmanager
+def matrix_products(device: torch.device, precision: str) -> Iterator[None]:
+    """TF32 where it is asked for and there; for whole iterations, backward pass included."""
+    if used_on(device, precision) != "tf32":
+        yield
+        return
+    # not `torch.backends.cuda.matmul.fp32_precision`: compiled blocks read the older setting, and
+    # fail where only the newer one was set
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -1,0 +1,96 @@
+"""What `train.precision` means where, and that TF32 lasts as long as training."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from check_precision import EmulatedTF32, round_to_tf32, rows_of
+from tiny import tiny_config, tiny_train
+
+from baselines.flow_matching import FlowMatching
+from selfe import precision
+from selfe.precision import matrix_products, used_on
+from selfe.recipes import RECIPES, resolve
+from selfe.runs import write_config
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def test_tf32_is_for_gpus():
+    assert used_on(CUDA, "tf32") == "tf32"
+    assert used_on(CPU, "tf32") == used_on(CUDA, "fp32") == "fp32"
+    assert used_on(CPU, "bf16") == used_on(CUDA, "bf16") == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "inside"),
+    [(CUDA, "tf32", "high"), (CUDA, "fp32", "highest"), (CUDA, "bf16", "highest"),
+     (CPU, "tf32", "highest")],
+)  # fmt: skip
+def test_matrix_products_are_as_before_afterwards(device, asked, inside):
+    before = torch.get_float32_matmul_precision()
+    with pytest.raises(KeyError), matrix_products(device, asked):
+        assert torch.get_float32_matmul_precision() == inside
+        raise KeyError
+    assert torch.get_float32_matmul_precision() == before == "highest"
+
+
+def test_iterations_run_in_tf32(tmp_path, monkeypatch):
+    """On a processor that is told it makes TF32."""
+    monkeypatch.setattr(precision, "used_on", lambda device, asked: asked)
+    config = tiny_config("fm", "train.precision=tf32", "train.iterations=1")
+    seen = []
+
+    class Watched(FlowMatching):
+        def loss(self, *arguments):
+            output = super().loss(*arguments)
+            seen.append(("loss", torch.get_float32_matmul_precision()))
+            output.loss.register_hook(
+                lambda _: seen.append(("backward", torch.get_float32_matmul_precision()))
+            )
+            return output
+
+    tiny_train(config, tmp_path, objective=Watched())
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert seen == [("loss", "high"), ("backward", "high")]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_what_subtracts_near_copies_is_never_trained_in_bf16(recipe):
+    exact = "tf32" if recipe in ("0.5b", "2b") else "fp32"
+    for method in ("imm", "transition"):
+        assert resolve(recipe, method).train.precision == exact
+    assert resolve(recipe, "fm").train.precision == resolve(recipe, "selfe").train.precision
+    assert resolve(recipe, "fm").train.precision in ("auto", "bf16")
+
+
+def test_numbers_of_tf32_have_ten_bits_of_mantissa():
+    one, step = 1.0, 2.0**-10
+    given = torch.tensor([one, one + 0.49 * step, one + 0.51 * step, -one - 0.5 * step, 3e38, 0.0])
+    wanted = torch.tensor([one, one, one + step, -one - step, 3e38, 0.0])
+    assert round_to_tf32(given)[[0, 1, 2, 3, 5]].tolist() == wanted[[0, 1, 2, 3, 5]].tolist()
+    assert round_to_tf32(given)[4] == pytest.approx(3e38, rel=2**-11)
+
+
+def test_emulated_products_round_both_factors_forward_and_backward():
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(5, 3), torch.randn(4, 3, requires_grad=True), torch.randn(4)
+    with EmulatedTF32():
+        y = torch.nn.functional.linear(x, weight, bias)
+        y.backward(torch.ones_like(y) / 3)
+    rounded = bias + round_to_tf32(x) @ round_to_tf32(weight.detach()).T
+    torch.testing.assert_close(y.detach(), rounded, rtol=1e-6, atol=1e-6)
+    third = round_to_tf32(torch.ones_like(y) / 3)
+    torch.testing.assert_close(weight.grad, third.T @ round_to_tf32(x), rtol=1e-6, atol=1e-6)
+    assert not torch.allclose(y, torch.nn.functional.linear(x, weight, bias), rtol=1e-5)
+
+
+def test_errors_by_precision_of_a_run(tmp_path):
+    config = tiny_config("imm", "train.iterations=2")
+    tiny_train(config, tmp_path / "run")
+    write_config(tmp_path / "run", config)
+    tf32, bf16 = rows_of(tmp_path / "run", None, 2)
+    assert (tf32["precision"], bf16["precision"]) == ("tf32", "bf16")
+    assert tf32["method"] == "imm" and tf32["step"] == 2
+    assert 0 < tf32["error"] < bf16["error"] < 1
+    assert tf32["batch_noise"] == bf16["batch_noise"] > 0
