@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from selfe.plan import make_plan
+from selfe.recipes import resolve
+
 ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
 HEADER = re.compile(r"^\| \| 2 steps \| 4 steps \| 8 steps \|(?: 50 steps \|)?$", re.MULTILINE)
 TABLES = [  # page, place on it, report and iterations
     ("README.md", 0, "quickstart", "800"),
@@ -74,6 +78,16 @@ def test_scores_are_those_of_the_report(page, place, report, iterations):
             mean, low, high = (float(row[end]) for end in ends)
             mark = " n.r." * (row["resolved"] == "not resolved")
             assert cell == f"{mean:.3f} [{low:.3f}, {high:.3f}]{mark}", (label, steps)
+
+
+def test_planned_costs_are_those_of_the_plan():
+    row = re.compile(r"^\| `(.+?)`, .+ \| ([\d.]+) GPU-days \| ([\d.]+) \| ([\d.]+)", re.MULTILINE)
+    rows = row.findall(README)
+    assert [recipe for recipe, *_ in rows] == ["0.5b", "2b"]
+    for recipe, *days in rows:
+        for method, planned in zip(("fm", "imm", "selfe"), days, strict=True):
+            plan = make_plan(resolve(recipe, method), text_tokens=256)
+            assert planned == f"{plan.gpu_days:.1f}", (recipe, method)
 
 
 @pytest.mark.parametrize("page", ["README.md", "reports/README.md"])
