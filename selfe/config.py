@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import math
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from selfe.methods import METHOD_LABELS, OBJECTIVES
+from selfe.settings import fields_of, first_problem, unknown_key
 from selfe.stages import check_stages
 
 
@@ -31,13 +29,17 @@ class ModelConfig(Section):
     """Arguments of `selfe.network.DualTimeDenoiser`; one network for all methods."""
 
     in_channels: int = Field(64, ge=1, description="latent channels x patch area")
-    num_layers: int = Field(8, ge=0)
-    num_single_layers: int = Field(16, ge=0)
-    attention_head_dim: int = Field(64, ge=1)
-    num_attention_heads: int = Field(16, ge=1)
-    joint_attention_dim: int = Field(4096, ge=1)
-    pooled_projection_dim: int = Field(768, ge=1)
-    axes_dims_rope: tuple[int, int, int] = (8, 28, 28)
+    num_layers: int = Field(8, ge=0, description="double-stream blocks")
+    num_single_layers: int = Field(16, ge=0, description="single-stream blocks")
+    attention_head_dim: int = Field(64, ge=1, description="features of a head")
+    num_attention_heads: int = Field(
+        16, ge=1, description="heads; the width is heads times features"
+    )
+    joint_attention_dim: int = Field(4096, ge=1, description="features of a text token")
+    pooled_projection_dim: int = Field(768, ge=1, description="features of the pooled text vector")
+    axes_dims_rope: tuple[int, int, int] = Field(
+        (8, 28, 28), description="features of a head rotated by (t, y, x), which add up to a head"
+    )
     time_factor: float = Field(
         1000.0, gt=0, description="time features are sinusoids of it times t"
     )
@@ -57,8 +59,8 @@ class DataConfig(Section):
     )
     resolution: int = Field(256, ge=16, description="side of the images drawn, in pixels")
     size: int = Field(40_960, ge=1, description="training images of the shapes world")
-    codec: str = "shapes-grid"
-    text: str = "shapes"
+    codec: str = Field("shapes-grid", description="autoencoder: shapes-grid, shapes-free, flux")
+    text: str = Field("shapes", description="text encoder: shapes, flux")
     revision: str = Field("", description="of the encoders on the hub; the newest if empty")
     text_tokens: int | None = Field(
         None, ge=1, description="most tokens of a caption; null for the encoder's own limit"
@@ -68,25 +70,35 @@ class DataConfig(Section):
 class TimesConfig(Section):
     """Fields of `selfe.times.TimeSampler`."""
 
-    base_len: int = Field(512, ge=1)
-    tau_horizon: int = Field(300_000, ge=0)
-    pairing: Literal["stratified", "bernoulli"] = "stratified"
+    base_len: int = Field(
+        512, ge=1, description="image tokens for which t is warped by e^0.5 (Eq. s.12)"
+    )
+    tau_horizon: int = Field(
+        300_000, ge=0, description="iterations until s may be anywhere below t (Eq. s.13)"
+    )
+    pairing: Literal["stratified", "bernoulli"] = Field(
+        "stratified", description="every second sample has s = t, or each with probability 0.5"
+    )
 
 
 class OptimConfig(Section):
     """Adam with linear warm-up and linear decay (S.2)."""
 
-    lr: float = Field(3e-4, gt=0)
-    final_lr: float = Field(1e-5, ge=0)
-    warmup: int = Field(1000, ge=0)
-    decay_horizon: int | None = Field(None, ge=1, description="iterations; None for the whole run")
-    betas: tuple[Beta, Beta] = (0.9, 0.95)
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
+    lr: float = Field(3e-4, gt=0, description="learning rate after the warm-up")
+    final_lr: float = Field(1e-5, ge=0, description="learning rate at the end of the decay")
+    warmup: int = Field(1000, ge=0, description="iterations until the rate is reached")
+    decay_horizon: int | None = Field(
+        None, ge=1, description="iterations of the decay; null for the whole run"
+    )
+    betas: tuple[Beta, Beta] = Field((0.9, 0.95), description="of Adam")
+    eps: float = Field(1e-8, gt=0, description="of Adam")
+    weight_decay: float = Field(0.0, ge=0, description="of Adam, added to the gradient")
     clip_norm: float = Field(
         1.0, gt=0, allow_inf_nan=True, description="of the gradient; Infinity for no limit"
     )
-    ema_decay: float = Field(0.9999, ge=0, lt=1)
+    ema_decay: float = Field(
+        0.9999, ge=0, lt=1, description="of the moving average of the weights, which is scored"
+    )
     ema_warmup: bool = Field(True, description="decay min(d, (1 + n) / (10 + n)) at update n")
 
 
@@ -101,13 +113,17 @@ class StageConfig(Section):
 
 
 class TrainConfig(Section):
-    iterations: int = Field(300_000, ge=1)
+    iterations: int = Field(300_000, ge=1, description="optimiser steps")
     batch_size: int = Field(1024, ge=1, description="global batch")
     micro_batch_size: int | None = Field(
-        None, ge=1, description="at most so many samples at once; None for the whole batch"
+        None, ge=1, description="at most so many samples at once; null for the whole batch"
     )
-    stages: tuple[StageConfig, ...] = Field((), description="later stages, by rising start")
-    caption_dropout: float = Field(0.1, ge=0, le=1)
+    stages: tuple[StageConfig, ...] = Field(
+        (), description="later stages, by rising start: what changes of batch_size and resolutions"
+    )
+    caption_dropout: float = Field(
+        0.1, ge=0, le=1, description="probability of the null prompt instead of the caption"
+    )
     precision: Literal["auto", "fp32", "tf32", "bf16"] = Field(
         "auto",
         description="of matrix products and activations; auto is bf16 where the device, processors "
@@ -119,11 +135,15 @@ class TrainConfig(Section):
         description="what the backward pass computes again instead of keeping it: nothing, whole "
         "blocks, or all of a block but its matrix products",
     )
-    log_every: int = Field(10, ge=1)
-    checkpoint_every: int = Field(1000, ge=1)
-    keep_last: int = Field(2, ge=1)
-    milestone_every: int | None = Field(50_000, ge=1)
-    sample_every: int | None = Field(None, ge=1)
+    log_every: int = Field(10, ge=1, description="iterations from one line of metrics to the next")
+    checkpoint_every: int = Field(1000, ge=1, description="iterations")
+    keep_last: int = Field(2, ge=1, description="checkpoints kept beside the milestones")
+    milestone_every: int | None = Field(
+        50_000, ge=1, description="iterations; milestones are never pruned; null for none"
+    )
+    sample_every: int | None = Field(
+        None, ge=1, description="iterations from one sheet of images to the next; null for none"
+    )
     max_nonfinite: int = Field(5, ge=0, description="steps in a row without update allowed")
 
 
@@ -145,16 +165,27 @@ class SamplingConfig(Section):
     the largest number not above the one asked for applies.
     """
 
-    sampler: Literal["any-step", "pushforward", "restart"] = "any-step"
-    guidance: Literal["none", "linear", "ep-v", "ep-x0"] = "ep-v"
-    guidance_scale: float = Field(5.0, ge=0)
-    eta: float = Field(1.0, ge=0, le=1)
-    update: Literal["ancestral", "minfm"] = "ancestral"
-    s_fraction: float = Field(0.0, ge=0, le=1)
-    warp: bool = True
-    base_len: int = Field(512, ge=1)
+    sampler: Literal["any-step", "pushforward", "restart"] = Field(
+        "any-step", description="the last two are IMM's"
+    )
+    guidance: Literal["none", "linear", "ep-v", "ep-x0"] = Field(
+        "ep-v",
+        description="classifier-free; ep- keeps the energy of the conditional velocity or x0_hat",
+    )
+    guidance_scale: float = Field(5.0, ge=0, description="omega; 1 is no guidance")
+    eta: float = Field(1.0, ge=0, le=1, description="noise of a step; 0 is deterministic")
+    update: Literal["ancestral", "minfm"] = Field(
+        "ancestral", description="how eta splits old and fresh noise"
+    )
+    s_fraction: float = Field(
+        0.0, ge=0, le=1, description="s of a step from t to t': 0 is t', 1 is t, 0.5 halfway"
+    )
+    warp: bool = Field(True, description="warp the time grid as training warps t (Eq. s.12)")
+    base_len: int = Field(512, ge=1, description="as times.base_len, for the grid")
     batch_slots: int = Field(32, ge=1, description="fixed batch of the sampler, padded")
-    by_steps: dict[int, StepSampling] = {}
+    by_steps: dict[int, StepSampling] = Field(
+        {}, description="other settings from a number of steps on"
+    )
 
     def at(self, num_steps: int) -> SamplingConfig:
         """The settings that apply to a number of steps, `by_steps` resolved."""
@@ -277,16 +308,16 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
         raise ValueError(f"objective is a section, not a value: got {objective_values!r}")
     for key in objective_values:
         # pydantic ignores unknown keys of a plain dataclass
-        if key not in _fields(objective_class):
-            raise ValueError(_unknown_key(["objective"], key, _fields(objective_class)))
+        if key not in fields_of(objective_class):
+            raise ValueError(unknown_key(["objective"], key, fields_of(objective_class)))
     try:
         config = RunConfig.model_validate(values)
     except ValidationError as error:
-        raise ValueError(_sentence(error, RunConfig)) from None
+        raise ValueError(first_problem(error, RunConfig)) from None
     try:
         objective = config.build_objective()
     except ValidationError as error:
-        raise ValueError(_sentence(error, objective_class, "objective")) from None
+        raise ValueError(first_problem(error, objective_class, "objective")) from None
     resolved = dataclasses.asdict(objective)
     resolved.pop("times", None)
     for key, value in resolved.items():
@@ -302,77 +333,4 @@ def validate_section(cls: type[SectionT], values: Mapping[str, Any], name: str) 
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        raise ValueError(_sentence(error, cls, name)) from None
-
-
-def _fields(cls: Any) -> dict[str, Any]:
-    if isinstance(cls, type) and issubclass(cls, BaseModel):
-        return {name: info.annotation for name, info in cls.model_fields.items()}
-    if dataclasses.is_dataclass(cls):
-        hints = typing.get_type_hints(cls)
-        return {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.name != "times"}
-    return {}
-
-
-def _describe(annotation: Any) -> str:
-    """A type in words: "a number", "one of a, b", "an integer or none"."""
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is Annotated:
-        return _describe(args[0])
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, args))
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(_describe(a) for a in args)
-    if origin is tuple and args[-1] is Ellipsis:
-        return f"a list, each {_describe(args[0])}"
-    if origin is tuple:
-        return f"a list of {len(args)} values, each {_describe(args[0])}"
-    words = {
-        int: "an integer",
-        float: "a number",
-        bool: "true or false",
-        str: "text",
-        type(None): "null",
-    }
-    if origin is dict:
-        return f"a mapping of {_describe(args[0])} to {_describe(args[1])}"
-    return words.get(annotation, "a section")
-
-
-def _unknown_key(path: list[str], key: str, fields: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(key, fields, n=1, cutoff=0.4)
-    hint = f"; did you mean {'.'.join([*path, near[0]])!r}?" if near else ""
-    return f"unknown key {'.'.join([*path, key])!r}{hint} (known here: {', '.join(fields)})"
-
-
-_OUT_OF_RANGE = (
-    "greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number",
-)  # fmt: skip
-"""Kinds of pydantic's problems in which the type is right and the value is not."""
-
-
-def _sentence(error: ValidationError, cls: Any, prefix: str = "") -> str:
-    """The first problem of a pydantic report as one sentence: key, type, nearest spelling."""
-    problem = error.errors()[0]
-    location = [str(part) for part in problem["loc"]]
-    node: Any = cls
-    path = [prefix] if prefix else []
-    for depth, part in enumerate(location):
-        if part.isdigit() and typing.get_origin(node) in (tuple, dict):
-            node = typing.get_args(node)[-1 if typing.get_origin(node) is dict else 0]
-            path[-1] += f"[{part}]"
-            continue
-        fields = _fields(node)
-        if part not in fields:
-            if depth and not fields:
-                break  # inside a union, or a key of a mapping: the key so far names it
-            return _unknown_key(path, part, fields)
-        path.append(part)
-        node = fields[part]
-    key = ".".join(path)
-    given = json.dumps(problem.get("input"), default=str)
-    if problem["type"] in _OUT_OF_RANGE:
-        wanted = problem["msg"].removeprefix("Input should be ")
-        return f"{key} must be {wanted}, got {given}"
-    detail = problem["msg"][0].lower() + problem["msg"][1:]
-    return f"{key} must be {_describe(node)}, got {given} ({detail})"
+        raise ValueError(first_problem(error, cls, name)) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -26,19 +27,23 @@ class Listing(StrEnum):
     runs = "runs"
     methods = "methods"
     recipes = "recipes"
+    settings = "settings"
 
 
 def ls(
     what: Annotated[Listing, typer.Argument(help="What to list.")] = Listing.models,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
     runs_dir: RunsDir = RUNS,
+    recipe: Annotated[str, typer.Option(help="Of `ls settings`.")] = "shapes",
+    method: Annotated[str, typer.Option(help="Of `ls settings`.")] = "selfe",
 ) -> None:
-    """List published models with their facts, training runs, methods or recipes."""
+    """List published models with their facts, training runs, methods, recipes or settings."""
     rows = {
         Listing.models: _models,
         Listing.runs: lambda: _runs(runs_dir),
         Listing.methods: _methods,
         Listing.recipes: _recipes,
+        Listing.settings: lambda: _settings(recipe, method),
     }[what]()
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
@@ -106,6 +111,15 @@ def _recipes() -> list[dict]:
         config = resolve(name, "fm").model_dump(mode="json")
         rows.append({"recipe": name, **{k: config[k] for k in ("model", "data", "optim", "train")}})
     return rows
+
+
+def _settings(recipe: str, method: str) -> list[dict]:
+    from selfe.methods import OBJECTIVES
+    from selfe.recipes import resolve
+    from selfe.settings import list_settings
+
+    config = resolve(recipe, method)
+    return [asdict(setting) for setting in list_settings(config, OBJECTIVES.load(method))]
 
 
 def sample(
