@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from pathlib import Path
 
 import pytest
 
+from selfe.methods import METHOD_LABELS
 from selfe.plan import make_plan
 from selfe.recipes import resolve
 
@@ -78,6 +80,16 @@ def test_scores_are_those_of_the_report(page, place, report, iterations):
             mean, low, high = (float(row[end]) for end in ends)
             mark = " n.r." * (row["resolved"] == "not resolved")
             assert cell == f"{mean:.3f} [{low:.3f}, {high:.3f}]{mark}", (label, steps)
+
+
+def test_errors_by_precision_are_those_measured():
+    page = (ROOT / "reports" / "README.md").read_text()
+    measured = {}
+    for row in json.loads((ROOT / "reports" / "precision.json").read_text())["rows"]:
+        measured.setdefault(METHOD_LABELS[row["method"]], {})[row["precision"]] = row
+    for label, rows in measured.items():
+        errors = f"{rows['bf16']['error']:.1%} | {rows['tf32']['error']:.1%}"
+        assert f"| {label} | {errors} | {rows['bf16']['batch_noise']:.0%} |" in page
 
 
 def test_planned_costs_are_those_of_the_plan():
