@@ -172,8 +172,9 @@ SHAPES_SAMPLING: dict[str, dict[str, Any]] = {
 }
 
 
-# Objectives that subtract from a prediction a near copy of it, so that bf16 spoils their gradients:
-# IMM, whose authors compute both in fp32, and the difference of two predictions over 0.01 in time.
+# Objectives that subtract from a prediction a near copy of it, whose rounding is then left: IMM, whose
+# authors compute both in fp32, and TiM's, which divides a difference by 0.01 (reports/README.md,
+# "Precision").
 _NEAR_COPIES = ("imm", "transition")
 
 

@@ -123,6 +123,43 @@ def test_difference_of_many_moved_prompts_is_the_paired_t_interval() -> None:
     assert difference.interval.high == pytest.approx(expected.high, rel=1e-6)
 
 
+def test_correlation_is_pearsons_over_prompts() -> None:
+    rng = np.random.default_rng(4)
+    a, b = rng.integers(0, 5, size=(2, 40))
+    mixed = np.where(rng.random(40) < 0.5, a, b)
+    expected = np.corrcoef(a, mixed)[0, 1]
+    assert 0.2 < expected < 0.8
+    pair = _pair(a.tolist(), mixed.tolist())
+    assert pair.correlation == pytest.approx(expected)
+    assert _pair((4 - a).tolist(), mixed.tolist()).correlation == pytest.approx(-expected)
+    assert _pair([2] * 40, mixed.tolist()).correlation == 0
+
+
+def test_difference_of_few_moved_prompts_is_newcombes() -> None:
+    """Square-and-add of two dependent shares, mixed with the t interval by 1 - exp(-moved / 2)."""
+    a, b = [0, 1, 4, 4] * 10, [0, 1, 4, 4] * 10
+    b[0], b[1], b[4] = 1, 2, 1
+    shares = task_interval(_counts(a)), task_interval(_counts(b))
+    r = np.corrcoef(a, b)[0, 1]
+    low, high = (
+        math.sqrt(x * x - 2 * r * x * y + y * y)
+        for x, y in (
+            (shares[0].mean - shares[0].low, shares[1].high - shares[1].mean),
+            (shares[0].high - shares[0].mean, shares[1].mean - shares[1].low),
+        )
+    )
+    least = 1.959964 * math.sqrt(2) / 4 / 40  # room for two changes of an image, one each way
+    errors = (np.array(a) - b) / 4
+    t = distributions.t.ppf(0.975, 39) * errors.std(ddof=1) / math.sqrt(40)
+    doubt = math.exp(-3 / 2)
+    interval = paired_difference({"x": _pair(a, b)}, test=False).interval
+    below = math.sqrt(doubt * max(low, least) ** 2 + (1 - doubt) * t**2)
+    above = math.sqrt(doubt * max(high, least) ** 2 + (1 - doubt) * t**2)
+    assert interval.mean - interval.low == pytest.approx(below, rel=1e-5)
+    assert interval.high - interval.mean == pytest.approx(above, rel=1e-5)
+    assert min(low, high) > least  # it is Newcombe's that is seen
+
+
 def test_swapping_a_and_b_mirrors_the_difference() -> None:
     rng = np.random.default_rng(2)
     a, b = rng.integers(0, 5, size=(2, 30)).tolist()
