@@ -172,9 +172,9 @@ SHAPES_SAMPLING: dict[str, dict[str, Any]] = {
 }
 
 
-# Objectives that subtract from a prediction a near copy of it, whose rounding is then left: IMM, whose
-# authors compute both in fp32, and TiM's, which divides a difference by 0.01 (reports/README.md,
-# "Precision").
+# Objectives that subtract from a prediction a near copy of it, whose rounding is then left: IMM,
+# whose authors compute both in fp32, and TiM's, which divides a difference by 0.01
+# (reports/README.md, "Precision").
 _NEAR_COPIES = ("imm", "transition")
 
 
