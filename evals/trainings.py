@@ -277,22 +277,24 @@ def trainings_statements(frame: pd.DataFrame) -> list[str]:
         first = reference.iloc[0]
         words = []
         for _, row in others.iterrows():
-            name = " ".join(filter(None, (row["method"], row["variant"])))
-            name += ", settings changed," * row["changed"]
             seeds = ""
             if row["training_seed"] != first["training_seed"]:
                 seeds = f", mean of seeds {row['training_seed']}"
                 if row["delta_seeds"] != row["training_seed"]:
                     seeds += f", difference of {row['delta_seeds']}"
-            words.append(
-                f"{name} {number(row['overall'])} ({_difference(row)}, {row['resolved']}{seeds})"
-            )
+            difference = f"{_difference(row)}, {row['resolved']}{seeds}"
+            words.append(f"{_name(row)} {number(row['overall'])} ({difference})")
         texts.append(
             f"At {steps} step{'s' * (steps != 1)}, mean over training seeds "
-            f"{first['training_seed']} ({recipe}, {iterations} iterations): {first['method']} "
+            f"{first['training_seed']} ({recipe}, {iterations} iterations): {_name(first)} "
             f"{number(first['overall'])}, {', '.join(words)}."
         )
     return texts
+
+
+def _name(row: pd.Series) -> str:
+    name = " ".join(filter(None, (row["method"], row["variant"])))
+    return f"{name}, settings changed," if row["changed"] else name
 
 
 def _difference(row: pd.Series) -> str:

@@ -192,6 +192,17 @@ def test_self_e_as_its_recipe_is_the_reference_of_all(tmp_path: Path) -> None:
     assert trainings_markdown(frame).count(" (seeds 1 2) |") == 3
 
 
+def test_statements_say_what_was_changed_of_self_e_too(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write(tmp_path, "fm", seed, rate=0.3, settings="changed")
+        write(tmp_path, "selfe", seed, rate=0.6, settings="changed")
+    (text,) = trainings_statements(trainings_frame(collect([tmp_path])))
+    assert (
+        "): Self-E, settings changed, 0." in text
+        and ", Flow Matching, settings changed, 0." in text
+    )
+
+
 def test_a_variant_is_compared_with_the_self_e_of_that_variant(tmp_path: Path) -> None:
     named: dict[str, Any] = {"facts": {"follows_recipe": True}}
     for seed in SEEDS:
