@@ -144,6 +144,26 @@ def test_only_the_most_confident_objects_above_the_threshold_count() -> None:
     }
 
 
+def test_places_depend_on_the_part_played_in_a_relation() -> None:
+    """Other factors, and other tasks, on the class alone."""
+    items = [
+        {"label": label, "box": [0, 0, 12, 12], "score": 0.9, "color": "red"}
+        for label in ("circle", "star")
+    ]
+    record = position("circle", "star", "left of")
+    conditions = {
+        kind: {cell[2] for cell, _ in observations(WORLD, record, {"detections": items})
+               if cell[:2] == ("position", kind)}
+        for kind in ("place", "size")
+    }  # fmt: skip
+    assert conditions == {
+        "place": {("left of", True), ("left of", False)},
+        "size": {"circle", "star"},
+    }
+    apart = observations(WORLD, two_object("circle", "star"), {"detections": items})
+    assert {cell[2] for cell, _ in apart} == {"circle", "star"}
+
+
 def test_total_variation() -> None:
     assert total_variation(Counter(a=1, b=1), Counter(a=10, b=10)) == 0
     assert total_variation(Counter(a=3), Counter(b=5)) == 1
