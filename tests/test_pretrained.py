@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pretend_gpu import CUDA, pretend_gpu
 from tiny_pipelines import SIDE, TINY_ARGS, build_tiny
 
 from baselines import registry
@@ -40,11 +41,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {name: build_tiny(name, root / name) for name in FAMILIES}
 
 
-def load(name: str, folder: str, **arguments: Any) -> Any:
+def load(name: str, folder: str, device: str = "cpu", **arguments: Any) -> Any:
     arguments = {**TINY_ARGS, **arguments}
     if name == "generic":
-        return registry.load(f"diffusers:{folder}", model_args=arguments)
-    return registry.load(name, local_path=folder, model_args=arguments)
+        return registry.load(f"diffusers:{folder}", device=device, model_args=arguments)
+    return registry.load(name, device=device, local_path=folder, model_args=arguments)
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +73,23 @@ def test_nfe_is_what_the_network_is_called(models: dict[str, Any], name: str) ->
         assert sum(rows) == EXPECTED_NFE[name](num_steps)
         assert image.shape == (SIDE, SIDE, 3) and image.dtype == np.uint8
     hook.remove()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_images_are_the_same_on_another_device(
+    models: dict[str, Any], folders: dict[str, str], name: str
+) -> None:
+    with pretend_gpu():
+        there = load(name, folders[name], "cuda", dtype="float32")
+        assert next(network_of(there).parameters()).device == CUDA
+        images = there.generate(PROMPTS, 2, SEEDS)
+        if name == "sdxl":  # in half precision it is decoded in float32, part by part
+            (half,) = load(name, folders[name], "cuda").generate(PROMPTS[:1], 2, SEEDS[:1])
+    expected = models[name].generate(PROMPTS, 2, SEEDS)
+    for image, reference in zip(images, expected, strict=True):
+        assert np.abs(image.astype(int) - reference.astype(int)).max() <= 1
+    if name == "sdxl":
+        assert np.abs(half.astype(int) - expected[0].astype(int)).mean() < 4
 
 
 @pytest.mark.parametrize("name", FAMILIES)
