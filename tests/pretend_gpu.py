@@ -111,8 +111,6 @@ def call(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if kwargs.get("device") is not None:
         on_device = torch.device(kwargs["device"]).type in ("cuda", "meta")
         kwargs = {**kwargs, "device": torch.device("cpu")}
-    if kwargs.get("pin_memory"):
-        kwargs = {**kwargs, "pin_memory": False}
     host_args, host_kwargs = tree_map_only(OnDevice, lambda x: x.host, (args, kwargs))
     result = func(*host_args, **host_kwargs)
     if not on_device:
@@ -136,6 +134,10 @@ def on_host(parts: Any) -> Any:
     return tree_map_only(Tensor, lambda x: x.detach().cpu().clone(), parts)
 
 
+def unpinned(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda *args, pin_memory=False, **kwargs: make(*args, **kwargs)
+
+
 def answer(value: Any) -> Callable[..., Any]:
     return lambda *args, **kwargs: value
 
@@ -143,7 +145,9 @@ def answer(value: Any) -> Callable[..., Any]:
 @contextlib.contextmanager
 def pretend_gpu() -> Iterator[None]:
     """One GPU, for this thread."""
-    torch._dynamo.trace_rules.get_torch_obj_rule_map()  # looks for the functions that go below
+    # these remember functions that are others below
+    torch._dynamo.trace_rules.get_torch_obj_rule_map()
+    torch.utils._device._device_constructors()
     answers = {
         "is_available": True,
         "device_count": 1,
@@ -167,6 +171,7 @@ def pretend_gpu() -> Iterator[None]:
             patch.setattr(torch.cuda, name, answer(value))
         patch.setattr(torch.cuda, "Event", Event)
         patch.setattr(Tensor, "pin_memory", lambda self: self)
+        patch.setattr(torch, "empty", unpinned(torch.empty))  # by threads of their own, too
         patch.setattr(torch._C, "_group_tensors_by_device_and_dtype", grouped)
         # tensors of inference cannot be views of tensors of the device
         patch.setattr(torch._C, "_InferenceMode", lambda on: torch.set_grad_enabled(not on))

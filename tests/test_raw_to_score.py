@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from command_line import selfe_bench
 from image_data import Item, add_member, make_items, write_folder, write_tars
+from pretend_gpu import pretend_gpu
 from test_pretrained_hub import make_cache
 from tiny import TINY_MODEL
 from tiny_pipelines import WIDTH, build_tiny
@@ -183,8 +185,14 @@ def test_bad_options_of_prepare_are_one_sentence(run, words, sentence, tmp_path)
 
 
 @pytest.mark.slow
-def test_flux_encoders_from_raw_images_to_images(run, tmp_path, monkeypatch):
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_flux_encoders_from_raw_images_to_images(run, device, tmp_path, monkeypatch):
     """The paper's route with a tiny random FLUX: T5 tokens, CLIP's pooled vector, its VAE."""
+    with pretend_gpu() if device == "cuda" else contextlib.nullcontext():
+        from_raw_images_to_images(run, tmp_path, monkeypatch)
+
+
+def from_raw_images_to_images(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     folder = build_tiny("flux-dev", tmp_path / "flux")
