@@ -23,9 +23,10 @@ TABLES = [  # page, place on it, report and iterations
     ("reports/README.md", 2, "quickstart-sampling", "800"),
     ("reports/README.md", 3, "shapes-seeds", "3000"),
     ("reports/README.md", 4, "shapes-8e-3", "3000"),
-    ("reports/README.md", 5, "shapes-seeds", "1000"),
-    ("reports/README.md", 6, "quickstart-2e-3", "800"),
-    ("reports/README.md", 7, "meanflow", "800"),
+    ("reports/README.md", 5, "shapes-6000", "6000"),
+    ("reports/README.md", 6, "shapes-seeds", "1000"),
+    ("reports/README.md", 7, "quickstart-2e-3", "800"),
+    ("reports/README.md", 8, "meanflow", "800"),
 ]
 ROWS = {  # method and variant
     "Self-E": ("Self-E", ""),
