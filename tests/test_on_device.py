@@ -88,10 +88,11 @@ def test_commands_compute_the_same_there(method, tmp_path):
     with pretend_gpu():
         there = train_resume_draw_and_score(method, tmp_path / "there")
     # not the same bits: processors have kernels of their own for GELU and softmax
-    difference = {name: np.abs(here[name] - there[name]).max() for name in here}
     assert len(here["losses"]) == 3
-    assert difference["losses"] < 1e-6 and difference["weights"] < 1e-6
-    assert difference["levels"] <= 1
+    assert np.abs(here["losses"] - there["losses"]).max() < 1e-5
+    moved = np.linalg.norm(here["weights"] - there["weights"])
+    assert moved < 1e-5 * np.linalg.norm(here["weights"])
+    assert np.abs(here["levels"] - there["levels"]).max() <= 1
 
 
 @pytest.mark.slow
