@@ -25,7 +25,7 @@ MODELS = Registry(
         "lcm": "baselines.pretrained.lcm:LCM",
         "sana-1.5": "baselines.pretrained.sana:SANA_15",
         "sana-1.5-4.8b": "baselines.pretrained.sana:SANA_15_LARGE",
-        "tim": "baselines.pretrained.tim:TIM",
+        "tim": "baselines.pretrained.tim.model:TIM",
         "sdxl-turbo": "baselines.pretrained.sdxl:SDXL_TURBO",
         "sd3.5-turbo": "baselines.pretrained.sd35:SD35_TURBO",
     },

@@ -16,9 +16,9 @@ from evals.generate import draw_images
 from evals.images import folder_numbers, scan_folder
 from evals.processes import Processes
 from evals.registry import open_color_classifier, open_detector, open_suite
-from evals.results import RESULT, model_facts, protocol_facts, read_result, write_result
+from evals.results import DETECTIONS, RESULT, model_facts, protocol_facts, read_result, write_result
 from evals.rules import DEFAULT_RULES
-from evals.score import DETECTIONS, score_folder
+from evals.score import score_folder
 from evals.suites.base import Suite
 from selfe.data.shapes_world import ShapesWorld
 from selfe.files import folder_lock

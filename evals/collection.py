@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,13 +11,12 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import pandas as pd
-from pydantic import ValidationError
 
-from evals.base import TASKS, ImageVerdict, Interval, ProtocolFacts, Result
-from evals.pairing import Counts, counts_by_task
+from evals.base import TASKS, Interval, Result
+from evals.results import protocol_key, protocol_slug, read_result
 from evals.stats import PromptCounts, overall_interval, task_interval
 from evals.suites.shapes import ROUND_TRIP_SCORE
-from selfe.files import read_json_lines
+from evals.verdicts import Counts, counts_by_task, read_verdicts, verdict_frame
 
 MANY_STEPS = 50
 PLATEAU = 0.9
@@ -79,20 +77,6 @@ class ResultFolder:
             return ()
         changed = facts.get("changed")
         return None if changed is None else tuple(changed)
-
-
-def protocol_key(protocol: ProtocolFacts) -> str:
-    """Identity of a protocol: results with different keys never share a table."""
-    text = json.dumps(protocol.model_dump(mode="json"), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def protocol_slug(protocol: ProtocolFacts) -> str:
-    """A short name of a protocol for file names."""
-    suite = protocol.suite.replace("@", "-")
-    size = f"{protocol.num_prompts}x{protocol.images_per_prompt}"
-    parts = [suite, protocol.split, size, protocol_key(protocol)[:6]]
-    return "-".join(part for part in parts if part)
 
 
 def collect(roots: Sequence[Path]) -> list[ResultFolder]:
@@ -232,35 +216,11 @@ def read_result_folder(folder: Path, name: str = "") -> ResultFolder:
         ValueError: naming the file, for anything that is not so.
     """
     path = folder / "result.json"
-    try:
-        result = Result.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ValueError(f"{path} is no result: {where}: {first['msg']}; score it again") from None
-    verdicts = read_verdicts(folder / "images.jsonl")
+    result = read_result(path)
+    verdicts = verdict_frame(read_verdicts(folder))
     _check(path, result, verdicts)
     stated = str(result.model.training.get("under_trained") or "")
     return ResultFolder(folder, name or folder.as_posix(), result, verdicts, stated)
-
-
-def read_verdicts(path: Path) -> pd.DataFrame:
-    """images.jsonl as a frame, sorted; a torn last line (a write cut short) is dropped.
-
-    Raises:
-        ValueError: if the file is missing, holds an image twice, or a line is malformed.
-    """
-    rows = []
-    for number, record in read_json_lines(path):
-        try:
-            verdict = ImageVerdict.model_validate(record)
-        except ValidationError:
-            raise ValueError(f"{path}, line {number}: not an image's verdict") from None
-        rows.append((verdict.prompt_id, verdict.sample_id, verdict.tag, verdict.correct))
-    frame = pd.DataFrame(rows, columns=["prompt_id", "sample_id", "tag", "correct"])
-    if frame.duplicated(["prompt_id", "sample_id"]).any():
-        raise ValueError(f"{path} holds an image twice: score the folder again")
-    return frame.sort_values(["prompt_id", "sample_id"], ignore_index=True)
 
 
 def task_means(verdicts: pd.DataFrame) -> dict[str, float]:

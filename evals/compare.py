@@ -8,9 +8,9 @@ from pathlib import Path
 from evals.base import Frozen, ImageVerdict, Interval, ProtocolFacts, Result
 from evals.collection import eta_of, guidance_text
 from evals.images import caption
-from evals.results import read_result, read_verdicts
-from evals.score import counts_by_task
+from evals.results import read_result
 from evals.stats import Difference, PairedCounts, paired_difference
+from evals.verdicts import counts_by_task, read_verdicts, verdict_frame
 
 
 class FlippedPrompt(Frozen):
@@ -131,7 +131,7 @@ def compare_verdicts(
             f"the two results do not cover the same images ({len(a)} and {len(b)}), so they cannot "
             "be paired; score both completely"
         )
-    counts_a, counts_b = counts_by_task(a), counts_by_task(b)
+    counts_a, counts_b = (counts_by_task(verdict_frame(side)) for side in (a, b))
     pairs = {tag: PairedCounts(counts_a[tag], counts_b[tag]) for tag in counts_a}
     return Comparison(
         a=names[0],

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from evals.base import Frozen, Interval
-from evals.collection import ResultFolder, protocol_key
+from evals.collection import ResultFolder
 from evals.compare import check_same_protocol, name_of
-from evals.pairing import Counts
+from evals.results import protocol_key
 from evals.table_rows import configuration_of
 from evals.trainings import difference_over, leaves_out_0, mean_over, only_task
+from evals.verdicts import Counts
 
 
 class ComparedMeans(Frozen):

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import pandas as pd
 
 from evals.base import ProtocolFacts
-from evals.collection import protocol_slug
 from evals.commands import STEPS, not_run
 from evals.markup import (
     is_missing,
@@ -21,6 +20,7 @@ from evals.markup import (
     with_interval,
 )
 from evals.model_table import TABLE1_TASKS
+from evals.results import protocol_slug
 from evals.table_rows import PAPER, Table, follows_paper_protocol
 from evals.tables import NOT_RESOLVED
 

@@ -15,20 +15,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from evals import cut_pages, figures, layout, trainings
-from evals.collection import (
-    ResultFolder,
-    by_protocol,
-    collect,
-    protocol_slug,
-    tell_apart,
-    usual_data,
-)
+from evals.collection import ResultFolder, by_protocol, collect, tell_apart, usual_data
 from evals.commands import CommandContext, protocol_options
 from evals.cuts import diversity_frame, seen_unseen_frame
 from evals.markup import to_csv
 from evals.model_table import TABLE1_COLUMNS, build_table1, is_published
 from evals.report_figures import ResultGroup, draw_group
 from evals.report_index import index_page
+from evals.results import protocol_slug
 from evals.table_rows import Table, choose
 from evals.tables import TABLE2_COLUMNS, build_table2
 from selfe.files import write_atomically

@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 
 from evals import figures, pictures, trainings
 from evals.base import Interval
-from evals.collection import ResultFolder, protocol_slug
+from evals.collection import ResultFolder
 from evals.commands import STEPS
 from evals.layout import TASK_NAMES
+from evals.results import protocol_slug
 from evals.table_rows import cell_of, choose, one_training_a_row
 from evals.tables import horizons
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -10,16 +12,18 @@ from evals.base import (
     SCHEMA_VERSION,
     ColorClassifier,
     Detector,
-    ImageVerdict,
     ModelFacts,
     ProtocolFacts,
     Result,
 )
 from evals.rules import RuleSettings
-from evals.score import VERDICTS
 from evals.suites.base import Suite
-from selfe.files import read_json_lines, write_atomically
+from selfe.files import write_atomically
 from selfe.generator import GeneratorFacts
+
+DETECTIONS = "detections.jsonl"
+VERDICTS = "images.jsonl"
+
 
 RESULT = "result.json"
 
@@ -92,26 +96,15 @@ def read_result(folder: str | Path) -> Result:
     return result
 
 
-def read_verdicts(path: str | Path) -> list[ImageVerdict]:
-    """images.jsonl of a result folder, or the file itself.
+def protocol_key(protocol: ProtocolFacts) -> str:
+    """Identity of a protocol: results with different keys never share a table."""
+    text = json.dumps(protocol.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
-    Raises:
-        ValueError: if it is missing, a line is no verdict, or an image occurs twice; names the
-            line.
-    """
-    path = Path(path)
-    if path.is_dir():
-        path = path / VERDICTS
-    verdicts: list[ImageVerdict] = []
-    seen: set[tuple[int, int]] = set()
-    for number, row in read_json_lines(path):
-        try:
-            verdict = ImageVerdict.model_validate(row)
-        except ValidationError as error:
-            raise ValueError(f"{path}, line {number}: {error.errors()[0]['msg']}") from None
-        key = (verdict.prompt_id, verdict.sample_id)
-        if key in seen:
-            raise ValueError(f"{path}, line {number}: image {key} occurs twice")
-        seen.add(key)
-        verdicts.append(verdict)
-    return verdicts
+
+def protocol_slug(protocol: ProtocolFacts) -> str:
+    """A short name of a protocol for file names."""
+    suite = protocol.suite.replace("@", "-")
+    size = f"{protocol.num_prompts}x{protocol.images_per_prompt}"
+    parts = [suite, protocol.split, size, protocol_key(protocol)[:6]]
+    return "-".join(part for part in parts if part)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from evals.base import (
-    TASKS,
     ColorClassifier,
     Detection,
     Detector,
@@ -35,8 +34,10 @@ from evals.detections import (
     write_verdicts,
 )
 from evals.images import FoundImage, ImageFolder, read_image, scan_folder
+from evals.results import DETECTIONS, VERDICTS
 from evals.rules import DEFAULT_RULES, RuleSettings, check_record
-from evals.stats import PromptCounts, count_by_prompt, overall_interval, task_interval
+from evals.stats import overall_interval, task_interval
+from evals.verdicts import counts_by_task, prompt_counts, verdict_frame
 from selfe.files import (
     append_lines,
     as_json_lines,
@@ -49,8 +50,8 @@ from selfe.files import (
 STORED_SCORE = 0.05
 """Detections above this score are stored, so that lower thresholds can be tried later."""
 STORED_PER_IMAGE = 100
-DETECTIONS = "detections.jsonl"
-VERDICTS = "images.jsonl"
+
+
 _WORK = ".detections-{}.work.jsonl"
 
 Progress = Callable[[int, int], None]
@@ -180,13 +181,14 @@ def summarize(
     """
     if not verdicts:
         raise ValueError("no image to score")
-    tasks = counts_by_task(verdicts)
+    frame = verdict_frame(verdicts)
+    tasks = counts_by_task(frame)
     cuts: dict[str, Interval] = {}
     for name, prompt_ids in (groups or {}).items():
         members = set(prompt_ids)
-        chosen = [v for v in verdicts if v.prompt_id in members]
-        if chosen:
-            cuts[name] = task_interval(_counts(chosen))
+        chosen = frame[frame["prompt_id"].isin(members)]
+        if len(chosen):
+            cuts[name] = task_interval(prompt_counts(chosen))
     return Scores(
         overall=overall_interval(tasks) if allow_partial or not partial else None,
         tasks={tag: task_interval(counts) for tag, counts in tasks.items()},
@@ -195,17 +197,6 @@ def summarize(
         num_failed=sum(v.reason == FAILED_REASON for v in verdicts),
         partial=partial,
     )
-
-
-def counts_by_task(verdicts: Sequence[ImageVerdict]) -> dict[str, PromptCounts]:
-    """Counts by prompt of every task present: GenEval's six in its order, then any others."""
-    tags = {v.tag for v in verdicts}
-    ordered = [t for t in TASKS if t in tags] + sorted(tags.difference(TASKS))
-    return {tag: _counts([v for v in verdicts if v.tag == tag]) for tag in ordered}
-
-
-def _counts(verdicts: Sequence[ImageVerdict]) -> PromptCounts:
-    return count_by_prompt([v.prompt_id for v in verdicts], [v.correct for v in verdicts])
 
 
 class _DetectionRun:

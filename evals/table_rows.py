@@ -14,8 +14,8 @@ import pandas as pd
 from evals.base import TASKS, ProtocolFacts
 from evals.collection import ResultFolder, eta_of, guidance_text, setting_text
 from evals.commands import overrides_settings
-from evals.pairing import overall_difference
 from evals.stats import Difference
+from evals.verdicts import overall_difference
 
 PAPER = "paper (BAGEL protocol, prompt set not stated)"
 # Published weights of GenEval's detector: the eight characters are the start of their sha256.

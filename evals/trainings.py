@@ -20,10 +20,10 @@ from evals.cut_pages import FIXED_HEADER, fixed_cells
 from evals.cuts import row_of
 from evals.layout import TASK_NAMES
 from evals.markup import is_missing, number, plain, signed, to_markdown, with_interval
-from evals.pairing import Counts, difference_of_counts, together
 from evals.stats import over_trainings, overall_interval
 from evals.table_rows import choose, configuration_of, training_of
 from evals.tables import NOT_RESOLVED, REFERENCE, RESOLVED
+from evals.verdicts import Counts, difference_of_counts, together
 
 WORDS = (
     "Overall score of one configuration trained with several seeds, its mean [95% interval] and "

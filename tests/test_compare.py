@@ -9,8 +9,9 @@ import pytest
 from evals.base import ImageVerdict, ModelFacts, ProtocolFacts, Result, SamplingFacts
 from evals.compare import as_markdown, compare, compare_verdicts
 from evals.detections import write_verdicts
-from evals.results import read_result, read_verdicts, write_result
+from evals.results import read_result, write_result
 from evals.score import summarize
+from evals.verdicts import read_verdicts
 
 PROTOCOL = ProtocolFacts(
     suite="shapes@1",

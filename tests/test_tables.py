@@ -460,7 +460,7 @@ def test_contradicting_and_damaged_results_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="counts 120 images but images.jsonl has 119"):
         collect([tmp_path])
     images.write_text("\n".join([*lines[:-1], lines[0]]) + "\n")
-    with pytest.raises(ValueError, match="holds an image twice"):
+    with pytest.raises(ValueError, match=r"image \(0, 0\) occurs twice"):
         collect([tmp_path])
     images.write_text(good)
     (folder / "result.json").write_text("{}")

@@ -14,10 +14,10 @@ from tiny_pipelines import TINY_ARGS, build_tiny
 from torch import Tensor
 
 from baselines import registry
-from baselines.pretrained.tim import group_by_length
-from baselines.pretrained.tim_network import TRAINING_ONLY, TiMTransformer, load_published
-from baselines.pretrained.tim_sampler import count_evaluations, sample_tim, transition_times
-from baselines.pretrained.tim_text import MAX_TOKENS, GemmaFeatures
+from baselines.pretrained.tim.model import group_by_length
+from baselines.pretrained.tim.network import TRAINING_ONLY, TiMTransformer, load_published
+from baselines.pretrained.tim.sampler import count_evaluations, sample_tim, transition_times
+from baselines.pretrained.tim.text import MAX_TOKENS, GemmaFeatures
 
 TINY = {
     "in_channels": 4,
@@ -166,7 +166,7 @@ def test_one_step_is_not_guided(folder: str) -> None:
 
 def test_grid_coordinates_are_the_published_ones() -> None:
     """On a grid of h rows and w columns, token n sits at (n mod h, n // h), whatever w is."""
-    from baselines.pretrained.tim_network import rope_tables
+    from baselines.pretrained.tim.network import rope_tables
 
     h, w, head_dim = 2, 3, 8
     cos, sin = rope_tables(h, w, head_dim, torch.zeros(1))

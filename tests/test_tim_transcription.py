@@ -19,8 +19,8 @@ from tim_transcription import Array, Sizes, Weights
 from tiny_pipelines import TINY_ARGS, build_tiny
 
 from baselines import registry
-from baselines.pretrained.tim_network import TiMTransformer
-from baselines.pretrained.tim_sampler import sample_tim, transition_times
+from baselines.pretrained.tim.network import TiMTransformer
+from baselines.pretrained.tim.sampler import sample_tim, transition_times
 
 CONFIG = {
     "in_channels": 3,

@@ -17,11 +17,11 @@ from evals.base import Interval
 from evals.collection import ResultFolder, collect
 from evals.compare_trainings import as_markdown, compare_trainings
 from evals.layout import TASK_NAMES
-from evals.pairing import counts_by_task, difference_of_counts, together
 from evals.report import render
 from evals.report_figures import ResultGroup, draw_group
 from evals.stats import over_trainings
 from evals.trainings import trainings_frame, trainings_markdown, trainings_statements
+from evals.verdicts import counts_by_task, difference_of_counts, together
 from selfe.recipes import resolve
 
 T_95_OF_TWO_DEGREES = 4.302653

@@ -330,7 +330,7 @@ def build_sana(folder: Path) -> None:
 def build_tim(folder: Path) -> None:
     import json
 
-    from baselines.pretrained.tim_network import TiMTransformer
+    from baselines.pretrained.tim.network import TiMTransformer
 
     tokenizer = gemma_tokenizer()
     config = {

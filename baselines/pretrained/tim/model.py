@@ -27,9 +27,9 @@ from baselines.pretrained.base import (
     finite_rows,
 )
 from baselines.pretrained.card import ModelCard
-from baselines.pretrained.tim_network import TiMTransformer, load_published
-from baselines.pretrained.tim_sampler import count_evaluations, sample_tim
-from baselines.pretrained.tim_text import MAX_TOKENS, GemmaFeatures
+from baselines.pretrained.tim.network import TiMTransformer, load_published
+from baselines.pretrained.tim.sampler import count_evaluations, sample_tim
+from baselines.pretrained.tim.text import MAX_TOKENS, GemmaFeatures
 from selfe.hub import Source, locate_files, open_folder, weight_gaps
 
 WEIGHTS = "t2i_model.bin"
@@ -43,7 +43,7 @@ TEXT_LENGTHS = ("own", "batch")
 TIM = ModelCard(
     name="tim",
     label="TiM",
-    adapter="baselines.pretrained.tim:TimModel",
+    adapter="baselines.pretrained.tim.model:TimModel",
     repository="GoodEnough/TiM-T2I",
     licence="Apache-2.0 according to its README",
     needs=(f"{GEMMA} (gated: {GEMMA_GATE})", DC_AE),

@@ -1,0 +1,1 @@
+"""TiM-T2I: network, text, sampler and the model that joins them."""
