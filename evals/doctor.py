@@ -16,13 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evals.fetch import (
-    CLIP_VIT_L_14,
-    FILES,
-    check_hash,
-    default_cache,
-    find_detector,
-)
+from evals.detectors.weights import CLIP_VIT_L_14, FILES, check_hash, default_cache, find_detector
 from evals.registry import SUITES
 
 HUB = ("huggingface.co", 443)
@@ -167,7 +161,7 @@ def _detector_weights(cache: Path) -> Check:
 def _hub_weights() -> Check:
     from huggingface_hub import try_to_load_from_cache
 
-    from evals.detectors.mask2former import HF_VARIANT
+    from evals.detectors.mask2former.detector import HF_VARIANT
 
     for file in ("config.json", "model.safetensors"):
         if not isinstance(try_to_load_from_cache(HF_VARIANT, file), str):
@@ -188,7 +182,7 @@ def _on(device: str, name: str, check: Callable[[str], Check]) -> Check:
 
 
 def _read_out(device: str) -> Check:
-    from evals.detectors.mask2former_selftest import check_read_out
+    from evals.detectors.mask2former.selftest import check_read_out
 
     wrong = check_read_out(device)
     if wrong:
@@ -221,7 +215,7 @@ def _clip_weights(cache: Path) -> Check:
 
 
 def _clip_activation() -> Check:
-    from evals import colors
+    from evals.detectors import clip_colors as colors
 
     try:
         colors.check_activation(colors.shallow_clip(colors.CLIP_MODEL))

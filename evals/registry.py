@@ -25,8 +25,8 @@ DETECTORS = Registry(
     "detector",
     {
         "shapes": "evals.detectors.shapes:ShapesDetector",
-        "mask2former": "evals.detectors.mask2former:Mask2FormerDetector.from_published",
-        "mask2former-hf": "evals.detectors.mask2former:Mask2FormerDetector.from_hub",
+        "mask2former": "evals.detectors.mask2former.detector:Mask2FormerDetector.from_published",
+        "mask2former-hf": "evals.detectors.mask2former.detector:Mask2FormerDetector.from_hub",
         "mmdet": "evals.detectors.mmdet:MMDetDetector.from_published",
     },
 )
@@ -36,7 +36,7 @@ COLOR_CLASSIFIERS = Registry(
     "colour classifier",
     {
         "shapes": "evals.detectors.shapes:ShapesColorClassifier",
-        "clip": "evals.colors:ClipColorClassifier.from_published",
+        "clip": "evals.detectors.clip_colors:ClipColorClassifier.from_published",
     },
 )
 """name -> function of (device=...) that returns a `ColorClassifier`."""

@@ -27,7 +27,7 @@ from paired_timing import measurement_facts
 from torch.utils.data import DataLoader, Dataset
 
 from evals.base import Detection
-from evals.colors import ClipColorClassifier, cut_out
+from evals.detectors.clip_colors import ClipColorClassifier, cut_out
 from evals.rules import COLORS
 
 SIZE = 512

@@ -38,9 +38,10 @@ import numpy as np
 import torch
 
 from evals.base import Detection
-from evals.detectors import mask2former, mask2former_selftest
-from evals.detectors import mask2former_keys as keys
 from evals.detectors import mmdet as official
+from evals.detectors.mask2former import detector as mask2former
+from evals.detectors.mask2former import keys
+from evals.detectors.mask2former import selftest as mask2former_selftest
 from evals.rules import judge
 from selfe.provenance import provenance
 

@@ -14,9 +14,9 @@ from bench_colors import per_object_loader
 from gpu_study_rows import Measurement, Part, Row, Settings, wall_seconds
 
 from evals.base import Detection
-from evals.colors import CLIP_MODEL, ClipColorClassifier
-from evals.detectors.mask2former import Mask2FormerDetector, build_network, swin_s_config
-from evals.detectors.mask2former_selftest import SMALL, image_by_name
+from evals.detectors.clip_colors import CLIP_MODEL, ClipColorClassifier
+from evals.detectors.mask2former.detector import Mask2FormerDetector, build_network, swin_s_config
+from evals.detectors.mask2former.selftest import SMALL, image_by_name
 from evals.images import read_image, sample_path, write_metadata, write_png
 from evals.score import score_folder
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from evals import colors, fetch
 from evals.base import Detection
+from evals.detectors import clip_colors as colors
+from evals.detectors import weights as fetch
 from evals.rules import COLORS
 
 

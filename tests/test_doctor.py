@@ -11,8 +11,11 @@ from dataclasses import asdict
 
 import pytest
 
-from evals import colors, doctor, fetch
-from evals.detectors import mask2former_processing, mask2former_selftest
+from evals import doctor
+from evals.detectors import clip_colors as colors
+from evals.detectors import weights as fetch
+from evals.detectors.mask2former import processing as mask2former_processing
+from evals.detectors.mask2former import selftest as mask2former_selftest
 
 
 @pytest.fixture(autouse=True)

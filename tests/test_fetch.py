@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from evals import fetch
+from evals.detectors import weights as fetch
 
 CONTENT = bytes(range(256)) * 4096
 

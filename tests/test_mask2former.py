@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from evals import fetch
-from evals.detectors import mask2former, mask2former_selftest
-from evals.detectors import mask2former_keys as keys
-from evals.detectors import mask2former_processing as processing
+from evals.detectors import weights as fetch
+from evals.detectors.mask2former import detector as mask2former
+from evals.detectors.mask2former import keys, processing
+from evals.detectors.mask2former import selftest as mask2former_selftest
 from evals.detectors.mmdet import MMDetDetector
 from evals.suites.geneval import COCO_CLASSES
 from selfe.files import file_sha256

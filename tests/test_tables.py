@@ -464,7 +464,7 @@ def test_contradicting_and_damaged_results_are_refused(tmp_path: Path) -> None:
         collect([tmp_path])
     images.write_text(good)
     (folder / "result.json").write_text("{}")
-    with pytest.raises(ValueError, match="is no result: protocol"):
+    with pytest.raises(ValueError, match="is not a result: protocol"):
         collect([tmp_path])
 
 

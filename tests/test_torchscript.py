@@ -12,8 +12,9 @@ import pytest
 import torch
 from test_clip_colors import tiny_clip
 
-from evals import colors, fetch
-from evals.torchscript import read_torchscript_tensors
+from evals.detectors import clip_colors as colors
+from evals.detectors import weights as fetch
+from evals.detectors.torchscript import read_torchscript_tensors
 from selfe.files import file_sha256
 
 

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from evals.base import Detection
-from evals.detectors import mask2former_keys as keys
-from evals.detectors.mask2former import (
+from evals.detectors.mask2former import keys
+from evals.detectors.mask2former.detector import (
     batches_of_one_size,
     published_weights,
     read_checkpoint,

@@ -73,7 +73,7 @@ def fetch(
     cache_dir: CacheDir = None,
 ) -> None:
     """Download detector and CLIP weights, resumable and hash-checked."""
-    from evals.fetch import fetch as download
+    from evals.detectors.weights import fetch as download
 
     with progress_bar() as bar:
         tick = Ticker(bar)

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from evals.base import Detection
-from evals.fetch import CLIP_VIT_L_14, check_hash, default_cache, place_by_hand
+from evals.detectors.torchscript import read_torchscript_tensors
+from evals.detectors.weights import CLIP_VIT_L_14, check_hash, default_cache, place_by_hand
 from evals.rules import COLORS
-from evals.torchscript import read_torchscript_tensors
 
 CLIP_MODEL = "ViT-L-14-quickgelu"
 TEMPLATES = ("a photo of a {c} {x}", "a photo of a {c}-colored {x}", "a photo of a {c} object")

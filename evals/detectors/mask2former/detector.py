@@ -17,10 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from evals.base import Detection
-from evals.detectors import mask2former_keys as keys
-from evals.detectors import mask2former_processing as processing
-from evals.detectors.mask2former_processing import Preparation
-from evals.fetch import DETECTOR_FILES, PublishedFile, check_hash, find_detector
+from evals.detectors.mask2former import keys, processing
+from evals.detectors.mask2former.processing import Preparation
+from evals.detectors.weights import DETECTOR_FILES, PublishedFile, check_hash, find_detector
 from evals.suites.geneval import COCO_CLASSES
 from selfe.files import file_sha256
 

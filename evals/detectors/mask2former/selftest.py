@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evals.detectors import mask2former_processing as processing
+from evals.detectors.mask2former import processing
 from evals.suites.geneval import COCO_CLASSES
 
 # A network of the same build, small enough for a test: feature maps of 32 channels.
