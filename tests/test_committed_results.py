@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from command_line import selfe_bench
 
-from evals.collection import collect
-from evals.compare_trainings import as_markdown, compare_trainings
+from evals.report.compare_seeds import as_markdown, compare_trainings
+from evals.report.result_folders import collect
 
 REPORTS = Path(__file__).resolve().parent.parent / "reports"
 ARCHIVES = sorted(REPORTS.glob("*/results.tar.xz"))

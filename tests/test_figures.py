@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from synthetic_results import RATES, write_result
 
-from evals import figures
-from evals.collection import collect
-from evals.pictures import prompts_shown, result_grid
+from evals.report import curves as figures
+from evals.report.image_grids import prompts_shown, result_grid
+from evals.report.result_folders import collect
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from synthetic_results import RATES, write_result
 
-from evals.report import render
+from evals.report.render import render
 
 
 def small_study(root: Path, order: int = 1) -> Path:

@@ -18,9 +18,9 @@ from synthetic_results import write_result
 from test_cli import tiny_options
 from tiny_pipelines import SIDE, build_tiny
 
-from evals.collection import collect
-from evals.layout import table1_markdown
-from evals.model_table import TABLE1_ROWS, build_table1
+from evals.report.result_folders import collect
+from evals.report.table1 import TABLE1_ROWS, build_table1
+from evals.report.table1_page import table1_markdown
 
 NAMES = ["sdxl", "flux-dev", "lcm", "sana-1.5", "tim", "sdxl-turbo", "sd3.5-turbo"]
 LABELS = dict((name, label) for label, name in TABLE1_ROWS)

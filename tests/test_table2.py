@@ -13,7 +13,7 @@ import typer
 from command_line import selfe_bench
 from tiny import TINY_MODEL
 
-from evals.table_rows import paper_table
+from evals.report.rows import paper_table
 from selfe.cli import app
 from selfe.recipes import resolve, run_name
 from selfe.session import parse_fork

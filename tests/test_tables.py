@@ -13,16 +13,18 @@ import pytest
 from synthetic_results import TASKS, write_result, write_study
 
 from evals.base import ImageVerdict
-from evals.collection import by_protocol, collect, tell_apart
-from evals.commands import CommandContext, protocol_options
-from evals.compare_trainings import compare_trainings
-from evals.layout import table1_markdown, table2_latex, table2_markdown
-from evals.markup import latex_escape, to_csv
-from evals.model_table import TABLE1_COLUMNS, build_table1
-from evals.report import render
+from evals.report.commands import CommandContext, protocol_options
+from evals.report.compare_seeds import compare_trainings
+from evals.report.groups import by_protocol, tell_apart
+from evals.report.markup import latex_escape, to_csv
+from evals.report.render import render
+from evals.report.result_folders import collect
+from evals.report.rows import paper_table
+from evals.report.table1 import TABLE1_COLUMNS, build_table1
+from evals.report.table1_page import table1_markdown
+from evals.report.table2 import TABLE2_COLUMNS, build_table2, horizons
+from evals.report.table2_page import table2_latex, table2_markdown
 from evals.score import summarize
-from evals.table_rows import paper_table
-from evals.tables import TABLE2_COLUMNS, build_table2, horizons
 
 OFFICIAL = "mask2former-swin-s:743b7d99"
 

@@ -14,13 +14,14 @@ from matplotlib.figure import Figure
 from synthetic_results import write_result
 
 from evals.base import Interval
-from evals.collection import ResultFolder, collect
-from evals.compare_trainings import as_markdown, compare_trainings
-from evals.layout import TASK_NAMES
-from evals.report import render
-from evals.report_figures import ResultGroup, draw_group
+from evals.report.compare_seeds import as_markdown, compare_trainings
+from evals.report.figures import ResultGroup, draw_group
+from evals.report.page import TASK_NAMES
+from evals.report.render import render
+from evals.report.result_folders import ResultFolder, collect
+from evals.report.training_seeds import trainings_frame
+from evals.report.training_seeds_page import trainings_markdown, trainings_statements
 from evals.stats import over_trainings
-from evals.trainings import trainings_frame, trainings_markdown, trainings_statements
 from evals.verdicts import counts_by_task, difference_of_counts, together
 from selfe.recipes import resolve
 

@@ -202,8 +202,9 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """Paired comparison over prompts: differences, intervals, prompts that flipped."""
-    from evals import compare, compare_trainings
-    from evals.collection import collect
+    from evals.report import compare
+    from evals.report import compare_seeds as compare_trainings
+    from evals.report.result_folders import collect
 
     if over is not None:
         over_seeds = compare_trainings.compare_trainings(a, b, collect([over]))

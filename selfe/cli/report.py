@@ -48,7 +48,7 @@ def report(
         written = _draw_grid(grid, steps, prompts, seed, runs_dir, out, pick_device(device))
         typer.echo("\n".join(f"wrote {path}" for path in written))
         return
-    from evals.report import render
+    from evals.report.render import render
 
     # no run yet is no error: the report then says what to run
     roots = [runs_dir] if runs_dir.is_dir() or runs_dir != RUNS else []
@@ -75,7 +75,7 @@ def _draw_grid(
     out: Path,
     device: str,
 ) -> list[Path]:
-    from evals import figures
+    from evals.report import curves as figures
     from selfe.cli.targets import find_targets
     from selfe.generator import image_seed
 

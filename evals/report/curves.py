@@ -6,24 +6,17 @@ give the same bytes.
 
 from __future__ import annotations
 
-import io
-import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from evals.base import Interval
-from evals.collection import ResultFolder
-from selfe.files import write_atomically
-from selfe.generator import GeneratedImage
+from evals.report.canvas import _canvas, _count, _drawing, _head
+from evals.report.result_folders import ResultFolder
 
 # Okabe and Ito's palette, told apart with any colour vision; markers and dashes say it again.
 STYLES: dict[tuple[str, str], tuple[str, str, str]] = {
@@ -39,48 +32,9 @@ _OTHER_STYLES = (
     ("#999999", "*", "-."),
     ("#F0E442", "h", "-"),
 )
-_RC: Any = {
-    "svg.hashsalt": "selfe-bench",
-    "svg.fonttype": "path",
-    "font.family": "DejaVu Sans",
-    "font.size": 9.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#DDDDDD",
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 5.0,
-    "figure.dpi": 100.0,
-    "savefig.dpi": 150.0,
-}
-_FAILED = (255, 0, 255)
+
+
 _POLICY_NAMES = {0.0: "s = next", 0.5: "s = midpoint", 1.0: "s = current"}
-
-
-@contextmanager
-def _drawing() -> Iterator[None]:
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams.update(_RC)
-        yield
-
-
-def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write STEM.svg and STEM.png without dates or versions.
-
-    Returns:
-        Both paths.
-    """
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for suffix, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
-        buffer = io.BytesIO()
-        with mpl.rc_context(_RC):
-            figure.savefig(buffer, format=suffix, metadata=metadata)
-        paths.append(stem.with_name(f"{stem.name}.{suffix}"))
-        write_atomically(paths[-1], buffer.getvalue())
-    return paths
 
 
 @dataclass(frozen=True)
@@ -324,130 +278,6 @@ def one_step_unguided(folders: Iterable[ResultFolder]) -> list[ResultFolder]:
     ]
 
 
-@dataclass(frozen=True)
-class GridBlock:
-    """Images of one prompt: rows are models (or policies), columns numbers of steps.
-
-    Attributes:
-        prompt: its heading.
-        images: images[row][column]; None for one that was not finite or is not there.
-    """
-
-    prompt: str
-    images: Sequence[Sequence[GeneratedImage]]
-
-
-def grid(
-    rows: Sequence[str], columns: Sequence[str], blocks: Sequence[GridBlock], title: str = ""
-) -> Figure:
-    """Grids of drawn images (Figs 1, 3, 4, S.1, S.2): a block per prompt, two blocks a line.
-
-    Raises:
-        ValueError: if a block does not have an image for every row and column.
-    """
-    if not rows or not columns or not blocks:
-        raise ValueError("a grid needs at least one row, one column and one prompt")
-    for block in blocks:
-        if len(block.images) != len(rows) or any(len(r) != len(columns) for r in block.images):
-            raise ValueError(
-                f"the grid of {block.prompt!r} needs {len(rows)} x {len(columns)} images"
-            )
-    sizes = [i.shape[:2] for b in blocks for row in b.images for i in row if i is not None]
-    height, width = (max(s[0] for s in sizes), max(s[1] for s in sizes)) if sizes else (32, 32)
-    across = 2 if len(blocks) > 1 and len(columns) <= 5 else 1
-    down = -(-len(blocks) // across)
-    cell = 0.95  # inches
-    label, head, gap, top = _text_width(rows), 0.55, 0.2, 0.25 if title else 0.0
-    block_w = cell * len(columns) * 1.03
-    block_h = cell * height / width * len(rows) * 1.03
-    total_w = label + across * block_w + across * gap
-    total_h = top + down * (head + block_h + gap)
-    with _drawing():
-        figure = _canvas(total_w, total_h)
-        for number, block in enumerate(blocks):
-            line, place = divmod(number, across)
-            left = label + place * (block_w + gap)
-            y_top = total_h - top - line * (head + block_h + gap) - head
-            box = (
-                left / total_w,
-                (y_top - block_h) / total_h,
-                block_w / total_w,
-                block_h / total_h,
-            )
-            axes = figure.add_axes(box)
-            _draw_block(axes, rows if place == 0 else (), columns, block, (height, width))
-        if title:
-            figure.text(0.1 / total_w, 1 - 0.1 / total_h, title, va="top", fontsize=10)
-        return figure
-
-
-def _text_width(labels: Sequence[str]) -> float:
-    return 0.25 + 0.075 * max(len(label) for label in labels)
-
-
-def _draw_block(
-    axes: Axes,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    block: GridBlock,
-    size: tuple[int, int],
-) -> None:
-    zoom = max(1, 128 // max(size))
-    height, width = size[0] * zoom, size[1] * zoom
-    gap = max(1, round(0.03 * width))
-    counts = (len(block.images), len(columns))
-    shape = (counts[0] * (height + gap) - gap, counts[1] * (width + gap) - gap, 3)
-    canvas = np.full(shape, 255, np.uint8)
-    for r, row in enumerate(block.images):
-        for c, image in enumerate(row):
-            y, x = r * (height + gap), c * (width + gap)
-            if image is None:
-                canvas[y : y + height, x : x + width] = _FAILED
-                continue
-            grown = image.repeat(zoom, 0).repeat(zoom, 1)
-            dy, dx = (height - grown.shape[0]) // 2, (width - grown.shape[1]) // 2
-            canvas[y + dy : y + dy + grown.shape[0], x + dx : x + dx + grown.shape[1]] = grown
-    axes.imshow(canvas, interpolation="antialiased", aspect="auto")
-    axes.grid(False)
-    axes.set_axis_off()
-    for c, name in enumerate(columns):
-        axes.text(c * (width + gap) + width / 2, -0.02 * height, name, ha="center", va="bottom")
-    for r, name in enumerate(rows):
-        middle = r * (height + gap) + height / 2
-        axes.text(-0.05 * width, middle, name, ha="right", va="center", fontweight="bold")
-    axes.text(
-        0,
-        -0.22 * height,
-        _shorten(block.prompt, max(24, int(15.5 * len(columns)))),
-        ha="left",
-        va="bottom",
-        fontsize=8.5,
-        fontstyle="italic",
-    )
-
-
-def _shorten(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 3].rstrip() + "..."
-
-
-def _canvas(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _head(figure: Figure, text: str, subtitle: str) -> None:
-    width, height = figure.get_size_inches()
-    figure.text(0.02, 1 - 0.08 / height, text, va="top", fontsize=11, fontweight="bold")
-    # a letter of this size is about 0.062 inches wide
-    lines = textwrap.fill(subtitle, int(0.96 * width / 0.062))
-    figure.text(0.02, 1 - 0.30 / height, lines, va="top", fontsize=7.5, color="#444444")
-
-
-def _count(steps: int) -> str:
-    return f"{steps} step" + ("" if steps == 1 else "s")
-
-
 def _steps_axis(axes: Axes, lines: Sequence[Series]) -> None:
     ticks = sorted({point[0] for line in lines for point in line.points})
     axes.set_xscale("log", base=2)
@@ -455,15 +285,3 @@ def _steps_axis(axes: Axes, lines: Sequence[Series]) -> None:
     axes.set_xticks([], minor=True)
     axes.set_xlabel("sampling steps")
     axes.set_ylabel("overall score")
-
-
-def row_labels(labels: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Labels of a grid's rows; the names of those that would be labelled alike."""
-    return [
-        name if labels.count(label) > 1 else label
-        for label, name in zip(labels, names, strict=True)
-    ]
-
-
-def column_labels(steps: Iterable[int]) -> list[str]:
-    return [_count(n) for n in steps]

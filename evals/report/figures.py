@@ -8,14 +8,16 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from evals import figures, pictures, trainings
 from evals.base import Interval
-from evals.collection import ResultFolder
-from evals.commands import STEPS
-from evals.layout import TASK_NAMES
+from evals.report import curves as figures
+from evals.report import image_grids as pictures
+from evals.report import training_seeds as trainings
+from evals.report.commands import STEPS
+from evals.report.page import TASK_NAMES
+from evals.report.result_folders import ResultFolder
+from evals.report.rows import cell_of, choose, one_training_a_row
+from evals.report.table2 import horizons
 from evals.results import protocol_slug
-from evals.table_rows import cell_of, choose, one_training_a_row
-from evals.tables import horizons
 
 Draw = Callable[[str, Figure | None], list[str]]
 """Saves a figure under a name; the names of what was saved: none where there is no figure."""

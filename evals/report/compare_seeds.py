@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from evals.base import Frozen, Interval
-from evals.collection import ResultFolder
-from evals.compare import check_same_protocol, name_of
+from evals.report.compare import check_same_protocol, name_of
+from evals.report.result_folders import ResultFolder
+from evals.report.rows import configuration_of
+from evals.report.training_seeds import difference_over, leaves_out_0, mean_over, only_task
 from evals.results import protocol_key
-from evals.table_rows import configuration_of
-from evals.trainings import difference_over, leaves_out_0, mean_over, only_task
 from evals.verdicts import Counts
 
 
@@ -49,7 +49,7 @@ def compare_trainings(a: Path, b: Path, folders: Sequence[ResultFolder]) -> Trai
 
     Args:
         a, b: folders of results, whichever their seeds.
-        folders: where to look for the other seeds (`evals.collection.collect`).
+        folders: where to look for the other seeds (`evals.report.result_folders.collect`).
 
     Raises:
         ValueError: if a or b is not among `folders`, was not trained here or is of a fork; if their

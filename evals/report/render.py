@@ -14,17 +14,22 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from evals import cut_pages, figures, layout, trainings
-from evals.collection import ResultFolder, by_protocol, collect, tell_apart, usual_data
-from evals.commands import CommandContext, protocol_options
-from evals.cuts import diversity_frame, seen_unseen_frame
-from evals.markup import to_csv
-from evals.model_table import TABLE1_COLUMNS, build_table1, is_published
-from evals.report_figures import ResultGroup, draw_group
-from evals.report_index import index_page
+from evals.report import curves as figures
+from evals.report import page as layout
+from evals.report import seen_unseen as cut_pages
+from evals.report import training_seeds as trainings
+from evals.report.commands import CommandContext, protocol_options
+from evals.report.diversity_table import diversity_frame
+from evals.report.figures import ResultGroup, draw_group
+from evals.report.groups import by_protocol, tell_apart, usual_data
+from evals.report.index import index_page
+from evals.report.markup import to_csv
+from evals.report.result_folders import ResultFolder, collect
+from evals.report.rows import Table, choose
+from evals.report.seen_unseen import seen_unseen_frame
+from evals.report.table1 import TABLE1_COLUMNS, build_table1, is_published
+from evals.report.table2 import TABLE2_COLUMNS, build_table2
 from evals.results import protocol_slug
-from evals.table_rows import Table, choose
-from evals.tables import TABLE2_COLUMNS, build_table2
 from selfe.files import write_atomically
 from selfe.recipes import milestone_interval
 

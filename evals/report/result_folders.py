@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from pathlib import Path, PurePath
+from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -109,72 +108,6 @@ def _labelled(folders: list[ResultFolder]) -> list[ResultFolder]:
         replace(folder, under_trained=reasons.get(_trained_model(folder)) or folder.under_trained)
         for folder in folders
     ]
-
-
-def tell_apart(folders: Sequence[ResultFolder]) -> list[ResultFolder]:
-    """The results, trainings of one method with different data or settings as its variants.
-
-    Of the latent caches that methods were trained on under one recipe, the one with most results
-    keeps the names. Of the settings that a method and variant were trained with, the recipe's own
-    do; where none are, those that all others have too, or else those with most results.
-    """
-    found: dict[tuple[str, ...], Counter[tuple[str, ...]]] = {}
-    for folder in folders:
-        if folder.changed is not None:
-            found.setdefault(_trained_as(folder), Counter())[folder.changed] += 1
-    usual = {key: min(n, key=partial(_rank_of_settings, n)) for key, n in found.items()}
-    data = _names_of_data(folders)
-    every = []
-    for folder in folders:
-        its_data, settings = data.get((folder.recipe, folder.data.cache), ""), folder.changed or ()
-        if folder.changed is None or settings == usual[_trained_as(folder)]:
-            settings = ()
-        if its_data or settings:
-            model = folder.result.model
-            variant = ", ".join(part for part in (model.variant, its_data, *settings) if part)
-            model = model.model_copy(update={"variant": variant})
-            result = folder.result.model_copy(update={"model": model})
-            folder = replace(folder, result=result, told_apart=bool(settings))
-        every.append(folder)
-    return every
-
-
-def usual_data(folders: Sequence[ResultFolder]) -> TrainingData:
-    """The data that most of the results were trained on, where it lay first."""
-    counts = Counter(folder.data.cache for folder in folders)
-    most = max(counts.values(), default=0)
-    usual = (folder.data for folder in folders if counts[folder.data.cache] == most)
-    return min(usual, default=TrainingData("", ""))
-
-
-def _names_of_data(folders: Iterable[ResultFolder]) -> dict[tuple[str, str], str]:
-    """(recipe, cache) -> what tells it from the usual one of the recipe."""
-    by_recipe: dict[str, list[ResultFolder]] = {}
-    for folder in folders:
-        if folder.changed is not None:
-            by_recipe.setdefault(folder.recipe, []).append(folder)
-    names = {}
-    for recipe, members in by_recipe.items():
-        usual = usual_data(members).cache
-        places = {cache: PurePath(path).name for cache, path in sorted({f.data for f in members})}
-        for cache, place in places.items():
-            shared = list(places.values()).count(place) > 1
-            name = f"{place} {cache[:8]}" if shared else place
-            if cache != usual:
-                names[recipe, cache] = f"data {name}" if cache else "no cache recorded"
-    return names
-
-
-def _rank_of_settings(
-    found: Mapping[tuple[str, ...], int], changed: tuple[str, ...]
-) -> tuple[Any, ...]:
-    base = all(set(changed) <= set(other) for other in found)
-    return not base, -found[changed], changed
-
-
-def _trained_as(folder: ResultFolder) -> tuple[str, ...]:
-    model = folder.result.model
-    return folder.recipe, model.method, model.variant, folder.data.cache
 
 
 def _trained_model(folder: ResultFolder) -> tuple[str, str]:
@@ -280,52 +213,3 @@ def _check_intervals(path: Path, result: Result, counts: dict[str, PromptCounts]
 
 def _same(a: Interval, b: Interval) -> bool:
     return abs(a.low - b.low) <= _SCORE_TOLERANCE and abs(a.high - b.high) <= _SCORE_TOLERANCE
-
-
-def by_protocol(folders: Iterable[ResultFolder]) -> dict[str, list[ResultFolder]]:
-    """Groups that share a protocol, by `protocol_key`, ordered by slug."""
-    groups: dict[str, list[ResultFolder]] = {}
-    for folder in folders:
-        groups.setdefault(protocol_key(folder.result.protocol), []).append(folder)
-    return dict(sorted(groups.items(), key=lambda g: protocol_slug(g[1][0].result.protocol)))
-
-
-def require_one_protocol(folders: Sequence[ResultFolder]) -> None:
-    """Refuse to compare what was not measured alike.
-
-    Raises:
-        ValueError: naming the first field that differs.
-    """
-    for folder in folders[1:]:
-        first = folders[0].result.protocol.model_dump()
-        for field, value in folder.result.protocol.model_dump().items():
-            if value != first[field]:
-                raise ValueError(
-                    f"one table cannot hold {field} {first[field]!r} ({folders[0].name}) and "
-                    f"{value!r} ({folder.name}): render them apart"
-                )
-
-
-def setting_text(result: Result) -> str:
-    """Sampler, update and schedule beside a row, guidance and eta apart."""
-    settings = result.sampling.settings
-    names = ("sampler", "update", "s_fraction", "scheduler", "dtype")
-    parts = []
-    for name in names:
-        value = settings.get(name)
-        if value is None or (name == "s_fraction" and not value):
-            continue
-        parts.append(f"s at {value:g}" if name == "s_fraction" else str(value))
-    return ", ".join(parts)
-
-
-def guidance_text(result: Result) -> str:
-    """Guidance kind and scale, as in "linear 3" or "none"."""
-    kind = str(result.sampling.settings.get("guidance", ""))
-    scale = result.sampling.settings.get("guidance_scale")
-    return kind if kind in ("none", "") or scale is None else f"{kind} {scale:g}"
-
-
-def eta_of(result: Result) -> float | None:
-    value = result.sampling.settings.get("eta")
-    return None if value is None else float(value)

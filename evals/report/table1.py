@@ -7,9 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from evals.collection import ResultFolder, require_one_protocol
-from evals.commands import STEPS, CommandContext, not_run
-from evals.table_rows import (
+from evals.report.commands import STEPS, CommandContext, not_run
+from evals.report.groups import require_one_protocol
+from evals.report.result_folders import ResultFolder
+from evals.report.rows import (
     TASK_ENDS,
     Cell,
     Table,

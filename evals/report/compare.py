@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from evals.base import Frozen, ImageVerdict, Interval, ProtocolFacts, Result
-from evals.collection import eta_of, guidance_text
 from evals.images import caption
+from evals.report.model_columns import eta_of, guidance_text
 from evals.results import read_result
 from evals.stats import Difference, PairedCounts, paired_difference
 from evals.verdicts import counts_by_task, read_verdicts, verdict_frame

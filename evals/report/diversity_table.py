@@ -1,52 +1,25 @@
-"""Seen against unseen, and diversity, laid out for readers: the frames of `evals.cuts`."""
+"""Diversity beside accuracy: the table, its frame and its Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
 from evals.base import TASKS
-from evals.layout import TASK_NAMES
-from evals.markup import is_missing, number, plain, to_markdown, with_interval
+from evals.report.groups import require_one_protocol
+from evals.report.markup import is_missing, number, to_markdown, with_interval
+from evals.report.model_columns import FIXED_HEADER, _frame, fixed_cells, row_of
+from evals.report.page import TASK_NAMES
+from evals.report.result_folders import ResultFolder
 
-_FIXED = {
-    "method": "Method",
-    "variant": "Variant",
-    "iterations": "Iterations",
-    "training_seed": "Training seed",
-    "steps": "Steps",
-    "nfe": "NFE",
-    "guidance": "Guidance",
-    "eta": "eta",
-    "sampler": "Sampler",
-}
-FIXED_HEADER = list(_FIXED.values())
-
-SEEN_UNSEEN = (
-    "Share of correct images [95% interval] of the prompts with two coloured objects (attribute "
-    "binding), where the combination of shapes and colours was seen in training, and where it was "
-    "held out."
-)
 DIVERSITY = (
     "Total variation between the factors that captions leave open in generated images and in data, "
     "from 0 (same distribution) to 1; lower is more diverse. In brackets what equally many images "
     "of the data reach, the least that can be expected. A high score with a total variation far "
     "above that is bought with collapse. Every task and factor by itself stands in the CSV file."
 )
-
-
-def seen_unseen_markdown(frame: pd.DataFrame) -> str:
-    """A row per result, a column per group of prompts."""
-    groups = [n.removesuffix("_low") for n in frame.columns if n.endswith("_low")]
-    rows = [
-        [
-            *fixed_cells(row),
-            *[with_interval(row[g], row[f"{g}_low"], row[f"{g}_high"]) for g in groups],
-        ]
-        for _, row in frame.iterrows()
-    ]
-    return to_markdown([*FIXED_HEADER, *groups], rows)
 
 
 def diversity_markdown(frame: pd.DataFrame) -> str:
@@ -69,11 +42,6 @@ def diversity_markdown(frame: pd.DataFrame) -> str:
     return f"{first}\nBy caption type, all factors that it leaves open:\n\n{second}"
 
 
-def fixed_cells(row: pd.Series) -> list[str]:
-    """The cells under `FIXED_HEADER`, of a row made by `evals.cuts.row_of`."""
-    return [plain(row[name]) for name in _FIXED]
-
-
 def _names(leaves: Iterable[tuple[str, str]], task: str = "", kind: str = "") -> list[str]:
     """Columns of the total variations of one task or of one kind of factor."""
     return [f"tasks.{t}.{k}.tv" for t, k in leaves if t == task or k == kind]
@@ -86,3 +54,35 @@ def _against_data(row: pd.Series, names: Sequence[str]) -> str:
         return ""
     means = [sum(row[n + end] for n in there) / len(there) for end in ("", "_data")]
     return f"{number(means[0])} ({number(means[1])})"
+
+
+def diversity_frame(folders: Sequence[ResultFolder]) -> pd.DataFrame:
+    """A row per result with its overall score and diversity figures; nested figures become
+    "tasks.caption type.factor.figure".
+
+    Raises:
+        ValueError: if the results were not measured under one protocol.
+    """
+    require_one_protocol(folders)
+    rows = []
+    for folder in folders:
+        figures = dict(_flatten(folder.result.diversity))
+        if figures:
+            rows.append(row_of(folder) | _overall(folder) | figures)
+    return _frame(rows)
+
+
+def _overall(folder: ResultFolder) -> dict[str, Any]:
+    """The accuracy that diversity stands beside; empty where an incomplete set has none."""
+    overall = folder.result.scores.overall
+    values = (overall.mean, overall.low, overall.high) if overall else (None, None, None)
+    return dict(zip(("overall", "overall_low", "overall_high"), values, strict=True))
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, float]]:
+    for name in sorted(values):
+        value = values[name]
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}.")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            yield f"{prefix}{name}", float(value)

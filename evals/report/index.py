@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evals import layout
-from evals.collection import ResultFolder, by_protocol, eta_of, guidance_text, setting_text
-from evals.markup import is_missing, plain, to_markdown, with_interval
-from evals.table_rows import Table
+from evals.report import page as layout
+from evals.report.groups import by_protocol
+from evals.report.markup import is_missing, plain, to_markdown, with_interval
+from evals.report.model_columns import eta_of, guidance_text, setting_text
+from evals.report.result_folders import ResultFolder
+from evals.report.rows import Table
 
 _FIGURE_WORDS = {
     "fig5": "Overall score against training iterations (Fig. 5)",

@@ -12,8 +12,9 @@ from typing import Any
 import pandas as pd
 
 from evals.base import TASKS, ProtocolFacts
-from evals.collection import ResultFolder, eta_of, guidance_text, setting_text
-from evals.commands import overrides_settings
+from evals.report.commands import overrides_settings
+from evals.report.model_columns import eta_of, guidance_text, setting_text
+from evals.report.result_folders import ResultFolder
 from evals.stats import Difference
 from evals.verdicts import overall_difference
 
