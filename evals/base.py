@@ -143,8 +143,8 @@ class Result(Frozen):
     diversity: dict[str, Any] = {}
     truncated_prompts: dict[str, int] = {}
     cost: dict[str, float] = {}
-    """wall_s_per_image, peak_memory_bytes (`evals.cost`), where images were drawn. Never printed in
-    tables: they belong to a machine."""
+    """wall_s_per_image, peak_memory_bytes (`evals.scoring.drawing_cost`), where images were drawn.
+    Never printed in tables: they belong to a machine."""
     environment: dict[str, Any] = {}
     """versions, commit, machine."""
     command: str = ""

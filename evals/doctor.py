@@ -215,14 +215,14 @@ def _clip_weights(cache: Path) -> Check:
 
 
 def _clip_activation() -> Check:
-    from evals.detectors import clip_colors as colors
+    from evals.detectors import clip_colors
 
     try:
-        colors.check_activation(colors.shallow_clip(colors.CLIP_MODEL))
+        clip_colors.check_activation(clip_colors.shallow_clip(clip_colors.CLIP_MODEL))
     except ValueError as error:
         fix = "pip install -U 'open-clip-torch>=2.31'; the model has to be ViT-L-14-quickgelu"
         return Check("CLIP activation", False, str(error), fix)
-    return Check("CLIP activation", True, f"{colors.CLIP_MODEL} computes QuickGELU")
+    return Check("CLIP activation", True, f"{clip_colors.CLIP_MODEL} computes QuickGELU")
 
 
 def _disk(cache: Path, runs: Path) -> Check:

@@ -16,8 +16,8 @@ from evals.base import (
     ProtocolFacts,
     Result,
 )
-from evals.rules import RuleSettings
 from evals.suites.base import Suite
+from evals.suites.rules import RuleSettings
 from selfe.files import write_atomically
 from selfe.generator import GeneratorFacts
 

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from evals.base import Detection
 from evals.detectors.clip_colors import ClipColorClassifier, cut_out
-from evals.rules import COLORS
+from evals.suites.rules import COLORS
 
 SIZE = 512
 SEED = 0

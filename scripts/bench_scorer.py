@@ -24,9 +24,9 @@ import naive_geneval
 import numpy as np
 from paired_timing import measurement_facts, paired_ratio, print_table, write_report
 
-from evals.detections import Row, judge_row, rescore
-from evals.rules import COLORS
+from evals.scoring.detections import Row, judge_row, rescore
 from evals.suites.geneval import COCO_CLASSES, geneval_records
+from evals.suites.rules import COLORS
 from selfe.files import as_json_lines
 
 IMAGES_PER_PROMPT = 4

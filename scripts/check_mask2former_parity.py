@@ -39,10 +39,8 @@ import torch
 
 from evals.base import Detection
 from evals.detectors import mmdet as official
-from evals.detectors.mask2former import detector as mask2former
-from evals.detectors.mask2former import keys
-from evals.detectors.mask2former import selftest as mask2former_selftest
-from evals.rules import judge
+from evals.detectors.mask2former import detector, keys, selftest
+from evals.suites.rules import judge
 from selfe.provenance import provenance
 
 # (long, short) edge to fit -> heights and widths of images. Beside the published edges, smaller
@@ -97,22 +95,20 @@ def main() -> None:
         write_golden(config, arguments.golden)
         return
     if arguments.weights:
-        state = mask2former.read_checkpoint(arguments.weights)
+        state = detector.read_checkpoint(arguments.weights)
         cases = [(str(p), read_png(p), PUBLISHED) for p in pngs(arguments.images, arguments.limit)]
         gains = {"published": 1.0}
     elif arguments.small:
         shrink(config)
         state = random_state(config)
         cases = [(f"{h}x{w}", h, w) for h, w in GOLDEN]
-        cases = [
-            (n, mask2former_selftest.image_by_name(n, h, w), GOLDEN_EDGES) for n, h, w in cases
-        ]
+        cases = [(n, selftest.image_by_name(n, h, w), GOLDEN_EDGES) for n, h, w in cases]
         gains = SMALL_CLASS_GAINS
     else:
         state = random_state(config, ATTENTION_GAIN)
         cases = random_cases(arguments.all_published, arguments.double)
         gains = CLASS_GAINS
-    sizes = mask2former_selftest.SMALL if arguments.small else mask2former.swin_s_config()
+    sizes = selftest.SMALL if arguments.small else detector.swin_s_config()
     report = compare_all(config, sizes, state, gains, cases, arguments)
     print(json.dumps(report["summary"], indent=1))
     sys.exit(0 if report["summary"]["passed"] else 1)
@@ -127,7 +123,7 @@ def random_cases(all_published: bool, double: bool) -> list[Case]:
         edges = PUBLISHED if all_published else edges
         for height, width in sizes:
             name = f"{height}x{width} in {edges[0]}x{edges[1]}"
-            cases.append((name, mask2former_selftest.image_by_name(name, height, width), edges))
+            cases.append((name, selftest.image_by_name(name, height, width), edges))
     return cases
 
 
@@ -144,8 +140,8 @@ def compare_all(
     theirs = official.MMDetDetector(
         official.build_model(config, state), config, "mmdet", arguments.device
     )
-    network = mask2former.build_network(**sizes)
-    ours = mask2former.Mask2FormerDetector(network, "ours", arguments.device)
+    network = detector.build_network(**sizes)
+    ours = detector.Mask2FormerDetector(network, "ours", arguments.device)
     shared = share_features(theirs, ours)
     # Each side scales the class head that it loaded itself.
     heads = [theirs.model.panoptic_head.cls_embed, network.class_predictor]
@@ -203,7 +199,7 @@ def both_layouts(state: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Te
         for layout, content in named.items():
             path = str(Path(folder) / f"{layout}.pth")
             save_checkpoint({"meta": {"epoch": 50}, "state_dict": content}, path)
-            stored = mask2former.read_checkpoint(Path(path))
+            stored = detector.read_checkpoint(Path(path))
             if keys.layout_of(stored) != layout or stored.keys() != content.keys():
                 raise SystemExit(f"the checkpoint file of {layout} holds other keys")
             converted[layout] = keys.to_transformers(stored)
@@ -219,11 +215,11 @@ def random_state(config: Any, attention_gain: float = 1.0) -> dict[str, torch.Te
 
     own = MODELS.build(config.model).state_dict()
     shapes = {name: tuple(value.shape) for name, value in own.items()}
-    filled = mask2former_selftest.weights_by_name(shapes, attention_gain=attention_gain)
+    filled = selftest.weights_by_name(shapes, attention_gain=attention_gain)
     return {name: filled.get(name, value) for name, value in own.items()}
 
 
-def share_features(theirs: Any, ours: mask2former.Mask2FormerDetector) -> dict[str, Any]:
+def share_features(theirs: Any, ours: detector.Mask2FormerDetector) -> dict[str, Any]:
     """Keep what does not depend on the class head until the returned table is cleared."""
     kept: dict[str, Any] = {}
 
@@ -245,7 +241,7 @@ def share_features(theirs: Any, ours: mask2former.Mask2FormerDetector) -> dict[s
 
 
 def in_double_precision(
-    theirs: Any, ours: mask2former.Mask2FormerDetector, shared: dict[str, Any]
+    theirs: Any, ours: detector.Mask2FormerDetector, shared: dict[str, Any]
 ) -> None:
     """Both networks in fp64, on their input: the two preparations differ by fp32 rounding alone."""
     theirs.model.double()
@@ -456,7 +452,7 @@ def read_png(path: Path) -> np.ndarray:
 
 def shrink(config: Any) -> None:
     """mmdet's configuration of the published model with the sizes of `SMALL`."""
-    small = mask2former_selftest.SMALL
+    small = selftest.SMALL
     width, heads = small["feature_size"], small["attention_heads"]
     config.model.backbone.update(
         embed_dims=small["embed_dim"],
@@ -495,7 +491,7 @@ def write_golden(config: Any, path: Path) -> None:
                 step.scale = GOLDEN_EDGES
         for height, width in GOLDEN:
             name = f"{height}x{width}"
-            found = detector.detect([mask2former_selftest.image_by_name(name, height, width)])[0]
+            found = detector.detect([selftest.image_by_name(name, height, width)])[0]
             masks = np.stack([d.mask for d in found if d.mask is not None])
             key = f"{case}/{name}"
             arrays[f"{key}/labels"] = np.array([d.label for d in found])

@@ -26,7 +26,7 @@ import torch
 
 from evals.base import Detection
 from evals.detectors.shapes import ShapesColorClassifier, ShapesDetector
-from evals.rules import RuleSettings, judge
+from evals.suites.rules import RuleSettings, judge
 from selfe.data.shapes_world import PRESETS, TASKS, Scene, ShapesWorld, draw_record
 from selfe.encoders.shapes import ShapesVAE
 from selfe.files import write_atomically

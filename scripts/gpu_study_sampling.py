@@ -11,7 +11,7 @@ from fixed_batch_step import build_perturbed
 from gpu_study_rows import Measurement, Part, Row, Settings, synchronize
 from torch import Tensor, nn
 
-from evals.generate import draw_images
+from evals.scoring.draw import draw_images
 from evals.suites.geneval import geneval_records
 from selfe.acceleration import accelerate
 from selfe.any_step import AnyStepGenerator

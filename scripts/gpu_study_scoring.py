@@ -18,7 +18,7 @@ from evals.detectors.clip_colors import CLIP_MODEL, ClipColorClassifier
 from evals.detectors.mask2former.detector import Mask2FormerDetector, build_network, swin_s_config
 from evals.detectors.mask2former.selftest import SMALL, image_by_name
 from evals.images import read_image, sample_path, write_metadata, write_png
-from evals.score import score_folder
+from evals.scoring.score import score_folder
 
 OBJECTS = 8
 """Objects read out of an image on average; with random weights no score means anything."""

@@ -8,7 +8,7 @@ from functools import partial
 
 from gpu_study_rows import Measurement, Part, Row, Settings, Unfinished
 
-from evals.benchmark import BenchmarkSettings, score_model
+from evals.scoring.benchmark import BenchmarkSettings, score_model
 from selfe.builder import build_source
 from selfe.config import RunConfig
 from selfe.errors import Stopped

@@ -21,7 +21,7 @@ import numpy as np
 
 from evals.base import TASKS
 from evals.detectors.shapes import ShapesColorClassifier, ShapesDetector
-from evals.rules import judge
+from evals.suites.rules import judge
 from evals.suites.shapes import records
 from selfe.files import write_atomically
 from selfe.generator import image_seed

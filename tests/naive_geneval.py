@@ -1,7 +1,7 @@
 """GenEval's per-image evaluation, written a second time from its description, loop by loop.
 
 Deliberately naive: numpy arrays per class for every class there is, nothing shared with
-`evals.rules`. Tests compare verdicts with it, and the scorer's benchmark runs against it.
+`evals.suites.rules`. Tests compare verdicts with it, and the scorer's benchmark runs against it.
 """
 
 from __future__ import annotations

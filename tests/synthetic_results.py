@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from evals.base import ImageVerdict
-from evals.score import summarize
+from evals.scoring.score import summarize
 
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 SHAPES_DETECTOR = "shapes-grid@1:0123456789ab"

@@ -11,9 +11,8 @@ import torch
 from PIL import Image
 
 from evals.base import Detection
-from evals.detectors import clip_colors as colors
-from evals.detectors import weights as fetch
-from evals.rules import COLORS
+from evals.detectors import clip_colors, weights
+from evals.suites.rules import COLORS
 
 
 def tiny_clip(quick_gelu: bool) -> torch.nn.Module:
@@ -28,8 +27,8 @@ def tiny_clip(quick_gelu: bool) -> torch.nn.Module:
 
 @pytest.fixture(scope="module")
 def classifier():
-    tokenizer = open_clip.get_tokenizer(colors.CLIP_MODEL)
-    return colors.ClipColorClassifier(tiny_clip(True), tokenizer, "tiny")
+    tokenizer = open_clip.get_tokenizer(clip_colors.CLIP_MODEL)
+    return clip_colors.ClipColorClassifier(tiny_clip(True), tokenizer, "tiny")
 
 
 def scene(seed: int) -> tuple[np.ndarray, list[Detection]]:
@@ -59,28 +58,28 @@ def test_the_plain_name_builds_another_activation():
 
 @pytest.mark.parametrize("name,fits", [("ViT-L-14-quickgelu", True), ("ViT-L-14", False)])
 def test_activation_of_the_real_architectures(name, fits):
-    model = colors.shallow_clip(name)
+    model = clip_colors.shallow_clip(name)
     if fits:
-        colors.check_activation(model)
+        clip_colors.check_activation(model)
     else:
         with pytest.raises(ValueError, match="GELU.*not QuickGELU.*ViT-L-14-quickgelu"):
-            colors.check_activation(model)
+            clip_colors.check_activation(model)
 
 
 def test_a_gelu_clip_is_refused_at_the_start():
     with pytest.raises(ValueError, match="not QuickGELU"):
-        colors.ClipColorClassifier(tiny_clip(False), lambda texts: texts, "gelu")
+        clip_colors.ClipColorClassifier(tiny_clip(False), lambda texts: texts, "gelu")
     half = tiny_clip(True)
     half.transformer.resblocks[0].mlp.gelu = torch.nn.GELU()
     with pytest.raises(ValueError, match=r"transformer\.resblocks\.0\.mlp\.gelu"):
-        colors.check_activation(half)
+        clip_colors.check_activation(half)
     with pytest.raises(ValueError, match="no QuickGELU"):
-        colors.check_activation(torch.nn.Linear(2, 2))
+        clip_colors.check_activation(torch.nn.Linear(2, 2))
 
 
 def test_outside_the_mask_is_grey_and_inside_untouched():
     image, found = scene(0)
-    part = np.array(colors.cut_out(image, found[0]))
+    part = np.array(clip_colors.cut_out(image, found[0]))
     x1, y1, x2, y2 = (int(v) for v in found[0].box)
     inside = found[0].mask[y1:y2, x1:x2]
     assert part.shape == (25, 33, 3)
@@ -116,7 +115,7 @@ def test_all_objects_of_all_images_go_through_at_once(classifier, monkeypatch):
 
 def test_classifier_equals_open_clips_zero_shot_form_and_is_kept(classifier):
     with torch.no_grad():
-        templates = [(lambda c, t=t: t.format(c=c, x="cup")) for t in colors.TEMPLATES]
+        templates = [(lambda c, t=t: t.format(c=c, x="cup")) for t in clip_colors.TEMPLATES]
         wanted = open_clip.build_zero_shot_classifier(
             classifier.model, classifier.tokenizer, COLORS, templates
         )
@@ -129,7 +128,7 @@ def test_classifier_equals_open_clips_zero_shot_form_and_is_kept(classifier):
 def test_the_named_colour_is_the_nearest_text(classifier):
     image, found = scene(0)
     with torch.no_grad():
-        pixels = classifier.transform(colors.cut_out(image, found[0]))[None]
+        pixels = classifier.transform(clip_colors.cut_out(image, found[0]))[None]
         feature = classifier.model.encode_image(pixels, normalize=True)[0]
         best = int((classifier.text_classifier("dog") @ feature).argmax())
     assert classifier.classify([image], [found]) == [[COLORS[best]]]
@@ -149,10 +148,10 @@ def test_empty_boxes_and_foreign_masks_are_named(classifier):
 def test_absent_or_wrong_weights(tmp_path, monkeypatch):
     monkeypatch.setenv("SELFE_BENCH_CACHE", str(tmp_path))
     with pytest.raises(ValueError, match="selfe-bench fetch geneval") as absent:
-        colors.ClipColorClassifier.from_published()
-    assert fetch.CLIP_VIT_L_14.url in str(absent.value)
-    wrong = tmp_path / fetch.CLIP_VIT_L_14.name
+        clip_colors.ClipColorClassifier.from_published()
+    assert weights.CLIP_VIT_L_14.url in str(absent.value)
+    wrong = tmp_path / weights.CLIP_VIT_L_14.name
     wrong.write_bytes(b"no clip")
     begins = hashlib.sha256(b"no clip").hexdigest()[:8]
     with pytest.raises(ValueError, match=f"begins with {begins}, expected b8cca3fd"):
-        colors.ClipColorClassifier.from_published()
+        clip_colors.ClipColorClassifier.from_published()

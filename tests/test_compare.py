@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from evals.base import ImageVerdict, ModelFacts, ProtocolFacts, Result, SamplingFacts
-from evals.detections import write_verdicts
 from evals.report.compare import as_markdown, compare, compare_verdicts
 from evals.results import read_result, write_result
-from evals.score import summarize
+from evals.scoring.detections import write_verdicts
+from evals.scoring.score import summarize
 from evals.verdicts import read_verdicts
 
 PROTOCOL = ProtocolFacts(

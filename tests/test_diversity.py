@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from evals.base import Detection
-from evals.diversity import DiversityReference, observations, total_variation
+from evals.scoring.diversity import DiversityReference, observations, total_variation
 from selfe.data.shapes_world import Scene, ShapesWorld
 from selfe.data.shapes_world.vocabulary import color_attr, position, single_object, two_object
 
@@ -173,7 +173,7 @@ def test_total_variation() -> None:
 def test_total_variation_is_the_same_in_every_process() -> None:
     """Sets of texts have another order in each, and results must not change by rounding."""
     code = (
-        "from collections import Counter; from evals.diversity import total_variation; "
+        "from collections import Counter; from evals.scoring.diversity import total_variation; "
         "a, b = ({f'v{i}': (i * k) % 17 + 1 for i in range(60)} for k in (3, 5)); "
         "print(total_variation(Counter(a), Counter(b)).hex())"
     )

@@ -12,10 +12,8 @@ from dataclasses import asdict
 import pytest
 
 from evals import doctor
-from evals.detectors import clip_colors as colors
-from evals.detectors import weights as fetch
-from evals.detectors.mask2former import processing as mask2former_processing
-from evals.detectors.mask2former import selftest as mask2former_selftest
+from evals.detectors import clip_colors, weights
+from evals.detectors.mask2former import processing, selftest
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +46,7 @@ def test_a_machine_with_nothing(tmp_path):
 def test_wrong_weights(tmp_path):
     cache = tmp_path / "cache"
     cache.mkdir()
-    for file in (fetch.MASK2FORMER_MMDET_2, fetch.CLIP_VIT_L_14):
+    for file in (weights.MASK2FORMER_MMDET_2, weights.CLIP_VIT_L_14):
         (cache / file.name).write_bytes(b"something else")
     checks = checks_of(tmp_path)
     begins = hashlib.sha256(b"something else").hexdigest()[:8]
@@ -60,8 +58,8 @@ def test_wrong_weights(tmp_path):
 def test_right_weights(tmp_path, monkeypatch):
     content = b"stands for the published file"
     digest = hashlib.sha256(content).hexdigest()
-    right = fetch.PublishedFile(f"detector-{digest[:8]}.pth", "", digest[:8], "")
-    monkeypatch.setattr(fetch, "DETECTOR_FILES", (right,))
+    right = weights.PublishedFile(f"detector-{digest[:8]}.pth", "", digest[:8], "")
+    monkeypatch.setattr(weights, "DETECTOR_FILES", (right,))
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / right.name).write_bytes(content)
     assert checks_of(tmp_path)["detector weights"].ok
@@ -69,21 +67,21 @@ def test_right_weights(tmp_path, monkeypatch):
 
 @pytest.mark.fault
 def test_a_gelu_clip(tmp_path, monkeypatch):
-    monkeypatch.setattr(colors, "CLIP_MODEL", "ViT-L-14")
+    monkeypatch.setattr(clip_colors, "CLIP_MODEL", "ViT-L-14")
     check = checks_of(tmp_path)["CLIP activation"]
     assert not check.ok and "not QuickGELU" in check.detail and "quickgelu" in check.fix
 
 
 @pytest.mark.fault
 def test_post_processing_that_went_wrong_is_seen(tmp_path, monkeypatch):
-    real = mask2former_processing.read_out
+    real = processing.read_out
 
     def shifted(*args, **kwargs):
         objects = real(*args, **kwargs)
         return objects._replace(boxes=objects.boxes + 20)
 
-    monkeypatch.setattr(mask2former_processing, "read_out", shifted)
-    assert "box" in mask2former_selftest.check_read_out()
+    monkeypatch.setattr(processing, "read_out", shifted)
+    assert "box" in selftest.check_read_out()
     assert not checks_of(tmp_path)["detector self-test"].ok
 
 
@@ -153,4 +151,4 @@ def test_an_unreachable_hub_is_found_out_quickly(tmp_path, monkeypatch, silent):
     started = time.monotonic()
     check = doctor._hub()
     assert time.monotonic() - started < 1.5
-    assert not check.ok and fetch.CLIP_VIT_L_14.name in check.fix
+    assert not check.ok and weights.CLIP_VIT_L_14.name in check.fix

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from evals.detectors import weights as fetch
+from evals.detectors import weights
 
 CONTENT = bytes(range(256)) * 4096
 
@@ -51,8 +51,8 @@ def server():
     server.server_close()
 
 
-def published(server, sha256: str | None = None) -> fetch.PublishedFile:
-    return fetch.PublishedFile(
+def published(server, sha256: str | None = None) -> weights.PublishedFile:
+    return weights.PublishedFile(
         name="weights.pth",
         url=f"http://127.0.0.1:{server.server_address[1]}/weights.pth",
         sha256=sha256 or hashlib.sha256(CONTENT).hexdigest()[:8],
@@ -62,14 +62,14 @@ def published(server, sha256: str | None = None) -> fetch.PublishedFile:
 
 def test_a_file_arrives_whole_and_is_not_fetched_again(server, tmp_path):
     seen = []
-    paths = fetch.fetch(
+    paths = weights.fetch(
         cache_dir=tmp_path / "deep" / "cache",
         files=[published(server)],
         progress=lambda name, done, total: seen.append((name, done, total)),
     )
     assert paths[0].read_bytes() == CONTENT
     assert seen[-1] == ("weights.pth", len(CONTENT), len(CONTENT))
-    fetch.fetch(cache_dir=tmp_path / "deep" / "cache", files=[published(server)])
+    weights.fetch(cache_dir=tmp_path / "deep" / "cache", files=[published(server)])
     assert server.asked == [None]
     assert [p.name for p in paths[0].parent.iterdir()] == ["weights.pth"]
 
@@ -77,7 +77,7 @@ def test_a_file_arrives_whole_and_is_not_fetched_again(server, tmp_path):
 @pytest.mark.fault
 def test_interrupted_downloads_go_on_where_they_stopped(server, tmp_path):
     server.breaks = 2
-    path = fetch.fetch(cache_dir=tmp_path, files=[published(server)])[0]
+    path = weights.fetch(cache_dir=tmp_path, files=[published(server)])[0]
     assert path.read_bytes() == CONTENT
     half = len(CONTENT) // 2
     assert server.asked == [None, f"bytes={half}-", f"bytes={half + half // 2}-"]
@@ -85,30 +85,30 @@ def test_interrupted_downloads_go_on_where_they_stopped(server, tmp_path):
 
 @pytest.mark.fault
 def test_a_later_call_goes_on_too(server, tmp_path):
-    server.breaks = fetch.ATTEMPTS
+    server.breaks = weights.ATTEMPTS
     with pytest.raises(ValueError, match="goes on where it stopped"):
-        fetch.fetch(cache_dir=tmp_path, files=[published(server)])
+        weights.fetch(cache_dir=tmp_path, files=[published(server)])
     assert not (tmp_path / "weights.pth").exists()
-    assert fetch.fetch(cache_dir=tmp_path, files=[published(server)])[0].read_bytes() == CONTENT
+    assert weights.fetch(cache_dir=tmp_path, files=[published(server)])[0].read_bytes() == CONTENT
     assert server.asked[-1] is not None
 
 
 @pytest.mark.fault
 def test_a_server_without_ranges_starts_again(server, tmp_path):
     server.ranges, server.breaks = False, 1
-    assert fetch.fetch(cache_dir=tmp_path, files=[published(server)])[0].read_bytes() == CONTENT
+    assert weights.fetch(cache_dir=tmp_path, files=[published(server)])[0].read_bytes() == CONTENT
 
 
 @pytest.mark.fault
 def test_a_complete_part_file_is_only_renamed(server, tmp_path):
     (tmp_path / ".weights.pth.part").write_bytes(CONTENT)
-    assert fetch.fetch(cache_dir=tmp_path, files=[published(server)])[0].read_bytes() == CONTENT
+    assert weights.fetch(cache_dir=tmp_path, files=[published(server)])[0].read_bytes() == CONTENT
 
 
 @pytest.mark.fault(24)
 def test_wrong_hash_is_thrown_away(server, tmp_path):
     with pytest.raises(ValueError, match="does not begin with 00000000"):
-        fetch.fetch(cache_dir=tmp_path, files=[published(server, "00000000")])
+        weights.fetch(cache_dir=tmp_path, files=[published(server, "00000000")])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -116,7 +116,7 @@ def test_wrong_hash_is_thrown_away(server, tmp_path):
 def test_a_wrong_file_already_there_is_named(server, tmp_path):
     (tmp_path / "weights.pth").write_bytes(b"other")
     with pytest.raises(ValueError, match="not the published file.*delete it"):
-        fetch.fetch(cache_dir=tmp_path, files=[published(server)])
+        weights.fetch(cache_dir=tmp_path, files=[published(server)])
     assert server.asked == []
 
 
@@ -127,17 +127,17 @@ def test_offline_says_which_files_to_put_where(server, tmp_path):
     server.server_close()
     started = time.monotonic()
     with pytest.raises(ValueError) as refused:
-        fetch.fetch(cache_dir=tmp_path, files=[gone, fetch.CLIP_VIT_L_14])
+        weights.fetch(cache_dir=tmp_path, files=[gone, weights.CLIP_VIT_L_14])
     assert time.monotonic() - started < 10
     message = str(refused.value)
     assert str(tmp_path / "weights.pth") in message
-    assert fetch.CLIP_VIT_L_14.url in message and fetch.CLIP_VIT_L_14.sha256 in message
+    assert weights.CLIP_VIT_L_14.url in message and weights.CLIP_VIT_L_14.sha256 in message
 
 
 def test_names_and_hashes_of_the_published_files_agree():
-    for file in fetch.DETECTOR_FILES:
+    for file in weights.DETECTOR_FILES:
         assert file.name.removesuffix(".pth").endswith(file.sha256)
         assert file.url.endswith(file.name)
-    assert fetch.CLIP_VIT_L_14.sha256 in fetch.CLIP_VIT_L_14.url
+    assert weights.CLIP_VIT_L_14.sha256 in weights.CLIP_VIT_L_14.url
     with pytest.raises(ValueError, match=r"unknown download 'weights' \(known: geneval\)"):
-        fetch.fetch("weights")
+        weights.fetch("weights")

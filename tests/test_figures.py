@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 from synthetic_results import RATES, write_result
 
-from evals.report import curves as figures
-from evals.report.image_grids import prompts_shown, result_grid
+from evals.report import curves
+from evals.report.canvas import save
+from evals.report.image_grids import GridBlock, grid, prompts_shown, result_grid, row_labels
 from evals.report.result_folders import collect
 
 
@@ -25,7 +26,7 @@ def milestones(tmp_path: Path) -> Path:
 
 def test_curves_show_scores_and_bands(milestones: Path) -> None:
     folders = collect([milestones])
-    figure = figures.training_progress(folders, "title")
+    figure = curves.training_progress(folders, "title")
     assert figure is not None
     axes = figure.axes[0]
     lines = {line.get_label(): line for line in axes.get_lines()}
@@ -41,43 +42,43 @@ def test_curves_show_scores_and_bands(milestones: Path) -> None:
 
 def test_no_curve_from_one_iteration_and_no_partial_points(tmp_path: Path) -> None:
     write_result(tmp_path / "a")
-    assert figures.training_progress(collect([tmp_path]), "") is None
+    assert curves.training_progress(collect([tmp_path]), "") is None
     write_result(tmp_path / "b", iterations=1000, keep=50)
-    assert figures.training_progress(collect([tmp_path]), "") is None
+    assert curves.training_progress(collect([tmp_path]), "") is None
 
 
 def test_saved_bytes_do_not_depend_on_run_or_user_settings(milestones: Path, monkeypatch) -> None:
     folders = collect([milestones])
     out = milestones / "out"
-    first = [p.read_bytes() for p in figures.save(draw(folders), out / "a")]
+    first = [p.read_bytes() for p in save(draw(folders), out / "a")]
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1")
     with mpl.rc_context({"font.size": 20, "lines.linewidth": 5, "svg.hashsalt": None}):
-        second = [p.read_bytes() for p in figures.save(draw(folders), out / "b")]
+        second = [p.read_bytes() for p in save(draw(folders), out / "b")]
     assert first == second
     assert b"<dc:date>" not in first[0] and b"matplotlib.org" not in first[0]
     assert mpl.rcParams["svg.hashsalt"] is None
 
 
 def draw(folders):
-    return figures.scores_against_steps(folders, "title")
+    return curves.scores_against_steps(folders, "title")
 
 
 def test_colours_and_markers_are_distinct() -> None:
-    styles = list(figures.STYLES.values())
+    styles = list(curves.STYLES.values())
     assert len({s[0] for s in styles}) == len(styles) == len({s[1] for s in styles})
 
 
 def test_grid_needs_every_image_and_marks_failed_ones(tmp_path: Path) -> None:
     image = np.zeros((32, 32, 3), np.uint8)
-    block = figures.GridBlock("a photo of a circle", [[image, None]])
+    block = GridBlock("a photo of a circle", [[image, None]])
     with pytest.raises(ValueError, match="needs 2 x 2 images"):
-        figures.grid(["A", "B"], ["2 steps", "4 steps"], [block])
+        grid(["A", "B"], ["2 steps", "4 steps"], [block])
     with pytest.raises(ValueError, match="at least one"):
-        figures.grid([], [], [])
-    figure = figures.grid(["A"], ["2 steps", "4 steps"], [block], "title")
+        grid([], [], [])
+    figure = grid(["A"], ["2 steps", "4 steps"], [block], "title")
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert texts == ["2 steps", "4 steps", "A", "a photo of a circle"]
-    png = figures.save(figure, tmp_path / "grid")[1]
+    png = save(figure, tmp_path / "grid")[1]
     pixels = np.asarray(Image.open(png).convert("RGB")).reshape(-1, 3)
     assert (pixels == (255, 0, 255)).all(1).sum() > 1000  # the failed one
     assert (pixels == (0, 0, 0)).all(1).sum() > 1000
@@ -107,15 +108,15 @@ def test_policy_figures_separate_fractions(tmp_path: Path) -> None:
             write_result(tmp_path / f"{steps}-{fraction}", steps=steps, settings=settings)
     folders = collect([tmp_path])
     several = [f for f in folders if f.result.sampling.steps > 1]
-    figure = figures.secondary_time_scores(several, "")
+    figure = curves.secondary_time_scores(several, "")
     assert figure is not None
     labels = [line.get_label() for line in figure.axes[0].get_lines()]
     assert labels == ["s = next", "s = current"]
-    one_step = figures.one_step_scores(folders, "")
+    one_step = curves.one_step_scores(folders, "")
     assert one_step is not None
     assert list(one_step.axes[0].get_lines()[0].get_xdata()) == [0.0, 1.0]
 
 
 def test_rows_of_one_label_are_told_apart_by_their_names() -> None:
-    labels = figures.row_labels(["Self-E", "SDXL", "Self-E"], ["run@400", "sdxl", "run@250"])
+    labels = row_labels(["Self-E", "SDXL", "Self-E"], ["run@400", "sdxl", "run@250"])
     assert labels == ["run@400", "SDXL", "run@250"]

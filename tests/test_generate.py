@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from evals import generate
-from evals.cost import resident_peak
-from evals.generate import draw_images, plan_chunks
 from evals.images import failed_marker_path, sample_path
+from evals.scoring import draw
+from evals.scoring.draw import draw_images, plan_chunks
+from evals.scoring.drawing_cost import resident_peak
 
 RECORDS = [
     {"tag": "single_object", "include": [{"class": "star", "count": 1}], "prompt": f"prompt {i}"}
@@ -46,7 +46,7 @@ class Painter:
         return images
 
 
-def draw(folder, painter, **changes):
+def drawn(folder, painter, **changes):
     arguments = {"num_steps": 2, "images_per_prompt": 2, "seed": 0, "folder": folder} | changes
     return draw_images(painter, RECORDS, **arguments)
 
@@ -60,7 +60,7 @@ def content(folder):
 
 
 def test_layout_is_genevals(tmp_path):
-    draw(tmp_path, Painter())
+    drawn(tmp_path, Painter())
     for i, record in enumerate(RECORDS):
         stored = json.loads((tmp_path / f"{i:05d}" / "metadata.jsonl").read_text())
         assert stored == record
@@ -78,15 +78,15 @@ def test_chunks_cover_every_image_once_and_ignore_what_exists():
 
 @pytest.mark.fault(17, full=4)
 def test_kill_in_drawing_and_resume_gives_the_same_bytes(tmp_path, trial):
-    draw(tmp_path / "whole", Painter())
+    drawn(tmp_path / "whole", Painter())
     child = multiprocessing.get_context("fork").Process(
-        target=draw, args=(tmp_path / "killed", Painter(die_at=trial))
+        target=drawn, args=(tmp_path / "killed", Painter(die_at=trial))
     )
     child.start()
     child.join(60)
     assert child.exitcode == -signal.SIGKILL
     painter = Painter()
-    draw(tmp_path / "killed", painter)
+    drawn(tmp_path / "killed", painter)
     # the chunk before the one in which it died may not have been written yet
     assert 4 - trial <= len(painter.calls) <= min(4, 5 - trial)
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
@@ -95,7 +95,7 @@ def test_kill_in_drawing_and_resume_gives_the_same_bytes(tmp_path, trial):
 @pytest.mark.fault(17, full=15)
 def test_kill_in_writing_and_resume_gives_the_same_bytes(tmp_path, trial, monkeypatch):
     """The process dies at one of the 15 renames that put a file of the set into place."""
-    draw(tmp_path / "whole", Painter())
+    drawn(tmp_path / "whole", Painter())
     real, renamed = os.replace, []
 
     def replace(source, target):
@@ -106,21 +106,21 @@ def test_kill_in_writing_and_resume_gives_the_same_bytes(tmp_path, trial, monkey
 
     monkeypatch.setattr(os, "replace", replace)
     child = multiprocessing.get_context("fork").Process(
-        target=draw, args=(tmp_path / "killed", Painter())
+        target=drawn, args=(tmp_path / "killed", Painter())
     )
     child.start()
     child.join(60)
     assert child.exitcode == -signal.SIGKILL
     monkeypatch.setattr(os, "replace", real)
-    draw(tmp_path / "killed", Painter())
+    drawn(tmp_path / "killed", Painter())
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
 
 
 @pytest.mark.fault(18)
 @pytest.mark.parametrize("damage", ["missing", "truncated", "empty"])
 def test_resuming_gives_the_same_bytes(tmp_path, damage):
-    draw(tmp_path / "whole", Painter())
-    draw(tmp_path / "parts", Painter())
+    drawn(tmp_path / "whole", Painter())
+    drawn(tmp_path / "parts", Painter())
     victim = sample_path(tmp_path / "parts", 2, 1)
     if damage == "missing":
         victim.unlink()
@@ -128,7 +128,7 @@ def test_resuming_gives_the_same_bytes(tmp_path, damage):
         data = victim.read_bytes()
         victim.write_bytes(data[: len(data) // 2] if damage == "truncated" else b"")
     painter = Painter()
-    meter = draw(tmp_path / "parts", painter)
+    meter = drawn(tmp_path / "parts", painter)
     assert content(tmp_path / "parts") == content(tmp_path / "whole")
     assert len(painter.calls) == 1 and meter.images == 3
 
@@ -144,32 +144,32 @@ def test_a_chunk_is_written_while_the_next_is_drawn(tmp_path):
                 time.sleep(0.01)
             return super().generate(prompts, num_steps, seeds)
 
-    draw(tmp_path, Waiting())
+    drawn(tmp_path, Waiting())
     assert len(list(tmp_path.rglob("*.png"))) == 10
 
 
 @pytest.mark.parametrize("prompt_id", [0, 4])  # of the first chunk and of the last
 def test_what_goes_wrong_in_writing_ends_the_drawing(tmp_path, monkeypatch, prompt_id):
-    real = generate.write_png
+    real = draw.write_png
 
     def full(path, image):
         if path == sample_path(tmp_path, prompt_id, 1):
             raise OSError(28, "No space left on device")
         real(path, image)
 
-    monkeypatch.setattr(generate, "write_png", full)
+    monkeypatch.setattr(draw, "write_png", full)
     with pytest.raises(OSError, match="No space left"):
-        draw(tmp_path, Painter())
+        drawn(tmp_path, Painter())
     monkeypatch.undo()
-    draw(tmp_path, Painter())
+    drawn(tmp_path, Painter())
     assert len(list(tmp_path.rglob("*.png"))) == 10
 
 
 def test_processes_share_the_work_and_draw_the_same_images(tmp_path):
-    draw(tmp_path / "one", Painter())
+    drawn(tmp_path / "one", Painter())
     painters = [Painter(), Painter()]
     for rank, painter in enumerate(painters):
-        draw(tmp_path / "two", painter, rank=rank, world_size=2)
+        drawn(tmp_path / "two", painter, rank=rank, world_size=2)
     assert content(tmp_path / "one") == content(tmp_path / "two")
     assert [len(p.calls) for p in painters] == [2, 2]
 
@@ -177,18 +177,18 @@ def test_processes_share_the_work_and_draw_the_same_images(tmp_path):
 @pytest.mark.fault(19)
 def test_a_failed_image_leaves_a_marker_and_no_picture(tmp_path):
     painter = Painter(broken=("prompt 1",))
-    draw(tmp_path, painter)
+    drawn(tmp_path, painter)
     assert failed_marker_path(tmp_path, 1, 0).is_file()
     assert not sample_path(tmp_path, 1, 0).exists()
     again = Painter()
-    draw(tmp_path, again)
+    drawn(tmp_path, again)
     assert again.calls == []  # a failure is a result, not something to try until it works
 
 
 def test_seeds_differ_between_images_and_benchmark_runs(tmp_path):
     a, b = Painter(), Painter()
-    draw(tmp_path / "a", a)
-    draw(tmp_path / "b", b, seed=1)
+    drawn(tmp_path / "a", a)
+    drawn(tmp_path / "b", b, seed=1)
     seeds_a = [s for _, seeds in a.calls for s in seeds]
     seeds_b = [s for _, seeds in b.calls for s in seeds]
     assert len(set(seeds_a + seeds_b)) == 20
@@ -208,7 +208,7 @@ class Hoarder(Painter):
 
 def test_time_and_memory_of_drawing_are_measured(tmp_path):
     before = resident_peak()
-    cost = draw(tmp_path, Hoarder()).cost()
+    cost = drawn(tmp_path, Hoarder()).cost()
     assert cost["wall_s_per_image"] >= 4 * Hoarder.seconds / 10  # four chunks for ten images
     assert cost["peak_memory_bytes"] >= max(before, Hoarder.megabytes * 2**20)
-    assert draw(tmp_path, Hoarder()).cost() == {}  # all were found
+    assert drawn(tmp_path, Hoarder()).cost() == {}  # all were found

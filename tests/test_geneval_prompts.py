@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from evals.registry import SUITES, open_suite
-from evals.rules import check_record
 from evals.suites.base import records_as_jsonl, records_sha256
 from evals.suites.geneval import (
     COCO_CLASSES,
@@ -18,6 +17,7 @@ from evals.suites.geneval import (
     geneval_records,
     read_long_records,
 )
+from evals.suites.rules import check_record
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "geneval"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="reference data is not at hand")

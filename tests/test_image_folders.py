@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from test_processes import Painter, quiet
 
-from evals import benchmark
-from evals.benchmark import BenchmarkSettings, score_images, score_model
-from evals.generate import draw_images
 from evals.images import failed_marker_path, sample_path
 from evals.registry import open_suite
 from evals.results import read_result
+from evals.scoring import benchmark
+from evals.scoring.benchmark import BenchmarkSettings, score_images, score_model
+from evals.scoring.draw import draw_images
 
 SUITE = "shapes@1"
 

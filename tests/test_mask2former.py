@@ -13,10 +13,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from evals.detectors import weights as fetch
-from evals.detectors.mask2former import detector as mask2former
-from evals.detectors.mask2former import keys, processing
-from evals.detectors.mask2former import selftest as mask2former_selftest
+from evals.detectors import weights
+from evals.detectors.mask2former import detector, keys, processing, selftest
 from evals.detectors.mmdet import MMDetDetector
 from evals.suites.geneval import COCO_CLASSES
 from selfe.files import file_sha256
@@ -35,13 +33,13 @@ def golden():
 
 def mmdet_state(golden, gain: float = 1.0) -> dict[str, torch.Tensor]:
     shapes = json.loads(golden["shapes"].tobytes())
-    return mask2former_selftest.weights_by_name({k: tuple(v) for k, v in shapes.items()}, gain)
+    return selftest.weights_by_name({k: tuple(v) for k, v in shapes.items()}, gain)
 
 
-def small_detector(state: dict[str, torch.Tensor], **options) -> mask2former.Mask2FormerDetector:
-    network = mask2former.build_network(**mask2former_selftest.SMALL)
+def small_detector(state: dict[str, torch.Tensor], **options) -> detector.Mask2FormerDetector:
+    network = detector.build_network(**selftest.SMALL)
     keys.load_strictly(network, keys.to_transformers(state))
-    return mask2former.Mask2FormerDetector(network, "small", edges=EDGES, **options)
+    return detector.Mask2FormerDetector(network, "small", edges=EDGES, **options)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +51,7 @@ def detectors(golden):
 @pytest.mark.parametrize("height,width", SIZES)
 def test_objects_equal_those_of_mmdet(golden, detectors, case, height, width):
     name = f"{height}x{width}"
-    image = mask2former_selftest.image_by_name(name, height, width)
+    image = selftest.image_by_name(name, height, width)
     found = detectors[case].detect([image])[0]
     stored = {part: golden[f"{case}/{name}/{part}"] for part in ("labels", "scores", "boxes")}
     ours = np.array([d.score for d in found])
@@ -84,7 +82,7 @@ def test_stored_outputs_cross_both_thresholds(golden):
 
 
 def test_batched_and_single_images_agree(detectors):
-    images = [mask2former_selftest.image_by_name(str(i), 96, 96 + 32 * (i % 2)) for i in range(4)]
+    images = [selftest.image_by_name(str(i), 96, 96 + 32 * (i % 2)) for i in range(4)]
     together = detectors["sharpened"].detect(images)
     for image, found in zip(images, together, strict=True):
         alone = detectors["sharpened"].detect([image])[0]
@@ -94,7 +92,7 @@ def test_batched_and_single_images_agree(detectors):
 
 
 def test_min_score_only_leaves_out(golden, detectors):
-    image = mask2former_selftest.image_by_name("128x128", 128, 128)
+    image = selftest.image_by_name("128x128", 128, 128)
     everything = detectors["sharpened"].detect([image])[0]
     strong = small_detector(mmdet_state(golden, GAINS["sharpened"]), min_score=0.3).detect([image])[
         0
@@ -152,7 +150,7 @@ def test_patch_merging_order_is_that_of_unfold():
 
 
 def test_every_key_is_needed_and_none_is_left_over(golden):
-    network = mask2former.build_network(**mask2former_selftest.SMALL)
+    network = detector.build_network(**selftest.SMALL)
     state = mmdet_state(golden)
     converted = keys.to_transformers(state)
     keys.load_strictly(network, converted)
@@ -169,9 +167,9 @@ def test_every_key_is_needed_and_none_is_left_over(golden):
 
 
 def test_published_sizes_and_another_architecture(golden):
-    sizes = mask2former.swin_s_config()
+    sizes = detector.swin_s_config()
     with torch.device("meta"):
-        network = mask2former.build_network(**sizes)
+        network = detector.build_network(**sizes)
     assert sum(p.numel() for p in network.parameters()) == pytest.approx(68.7e6, rel=0.02)
     with pytest.raises(ValueError, match="do not fit"):
         keys.load_strictly(network, keys.to_transformers(mmdet_state(golden)))
@@ -213,10 +211,10 @@ def test_a_pickle_payload_is_refused_and_not_run(tmp_path):
     bad = tmp_path / "weights-743b7d99.pth"
     torch.save({"state_dict": {"a": torch.ones(1)}, "meta": Explosive(str(trace))}, bad)
     with pytest.raises(ValueError, match="refused"):
-        mask2former.read_checkpoint(bad)
+        detector.read_checkpoint(bad)
     bad.write_bytes(pickle.dumps(Explosive(str(trace))))
     with pytest.raises(ValueError, match="refused"):
-        mask2former.read_checkpoint(bad)
+        detector.read_checkpoint(bad)
     assert not trace.exists()
 
 
@@ -229,21 +227,21 @@ def test_plain_facts_beside_the_weights_are_read_over(tmp_path):
             path,
             _use_new_zipfile_serialization=zipped,
         )
-        assert torch.equal(mask2former.read_checkpoint(path)["a"], torch.ones(2))
+        assert torch.equal(detector.read_checkpoint(path)["a"], torch.ones(2))
 
 
 @pytest.mark.fault(24)
 def test_wrong_hash_and_missing_file(tmp_path, monkeypatch):
     monkeypatch.setenv("SELFE_BENCH_CACHE", str(tmp_path))
     with pytest.raises(ValueError, match="selfe-bench fetch geneval") as missing:
-        mask2former.Mask2FormerDetector.from_published()
-    assert fetch.MASK2FORMER_MMDET_2.name in str(missing.value)
-    wrong = tmp_path / fetch.MASK2FORMER_MMDET_3.name
+        detector.Mask2FormerDetector.from_published()
+    assert weights.MASK2FORMER_MMDET_2.name in str(missing.value)
+    wrong = tmp_path / weights.MASK2FORMER_MMDET_3.name
     wrong.write_bytes(b"not the weights")
     begins = hashlib.sha256(b"not the weights").hexdigest()[:8]
     for given in (None, wrong, tmp_path):
         with pytest.raises(ValueError, match=f"begins with {begins}.*c9d0c4f2"):
-            mask2former.Mask2FormerDetector.from_published(given)
+            detector.Mask2FormerDetector.from_published(given)
 
 
 @pytest.mark.parametrize("to_layout", [keys.to_mmdet_2, keys.to_mmdet_3])
@@ -252,16 +250,16 @@ def test_a_checkpoint_file_of_either_layout_loads_by_hash(golden, tmp_path, monk
     file = tmp_path / "checkpoint.pth"
     torch.save({"meta": {"epoch": 50}, "state_dict": state}, file)
     begins = file_sha256(file)[:8]
-    published = fetch.PublishedFile(f"published-{begins}.pth", "", begins, "")
-    monkeypatch.setattr(mask2former, "DETECTOR_FILES", (published,))
-    monkeypatch.setattr(mask2former, "swin_s_config", lambda: mask2former_selftest.SMALL)
-    image = mask2former_selftest.image_by_name("128x128", 128, 128)
-    known = mask2former.Mask2FormerDetector.from_published(file, edges=EDGES)
+    published = weights.PublishedFile(f"published-{begins}.pth", "", begins, "")
+    monkeypatch.setattr(detector, "DETECTOR_FILES", (published,))
+    monkeypatch.setattr(detector, "swin_s_config", lambda: selftest.SMALL)
+    image = selftest.image_by_name("128x128", 128, 128)
+    known = detector.Mask2FormerDetector.from_published(file, edges=EDGES)
     assert known.identity == f"mask2former-swin-s:{begins}"
     found = known.detect([image])[0]
     stored = golden["sharpened/128x128/scores"]
     assert np.allclose([d.score for d in found], stored[stored >= 0.05], atol=1e-4)
-    other = mask2former.Mask2FormerDetector.from_checkpoint(file, edges=EDGES)
+    other = detector.Mask2FormerDetector.from_checkpoint(file, edges=EDGES)
     assert other.identity == f"mask2former-swin-s:unpublished-{begins}"
     assert np.allclose([d.score for d in other.detect([image])[0]], stored, atol=1e-4)
 
@@ -310,7 +308,7 @@ def test_preparation_pads_with_what_each_version_pads():
 
 
 def test_read_out_finds_synthetic_objects_and_boxes_bound_masks():
-    assert mask2former_selftest.check_read_out() is None
+    assert selftest.check_read_out() is None
     masks = torch.zeros(3, 6, 8, dtype=torch.bool)
     masks[0, 2:4, 1:7] = True
     masks[2, 5, 7] = True
@@ -327,15 +325,15 @@ def test_images_of_another_kind_are_refused(detectors):
 def test_hub_variant_absent_names_the_command(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ValueError, match="hf download nobody/absent"):
-        mask2former.Mask2FormerDetector.from_hub("nobody/absent")
+        detector.Mask2FormerDetector.from_hub("nobody/absent")
 
 
 def test_hub_variant_loads_under_a_name_of_its_own(golden, tmp_path):
-    network = mask2former.build_network(**mask2former_selftest.SMALL)
+    network = detector.build_network(**selftest.SMALL)
     keys.load_strictly(network, keys.to_transformers(mmdet_state(golden)))
     network.save_pretrained(tmp_path)
-    detector = mask2former.Mask2FormerDetector.from_hub(str(tmp_path), edges=EDGES, min_score=0.0)
-    assert detector.identity.startswith("mask2former-hf:")
-    image = mask2former_selftest.image_by_name("96x128", 96, 128)
+    found = detector.Mask2FormerDetector.from_hub(str(tmp_path), edges=EDGES, min_score=0.0)
+    assert found.identity.startswith("mask2former-hf:")
+    image = selftest.image_by_name("96x128", 96, 128)
     stored = golden["plain/96x128/scores"]
-    assert np.allclose([d.score for d in detector.detect([image])[0]], stored, atol=1e-4)
+    assert np.allclose([d.score for d in found.detect([image])[0]], stored, atol=1e-4)

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from evals import benchmark
-from evals.benchmark import BenchmarkSettings, score_images, score_model
 from evals.detectors.shapes import ShapesDetector
-from evals.processes import join_processes
 from evals.results import read_result
+from evals.scoring import benchmark
+from evals.scoring.benchmark import BenchmarkSettings, score_images, score_model
+from evals.scoring.processes import join_processes
 from selfe.cli.common import pick_device
 from selfe.generator import GeneratorFacts
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from evals.base import Detection
-from evals.rules import (
+from evals.suites.rules import (
     RuleSettings,
     box_iou,
     check_record,

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from evals.base import Detection
-from evals.detections import read_detections, rescore
 from evals.images import (
     image_is_intact,
     png_fault,
@@ -24,8 +23,9 @@ from evals.images import (
     write_metadata,
     write_png,
 )
-from evals.rules import RuleSettings
-from evals.score import score_folder
+from evals.scoring.detections import read_detections, rescore
+from evals.scoring.score import score_folder
+from evals.suites.rules import RuleSettings
 from selfe.files import folder_lock, read_json_lines, write_atomically
 
 RECORDS = [

@@ -24,7 +24,7 @@ from evals.report.table1 import TABLE1_COLUMNS, build_table1
 from evals.report.table1_page import table1_markdown
 from evals.report.table2 import TABLE2_COLUMNS, build_table2, horizons
 from evals.report.table2_page import table2_latex, table2_markdown
-from evals.score import summarize
+from evals.scoring.score import summarize
 
 OFFICIAL = "mask2former-swin-s:743b7d99"
 

@@ -12,8 +12,7 @@ import pytest
 import torch
 from test_clip_colors import tiny_clip
 
-from evals.detectors import clip_colors as colors
-from evals.detectors import weights as fetch
+from evals.detectors import clip_colors, weights
 from evals.detectors.torchscript import read_torchscript_tensors
 from selfe.files import file_sha256
 
@@ -59,14 +58,14 @@ def test_tensors_equal_those_of_torch_jit(archive):
 
 
 def test_the_published_clip_loads_by_its_hash(archive, monkeypatch):
-    published = fetch.PublishedFile(archive.name, "", file_sha256(archive), "")
-    monkeypatch.setattr(colors, "CLIP_VIT_L_14", published)
+    published = weights.PublishedFile(archive.name, "", file_sha256(archive), "")
+    monkeypatch.setattr(clip_colors, "CLIP_VIT_L_14", published)
     blank = tiny_clip(True)
     with torch.no_grad():
         for value in blank.parameters():
             value.zero_()
     monkeypatch.setattr(open_clip, "create_model", lambda *_, **__: blank)
-    classifier = colors.ClipColorClassifier.from_published(archive)
+    classifier = clip_colors.ClipColorClassifier.from_published(archive)
     assert classifier.identity == f"clip-ViT-L-14-quickgelu:{published.sha256[:8]}"
     for name, value in tiny_clip(True).state_dict().items():
         assert torch.equal(classifier.model.state_dict()[name], value.half().float()), name
@@ -78,7 +77,7 @@ def test_the_published_clip_loads_by_its_hash(archive, monkeypatch):
     )
     monkeypatch.setattr(open_clip, "create_model", lambda *_, **__: wider)
     with pytest.raises(ValueError, match=r"does not fit.*resblocks\.1"):
-        colors.ClipColorClassifier.from_published(archive)
+        clip_colors.ClipColorClassifier.from_published(archive)
 
 
 class Explosive:

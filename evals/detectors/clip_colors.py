@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from evals.base import Detection
 from evals.detectors.torchscript import read_torchscript_tensors
 from evals.detectors.weights import CLIP_VIT_L_14, check_hash, default_cache, place_by_hand
-from evals.rules import COLORS
+from evals.suites.rules import COLORS
 
 CLIP_MODEL = "ViT-L-14-quickgelu"
 TEMPLATES = ("a photo of a {c} {x}", "a photo of a {c}-colored {x}", "a photo of a {c} object")

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from evals.base import Interval
-from evals.report import curves as figures
-from evals.report import image_grids as pictures
-from evals.report import training_seeds as trainings
+from evals.report import curves, image_grids, training_seeds
 from evals.report.commands import STEPS
 from evals.report.page import TASK_NAMES
 from evals.report.result_folders import ResultFolder
@@ -52,9 +50,9 @@ def draw_group(draw: Draw, group: ResultGroup, suffix: str) -> list[str]:
     usual = list(chosen.values())
     _, long = horizons(chosen)
     final = [f for f in usual if f.result.model.iterations == long and not f.result.model.variant]
-    drawn = draw(f"fig5{suffix}", figures.training_progress(usual, group.title))
+    drawn = draw(f"fig5{suffix}", curves.training_progress(usual, group.title))
     title = f"{group.title}; {long} iterations"
-    drawn += draw(f"scores_by_steps{suffix}", figures.scores_against_steps(final, title))
+    drawn += draw(f"scores_by_steps{suffix}", curves.scores_against_steps(final, title))
     rows: dict[str, dict[int, ResultFolder]] = {}
     trained = sorted(folder.result.model.method for folder in final)
     for method in dict.fromkeys(["fm", "imm", "selfe", *trained]):
@@ -64,7 +62,7 @@ def draw_group(draw: Draw, group: ResultGroup, suffix: str) -> list[str]:
                 rows.setdefault(label, {})[folder.result.sampling.steps] = folder
     shared = sorted(set.intersection(*[set(r) for r in rows.values()])) if rows else []
     if shared and len(rows) > 1:
-        figure = pictures.result_grid(
+        figure = image_grids.result_grid(
             list(rows.items()), shared, f"Same prompts and seeds, {long} iterations"
         )
         drawn += draw(f"fig4{suffix}", figure)
@@ -75,16 +73,16 @@ def draw_group(draw: Draw, group: ResultGroup, suffix: str) -> list[str]:
 def _draw_trainings(draw: Draw, group: ResultGroup, suffix: str) -> list[str]:
     """Means over training seeds: against sampling steps, overall and by task, and against
     iterations as Fig. 5."""
-    found = trainings.repeated(group.folders)
-    shown = [c for c in trainings.usual(found) if not c.variant]
+    found = training_seeds.repeated(group.folders)
+    shown = [c for c in training_seeds.usual(found) if not c.variant]
     _, long = horizons((c.method, c.variant, c.iterations, c.steps) for c in shown)
-    by_steps: dict[figures.LineKey, dict[float, Interval]] = {}
-    by_iterations: dict[int, dict[figures.LineKey, dict[float, Interval]]] = {}
-    by_task: dict[str, dict[figures.LineKey, dict[float, Interval]]] = {}
+    by_steps: dict[curves.LineKey, dict[float, Interval]] = {}
+    by_iterations: dict[int, dict[curves.LineKey, dict[float, Interval]]] = {}
+    by_task: dict[str, dict[curves.LineKey, dict[float, Interval]]] = {}
     seeds: dict[str, set[int]] = {}
     for configuration in shown:
         by_seed = found[configuration]
-        interval = trainings.mean_interval(by_seed)
+        interval = training_seeds.mean_interval(by_seed)
         label = by_seed[min(by_seed)].result.model.label
         key = (label, (configuration.method, ""))
         seeds.setdefault(label, set()).update(by_seed)
@@ -92,7 +90,7 @@ def _draw_trainings(draw: Draw, group: ResultGroup, suffix: str) -> list[str]:
         panel.setdefault(key, {})[configuration.iterations] = interval
         if configuration.iterations == long:
             by_steps.setdefault(key, {})[configuration.steps] = interval
-            for task, mean in trainings.task_intervals(by_seed).items():
+            for task, mean in training_seeds.task_intervals(by_seed).items():
                 by_task.setdefault(task, {}).setdefault(key, {})[configuration.steps] = mean
     words = {label: " ".join(map(str, sorted(those))) for label, those in seeds.items()}
     whose = ", ".join(f"{label} {text}" for label, text in words.items())
@@ -102,17 +100,17 @@ def _draw_trainings(draw: Draw, group: ResultGroup, suffix: str) -> list[str]:
     drawn = []
     if by_steps:
         heading = "Score against sampling steps, mean over training seeds"
-        lines = figures.in_order(by_steps)
-        mean_scores = figures.over_steps(lines, heading, f"{title}; {long} iterations")
+        lines = curves.in_order(by_steps)
+        mean_scores = curves.over_steps(lines, heading, f"{title}; {long} iterations")
         drawn += draw(f"trainings_by_steps{suffix}", mean_scores)
-        tasks = {TASK_NAMES[t]: figures.in_order(by_task[t]) for t in TASK_NAMES if t in by_task}
+        tasks = {TASK_NAMES[t]: curves.in_order(by_task[t]) for t in TASK_NAMES if t in by_task}
         heading = "Tasks against sampling steps, mean over training seeds"
         drawn += draw(
             f"trainings_by_task{suffix}",
-            figures.over_steps_by_task(tasks, heading, f"{title}; {long} iterations"),
+            curves.over_steps_by_task(tasks, heading, f"{title}; {long} iterations"),
         )
-    panels = {n: figures.in_order(by_iterations.get(n, {})) for n in STEPS}
-    progress = figures.over_iterations(panels, "Training progress, mean over training seeds", title)
+    panels = {n: curves.in_order(by_iterations.get(n, {})) for n in STEPS}
+    progress = curves.over_iterations(panels, "Training progress, mean over training seeds", title)
     return drawn + draw(f"trainings_progress{suffix}", progress)
 
 
@@ -127,28 +125,26 @@ def _draw_policies(draw: Draw, group: ResultGroup, long: int | None, suffix: str
     ]
     title = f"{group.title}; Self-E, {long} iterations"
     several = _policy_study([f for f in selfe if f.result.sampling.steps > 1])
-    drawn = draw(f"figS3{suffix}", figures.secondary_time_scores(several, title))
+    drawn = draw(f"figS3{suffix}", curves.secondary_time_scores(several, title))
     rows: dict[float, dict[int, ResultFolder]] = {}
     for folder in several:
-        fraction = figures.policy_of(folder)
+        fraction = curves.policy_of(folder)
         assert fraction is not None
         rows.setdefault(fraction, {})[folder.result.sampling.steps] = folder
     if len(rows) > 1:
         steps = sorted(set.intersection(*[set(results) for results in rows.values()]))
-        named = [
-            (figures.policy_label(next(iter(rows[f].values()))), rows[f]) for f in sorted(rows)
-        ]
-        figure = pictures.result_grid(named, steps, "Policies of s, Self-E") if steps else None
+        named = [(curves.policy_label(next(iter(rows[f].values()))), rows[f]) for f in sorted(rows)]
+        figure = image_grids.result_grid(named, steps, "Policies of s, Self-E") if steps else None
         drawn += draw(f"figS3_images{suffix}", figure)
-    one_step = _policy_study(figures.one_step_unguided(selfe))
-    drawn += draw(f"figS4{suffix}", figures.one_step_scores(one_step, title))
+    one_step = _policy_study(curves.one_step_unguided(selfe))
+    drawn += draw(f"figS4{suffix}", curves.one_step_scores(one_step, title))
     if len(one_step) > 1:
-        one_step.sort(key=lambda f: figures.policy_of(f) or 0.0)
-        figure = pictures.result_grid(
+        one_step.sort(key=lambda f: curves.policy_of(f) or 0.0)
+        figure = image_grids.result_grid(
             [("Self-E", dict(enumerate(one_step)))],
             range(len(one_step)),
             "One step without guidance",
-            columns=[f"f = {figures.policy_of(f):g}" for f in one_step],
+            columns=[f"f = {curves.policy_of(f):g}" for f in one_step],
         )
         drawn += draw(f"figS4_images{suffix}", figure)
     return drawn
@@ -162,7 +158,7 @@ def _policy_study(folders: Sequence[ResultFolder]) -> list[ResultFolder]:
     """
     studies: dict[int, dict[str, dict[float, ResultFolder]]] = {}
     for folder in folders:
-        fraction = figures.policy_of(folder)
+        fraction = curves.policy_of(folder)
         if fraction is None or folder.result.scores.partial:
             continue
         settings = dict(folder.result.sampling.settings)

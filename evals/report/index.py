@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evals.report import page as layout
+from evals.report import page
 from evals.report.groups import by_protocol
 from evals.report.markup import is_missing, plain, to_markdown, with_interval
 from evals.report.model_columns import eta_of, guidance_text, setting_text
@@ -40,7 +40,7 @@ def index_page(
 ) -> str:
     parts = ["# Report\n", f"Rendered from {len(folders)} results; every figure below is theirs.\n"]
     if table2[0].statements:
-        parts.append(f"## What was found: {layout.heading(table2[0])}\n")
+        parts.append(f"## What was found: {page.heading(table2[0])}\n")
         parts.append("\n".join(f"- {text}" for text in table2[0].statements) + "\n")
         parts.append(
             '"Resolved": the 95% interval of the difference, paired over prompts, leaves out 0.\n'
@@ -74,7 +74,7 @@ def index_page(
     for members in by_protocol(folders).values():
         protocol = members[0].result.protocol
         parts.append(f"### {protocol.suite}, {protocol.split or 'whole suite'}\n")
-        parts.append(layout.protocol_text(protocol) + "\n")
+        parts.append(page.protocol_text(protocol) + "\n")
         rows = [_result_row(number, f) for number, f in enumerate(members, start=1)]
         header = list(_RESULT_HEADER)
         if any(folder.changed for folder in members):

@@ -14,12 +14,10 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from evals.report import curves as figures
-from evals.report import page as layout
-from evals.report import seen_unseen as cut_pages
-from evals.report import training_seeds as trainings
+from evals.report import page, seen_unseen, training_seeds
+from evals.report.canvas import save
 from evals.report.commands import CommandContext, protocol_options
-from evals.report.diversity_table import diversity_frame
+from evals.report.diversity_table import DIVERSITY, diversity_frame, diversity_markdown
 from evals.report.figures import ResultGroup, draw_group
 from evals.report.groups import by_protocol, tell_apart, usual_data
 from evals.report.index import index_page
@@ -28,7 +26,10 @@ from evals.report.result_folders import ResultFolder, collect
 from evals.report.rows import Table, choose
 from evals.report.seen_unseen import seen_unseen_frame
 from evals.report.table1 import TABLE1_COLUMNS, build_table1, is_published
+from evals.report.table1_page import table1_latex, table1_markdown
 from evals.report.table2 import TABLE2_COLUMNS, build_table2
+from evals.report.table2_page import table2_latex, table2_markdown
+from evals.report.training_seeds_page import WORDS, trainings_markdown, trainings_statements
 from evals.results import protocol_slug
 from selfe.files import write_atomically
 from selfe.recipes import milestone_interval
@@ -74,7 +75,7 @@ class ReportSummary:
     def draw(self, name: str, figure: Figure | None) -> list[str]:
         if figure is None:
             return []
-        self.files += figures.save(figure, self.out_dir / "figures" / name)
+        self.files += save(figure, self.out_dir / "figures" / name)
         return [name]
 
 
@@ -108,8 +109,8 @@ def render(
     groups = _groups(folders)
     table2 = [(g, build_table2(g.folders, _context(g.folders, g.recipe, runs))) for g in groups]
     first2 = [table for _, table in table2] or [build_table2([], CommandContext(runs_dir=runs))]
-    _write_tables(summary, 1, table1, TABLE1_COLUMNS, layout.table1_markdown, layout.table1_latex)
-    _write_tables(summary, 2, first2, TABLE2_COLUMNS, layout.table2_markdown, layout.table2_latex)
+    _write_tables(summary, 1, table1, TABLE1_COLUMNS, table1_markdown, table1_latex)
+    _write_tables(summary, 2, first2, TABLE2_COLUMNS, table2_markdown, table2_latex)
     cuts = [
         _write_cut(summary, folders, _SEEN_UNSEEN),
         _write_cut(summary, folders, _DIVERSITY),
@@ -118,8 +119,8 @@ def render(
     drawn = []
     for place, (group, _) in enumerate(table2):
         drawn += draw_group(summary.draw, group, "" if place == 0 else f".{group.slug}")
-    repeated = trainings.trainings_frame(groups[0].folders if groups else [])
-    over_seeds = trainings.trainings_statements(repeated)
+    repeated = training_seeds.trainings_frame(groups[0].folders if groups else [])
+    over_seeds = trainings_statements(repeated)
     summary.statements = [*first2[0].statements, *over_seeds]
     summary.not_run = list(dict.fromkeys(c for c in first2[0].frame["command"] if c))
     summary.notes = list(dict.fromkeys(n for t in (*first2, *table1) for n in t.notes))
@@ -213,9 +214,9 @@ def _write_tables(
     for place, table in enumerate(tables):
         name = f"table{kind}.csv" if place == 0 else f"table{kind}.{_table_slug(table)}.csv"
         summary.write(name, to_csv(table.frame, columns))
-    page = layout.markdown_page(kind, [markdown(table) for table in tables])
-    summary.write(f"table{kind}.md", page)
-    summary.write(f"table{kind}.tex", layout.latex_page([latex(table) for table in tables]))
+    text = page.markdown_page(kind, [markdown(table) for table in tables])
+    summary.write(f"table{kind}.md", text)
+    summary.write(f"table{kind}.tex", page.latex_page([latex(table) for table in tables]))
 
 
 @dataclass(frozen=True)
@@ -232,23 +233,23 @@ class _Cut:
 _SEEN_UNSEEN = _Cut(
     "seen_unseen",
     "Seen and unseen combinations",
-    cut_pages.SEEN_UNSEEN,
+    seen_unseen.SEEN_UNSEEN,
     seen_unseen_frame,
-    cut_pages.seen_unseen_markdown,
+    seen_unseen.seen_unseen_markdown,
 )
 _DIVERSITY = _Cut(
     "diversity",
     "Diversity",
-    cut_pages.DIVERSITY,
+    DIVERSITY,
     diversity_frame,
-    cut_pages.diversity_markdown,
+    diversity_markdown,
 )
 _TRAININGS = _Cut(
     "trainings",
     "Several trainings",
-    trainings.WORDS,
-    trainings.trainings_frame,
-    trainings.trainings_markdown,
+    WORDS,
+    training_seeds.trainings_frame,
+    trainings_markdown,
 )
 
 
@@ -263,8 +264,8 @@ def _write_cut(summary: ReportSummary, folders: Sequence[ResultFolder], cut: _Cu
         suffix = f".{protocol_slug(protocol)}" if sections else ""
         summary.write(f"{cut.name}{suffix}.csv", to_csv(frame, list(frame.columns)))
         text = f"## {protocol.suite}, {protocol.split or 'whole suite'}\n\n"
-        sections.append(f"{text}{layout.protocol_text(protocol)}\n\n{cut.markdown(frame)}")
+        sections.append(f"{text}{page.protocol_text(protocol)}\n\n{cut.markdown(frame)}")
     if not sections:
         return ""
-    page = f"# {cut.title}\n\n{cut.words}\n\n" + "\n".join(sections)
-    return summary.write(f"{cut.name}.md", page)
+    text = f"# {cut.title}\n\n{cut.words}\n\n" + "\n".join(sections)
+    return summary.write(f"{cut.name}.md", text)

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from evals.rules import COLORS, RELATIONS
 from evals.suites.base import Suite
+from evals.suites.rules import COLORS, RELATIONS
 from selfe.data.shapes_world import vocabulary as grammar
 
 GENEVAL_SHA256 = "5c48e0813e812e3c373fa5c8ed07a8f0a483be30272b4427b0559c8048e67c13"

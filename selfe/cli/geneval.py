@@ -74,8 +74,8 @@ def geneval(
 ) -> None:
     """Draw a suite's images and score them. Goes on where it was; shares work under torchrun."""
     from evals.base import Result
-    from evals.benchmark import BenchmarkSettings, score_images, score_model
-    from evals.processes import join_processes
+    from evals.scoring.benchmark import BenchmarkSettings, score_images, score_model
+    from evals.scoring.processes import join_processes
     from selfe.cli.targets import PHOTO_SUITE, find_targets
 
     counts = parse_steps(steps)
@@ -171,10 +171,10 @@ def rescore(
     ] = None,
 ) -> None:
     """Apply thresholds and rules again to stored detections."""
-    from evals.benchmark import limited
-    from evals.detections import rescore as apply_rules
     from evals.registry import open_suite
-    from evals.rules import RuleSettings
+    from evals.scoring.benchmark import limited
+    from evals.scoring.detections import rescore as apply_rules
+    from evals.suites.rules import RuleSettings
 
     given = {
         "threshold": threshold,
@@ -202,13 +202,12 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """Paired comparison over prompts: differences, intervals, prompts that flipped."""
-    from evals.report import compare
-    from evals.report import compare_seeds as compare_trainings
+    from evals.report import compare, compare_seeds
     from evals.report.result_folders import collect
 
     if over is not None:
-        over_seeds = compare_trainings.compare_trainings(a, b, collect([over]))
-        as_text = compare_trainings.as_markdown(over_seeds)
+        over_seeds = compare_seeds.compare_trainings(a, b, collect([over]))
+        as_text = compare_seeds.as_markdown(over_seeds)
         typer.echo(over_seeds.model_dump_json(indent=1) if as_json else as_text)
         return
     paired = compare.compare(a, b)

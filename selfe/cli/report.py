@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from evals.report.canvas import save
+from evals.report.image_grids import GridBlock, column_labels, grid, row_labels
 from selfe.cli.common import (
     REPORTS,
     RUNS,
@@ -75,7 +77,6 @@ def _draw_grid(
     out: Path,
     device: str,
 ) -> list[Path]:
-    from evals.report import curves as figures
     from selfe.cli.targets import find_targets
     from selfe.generator import image_seed
 
@@ -98,9 +99,9 @@ def _draw_grid(
             drawn.append([generator.generate(texts, count, seeds) for count in counts])
             tick("drawing", done, len(targets))
     blocks = [
-        figures.GridBlock(text, [[column[i] for column in row] for row in drawn])
+        GridBlock(text, [[column[i] for column in row] for row in drawn])
         for i, text in enumerate(texts)
     ]
-    labels = figures.row_labels(labels, [target.name for target in targets])
-    figure = figures.grid(labels, figures.column_labels(counts), blocks)
-    return figures.save(figure, out / "figures" / "grid")
+    labels = row_labels(labels, [target.name for target in targets])
+    figure = grid(labels, column_labels(counts), blocks)
+    return save(figure, out / "figures" / "grid")

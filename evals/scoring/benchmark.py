@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from evals.base import TASKS, ColorClassifier, Detector, ModelFacts, Result, SamplingFacts
-from evals.detections import read_detections
-from evals.diversity import REFERENCE_IMAGES, DiversityReference
-from evals.generate import draw_images
 from evals.images import folder_numbers, scan_folder
-from evals.processes import Processes
 from evals.registry import open_color_classifier, open_detector, open_suite
 from evals.results import DETECTIONS, RESULT, model_facts, protocol_facts, read_result, write_result
-from evals.rules import DEFAULT_RULES
-from evals.score import score_folder
+from evals.scoring.detections import read_detections
+from evals.scoring.diversity import REFERENCE_IMAGES, DiversityReference
+from evals.scoring.draw import draw_images
+from evals.scoring.processes import Processes
+from evals.scoring.score import score_folder
 from evals.suites.base import Suite
+from evals.suites.rules import DEFAULT_RULES
 from selfe.data.shapes_world import ShapesWorld
 from selfe.files import folder_lock
 from selfe.generator import TextToImage

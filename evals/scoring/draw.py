@@ -15,7 +15,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from evals.cost import DrawingMeter
 from evals.images import (
     image_is_intact,
     sample_path,
@@ -23,6 +22,7 @@ from evals.images import (
     write_metadata,
     write_png,
 )
+from evals.scoring.drawing_cost import DrawingMeter
 from selfe.generator import GeneratedImage, TextToImage, image_seed
 
 Progress = Callable[[int, int], None]

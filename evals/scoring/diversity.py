@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from evals.base import ColorClassifier, Detector
-from evals.detections import Row
-from evals.rules import DEFAULT_RULES, RuleSettings
+from evals.scoring.detections import Row
+from evals.suites.rules import DEFAULT_RULES, RuleSettings
 from selfe.data.shapes_world import ShapesWorld
 
 REFERENCE_IMAGES = 24

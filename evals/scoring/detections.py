@@ -13,11 +13,11 @@ from types import NoneType
 from typing import Any
 
 from evals.base import ImageVerdict
-from evals.rules import DEFAULT_RULES, Judgement, RuleSettings, judge_columns
+from evals.suites.rules import DEFAULT_RULES, Judgement, RuleSettings, judge_columns
 from selfe.files import as_json_lines, read_json_lines, write_atomically
 
 PROVENANCE = ".detections.json"
-"""Beside a file of detections that `evals.score` wrote: what it was made from."""
+"""Beside a file of detections that `evals.scoring.score` wrote: what it was made from."""
 FAILED_SIZE = [0, 0]
 """The size stored for an image that was not finite; it is wrong under any rules."""
 FAILED_REASON = "not finite"

@@ -1,0 +1,1 @@
+"""Draw, detect, judge, write down."""
