@@ -8,8 +8,8 @@ V(x_t, t, s, c) is to be the mean velocity from t to s. Along a path of data and
     loss   = (tan t - tan s + 1)^(-1/2) l / sg[l]
 
 (their differential derivation equation). Dividing by a sample's own loss turns the mean that a
-squared error asks for into something nearer to a mode: in the plane of scripts/oracle_world.py it
-is what keeps samples from the data, yet the shapes recipes learn nothing without it (README).
+squared error asks for into something nearer to a mode: in the plane of
+scripts/studies/oracle_world.py it is what keeps samples from the data, yet the shapes recipes learn nothing without it (README).
 
 With an exact derivative the target is MeanFlow's (`baselines.meanflow`). Differences need no
 forward-mode differentiation, so that fused attention and compiled blocks will do.

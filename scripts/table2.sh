@@ -5,4 +5,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/environment.sh
 selfe_environment dev,webdataset,tensorboard >&2
-PATH="$PWD/.venv/bin:$PATH" exec .venv/bin/python scripts/table2.py "$@"
+PATH="$PWD/.venv/bin:$PATH" exec .venv/bin/python -m scripts.table2 "$@"

@@ -24,7 +24,7 @@ class Ema:
     """The average of a model's parameters, as a module that evaluates with it; it starts as a copy.
 
     torch's AveragedModel visits every parameter in Python, which on small networks costs more than
-    the average itself (scripts/bench_ema.py).
+    the average itself (scripts/bench/ema.py).
     """
 
     def __init__(self, model: nn.Module, config: OptimConfig) -> None:

@@ -7,8 +7,6 @@ from functools import partial
 
 import pytest
 import torch
-from test_network import TINY, make_inputs, tiny_model
-from tiny import differing, tiny_config, tiny_train
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from selfe.acceleration import accelerate
@@ -16,6 +14,8 @@ from selfe.config import TrainConfig
 from selfe.footprint import KEPT
 from selfe.network.conditioning import TextCondition
 from selfe.network.denoiser import DualTimeDenoiser
+from tests.helpers.tiny import differing, tiny_config, tiny_train
+from tests.test_network import TINY, make_inputs, tiny_model
 
 RECOMPUTE = ("blocks", "selective")
 IMAGES, TEXT = 2, 64

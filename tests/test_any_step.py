@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_config, tiny_train
 
 from selfe.any_step import AnyStepGenerator, latents_to_images
 from selfe.builder import build_codec, build_model, build_text_encoder
@@ -14,6 +13,7 @@ from selfe.config import SamplingConfig
 from selfe.generator import GeneratorFacts, image_seed
 from selfe.runs import find_checkpoint, load_run, override_sampling, write_config
 from selfe.sampler import time_grid
+from tests.helpers.tiny import tiny_config, tiny_train
 
 PROMPTS = ["a photo of a star", "a photo of a red circle and a blue ring", "a photo of two crosses"]
 

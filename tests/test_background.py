@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import differing, tiny_config, tiny_train
 
 from selfe import background, train_state
 from selfe.background import WholeInBackground
 from selfe.checkpoint import list_checkpoints, verify, write_checkpoint
+from tests.helpers.tiny import differing, tiny_config, tiny_train
 
 CPU = torch.device("cpu")
 CONFIG = tiny_config("selfe", "train.checkpoint_every=2", "train.keep_last=9")

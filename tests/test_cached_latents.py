@@ -10,9 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from image_data import make_items, write_tars
-from test_prepare import rows_of, run_prepare
-from tiny import TINY_MODEL, differing, tiny_train
 
 from selfe.builder import build_source
 from selfe.config import RunConfig
@@ -24,6 +21,9 @@ from selfe.objectives.base import LatentBatch
 from selfe.recipes import resolve
 from selfe.seeding import SampleRng, derive_seed
 from selfe.trainer import Callbacks, micro_batches
+from tests.helpers.image_data import make_items, write_tars
+from tests.helpers.tiny import TINY_MODEL, differing, tiny_train
+from tests.test_prepare import rows_of, run_prepare
 
 SIZES = ((32, 32), (32, 32), (40, 64), (80, 64))
 ITEMS = make_items(60, SIZES)

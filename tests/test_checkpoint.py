@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import TINY_MODEL, differing, tiny_config, tiny_train
 
 from selfe import checkpoint
 from selfe.builder import build_model
@@ -25,6 +24,7 @@ from selfe.checkpoint import CheckpointError, list_checkpoints, newest_valid, ve
 from selfe.dist import OneProcess
 from selfe.session import check_folder, occupy, parse_fork, train_run
 from selfe.train_state import TrainState, new_state, restore
+from tests.helpers.tiny import TINY_MODEL, differing, tiny_config, tiny_train
 
 FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
 
@@ -284,7 +284,7 @@ def test_fork_notation(tmp_path):
 
 
 def test_a_fork_continues_from_the_other_runs_step(tmp_path, monkeypatch):
-    from tiny import tiny_source
+    from tests.helpers.tiny import tiny_source
 
     monkeypatch.setattr("selfe.session.build_source", lambda config, **_: tiny_source(config))
     base = tiny_train(tiny_config(), tmp_path / "base")

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import selfe_bench
 from PIL import Image
-from synthetic_results import write_study
-from tiny import TINY_MODEL, tiny_config, tiny_train
 
 from selfe.cli import app
 from selfe.cli.targets import run_targets
 from selfe.runlog import read_lines
 from selfe.runs import read_config, write_config
+from tests.helpers.command_line import selfe_bench
+from tests.helpers.synthetic_results import write_study
+from tests.helpers.tiny import TINY_MODEL, tiny_config, tiny_train
 
 COMMANDS = sorted(
     (c.name or c.callback.__name__) for c in app.registered_commands if c.callback is not None

@@ -7,10 +7,10 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from command_line import selfe_bench
 
 from evals.report.compare_seeds import as_markdown, compare_trainings
 from evals.report.result_folders import collect
+from tests.helpers.command_line import selfe_bench
 
 REPORTS = Path(__file__).resolve().parent.parent / "reports"
 ARCHIVES = sorted(REPORTS.glob("*/results.tar.xz"))

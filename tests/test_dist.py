@@ -23,8 +23,6 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch.multiprocessing as mp
-from test_trainer import Breaking
-from tiny import everything, tiny_config, tiny_source, tiny_train
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from selfe import checkpoint, sharded
@@ -41,6 +39,8 @@ from selfe.session import train_run
 from selfe.sharded import load_part
 from selfe.train_state import TrainState, new_state, restore
 from selfe.trainer import Callbacks, accumulate, train
+from tests.helpers.tiny import everything, tiny_config, tiny_source, tiny_train
+from tests.test_trainer import Breaking
 
 BATCH = "train.batch_size=16"  # a group of 4 for IMM on each of 4 processes
 RUN = ("selfe", BATCH, "train.iterations=8", "train.checkpoint_every=2", "train.keep_last=9")

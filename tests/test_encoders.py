@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from test_pretrained_hub import COMMIT, make_cache
-from tiny_pipelines import build_tiny
 
 from selfe.builder import CODECS, TEXT_ENCODERS
 from selfe.data.latents import fake_caption
 from selfe.encoders.flux import FluxTextEncoder, dtype_on, load_flux_text, load_flux_vae
 from selfe.network.conditioning import TextCondition
+from tests.helpers.tiny_pipelines import build_tiny
+from tests.test_pretrained_hub import COMMIT, make_cache
 
 CAPTIONS = ["", "a cat", "a photo of a red circle and a blue ring", "two dogs"]
 

@@ -11,9 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_pretrained_hub import make_cache
-from tiny import TINY_MODEL, tiny_config
-from tiny_pipelines import build_tiny
 
 from selfe.builder import build_model
 from selfe.checkpoint import save_checkpoint
@@ -26,6 +23,9 @@ from selfe.recipes import resolve
 from selfe.runs import load_run, write_config
 from selfe.sampler import SamplerSettings, any_step_sample, pushforward_sample
 from selfe.scheduler import AnyStepScheduler
+from tests.helpers.tiny import TINY_MODEL, tiny_config
+from tests.helpers.tiny_pipelines import build_tiny
+from tests.test_pretrained_hub import make_cache
 
 PROMPTS = ["a photo of a star", "a photo of a red circle and a blue ring", "a photo of two crosses"]
 STEPS = (1, 2, 5)

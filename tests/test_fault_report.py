@@ -6,8 +6,8 @@ import ast
 import json
 from pathlib import Path
 
-import bench_all
-from fault_report import FAULTS, Trials, render, summarise
+from scripts.bench import all as bench_all
+from scripts.checks.fault_report import FAULTS, Trials, render, summarise
 
 TESTS = Path(__file__).resolve().parent
 

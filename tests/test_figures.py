@@ -8,12 +8,12 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from PIL import Image
-from synthetic_results import RATES, write_result
 
 from evals.report import curves
 from evals.report.canvas import save
 from evals.report.image_grids import GridBlock, grid, prompts_shown, result_grid, row_labels
 from evals.report.result_folders import collect
+from tests.helpers.synthetic_results import RATES, write_result
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-import transcriptions as eq
-from toy_networks import EMA, LIVE, Toy, numpy_toy, toy_batch
 
 from baselines.flow_matching import FlowMatching
 from selfe.objectives.base import Nets
 from selfe.seeding import SampleRng
+from tests.helpers import transcriptions as eq
+from tests.helpers.toy_networks import EMA, LIVE, Toy, numpy_toy, toy_batch
 
 
 def test_loss_and_gradient_equal_the_transcription() -> None:

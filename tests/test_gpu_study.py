@@ -10,12 +10,13 @@ import time
 import weakref
 from pathlib import Path
 
-import gpu_study
-import gpu_study_shapes64
 import pytest
 import torch
-from fixed_batch_step import build_perturbed
-from gpu_study_rows import (
+
+from scripts.bench.fixed_batch_step import build_perturbed
+from scripts.gpu_study import run as gpu_study
+from scripts.gpu_study import shapes64 as gpu_study_shapes64
+from scripts.gpu_study.rows import (
     Measurement,
     Mismatch,
     Part,
@@ -24,10 +25,9 @@ from gpu_study_rows import (
     largest_that_fits,
     release,
 )
-
 from selfe.acceleration import accelerate
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+ROOT = Path(__file__).resolve().parent.parent
 FACTS = {"commit": "c", "machine": "m", "gpu": "g", "torch": "t", "settings": {}}
 
 
@@ -215,7 +215,7 @@ def test_training_stops_in_time_and_goes_on(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.fault
 def test_kill_and_run_again(tmp_path):
-    command = [sys.executable, str(SCRIPTS / "gpu_study.py"), "--tiny", "--device", "cpu"]
+    command = [sys.executable, "-m", "scripts.gpu_study.run", "--tiny", "--device", "cpu"]
     command += ["--part", "shapes64", "--out", str(tmp_path), "--work", str(tmp_path / "work")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     first = process.stdout.readline()

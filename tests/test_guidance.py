@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-import transcriptions as eq
 
 from selfe.guidance import Guidance, energy_preserving_guidance, linear_guidance
+from tests.helpers import transcriptions as eq
 
 KINDS = ["linear", "ep-v", "ep-x0"]
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import tiny_config, tiny_source
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -26,6 +25,7 @@ from selfe.guidance import Guidance
 from selfe.objectives.base import Nets
 from selfe.sampler import SamplerSettings, any_step_sample, pushforward_sample
 from selfe.seeding import SampleRng
+from tests.helpers.tiny import tiny_config, tiny_source
 
 DEVICE = torch.device("meta")
 METHODS = [

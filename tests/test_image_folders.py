@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from test_processes import Painter, quiet
 
 from evals.images import failed_marker_path, sample_path
 from evals.registry import open_suite
@@ -14,6 +13,7 @@ from evals.results import read_result
 from evals.scoring import benchmark
 from evals.scoring.benchmark import BenchmarkSettings, score_images, score_model
 from evals.scoring.draw import draw_images
+from tests.test_processes import Painter, quiet
 
 SUITE = "shapes@1"
 

@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-import transcriptions as eq
-from toy_networks import EMA, LIVE, Toy, numpy_toy, toy_batch
 
 from baselines.imm import InductiveMomentMatching, laplace_kernel
 from selfe.objectives.base import LatentBatch, Nets
 from selfe.seeding import SampleRng
+from tests.helpers import transcriptions as eq
+from tests.helpers.toy_networks import EMA, LIVE, Toy, numpy_toy, toy_batch
 
 
 def rng(batch: int) -> SampleRng:

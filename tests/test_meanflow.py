@@ -5,10 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-import transcriptions as eq
-from test_acceleration import accelerated
-from test_network import TINY, make_inputs, tiny_model
-from toy_networks import EMA, LIVE, Toy, numpy_toy, toy_batch
 
 from baselines.meanflow import MeanFlow
 from selfe.network.activation import GeluBeside
@@ -17,6 +13,10 @@ from selfe.network.conditioning import TextCondition
 from selfe.network.derivative import carries_tangent, time_derivative
 from selfe.objectives.base import Nets
 from selfe.seeding import SampleRng
+from tests.helpers import transcriptions as eq
+from tests.helpers.toy_networks import EMA, LIVE, Toy, numpy_toy, toy_batch
+from tests.test_acceleration import accelerated
+from tests.test_network import TINY, make_inputs, tiny_model
 
 BATCH = 16
 

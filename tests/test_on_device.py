@@ -6,18 +6,18 @@ import shutil
 import time
 from pathlib import Path
 
-import gpu_study
 import numpy as np
 import pytest
 import torch
-from command_line import selfe_bench
-from gpu_study_rows import Settings
 from PIL import Image
-from pretend_gpu import CUDA, pretend_gpu
 from safetensors.torch import load_file
-from tiny import TINY_MODEL
 
+from scripts.gpu_study import run as gpu_study
+from scripts.gpu_study.rows import Settings
 from selfe.runlog import read_lines
+from tests.helpers.command_line import selfe_bench
+from tests.helpers.pretend_gpu import CUDA, pretend_gpu
+from tests.helpers.tiny import TINY_MODEL
 
 SMALL = (
     *TINY_MODEL,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import oracle_world as script
 import pytest
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from baselines.imm import InductiveMomentMatching
 from baselines.meanflow import MeanFlow
 from baselines.shortcut import ShortcutModel
 from baselines.transition import TransitionModel
+from scripts.studies import oracle_world as script
 from selfe.data.gaussian_mixture import ConditionalGaussianMixture, overlapping_pairs
 from selfe.network.conditioning import TextCondition
 from selfe.objectives.base import Nets
@@ -148,4 +148,4 @@ def test_all_objectives_learn() -> None:
         assert min(row.values()) < 0.25 * untrained, label
     # one step of a flow is the conditional mean: many steps are what it needs
     assert table["fm"][50] < 0.3 * table["fm"][1]
-    # which method is ahead at how many steps is for scripts/oracle_world.py to measure
+    # which method is ahead at how many steps is for scripts/studies/oracle_world.py to measure

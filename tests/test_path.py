@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-import transcriptions as eq
 
 from selfe.path import add_noise, noise_head, sample_head, sample_norm
+from tests.helpers import transcriptions as eq
 
 
 def draws(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -7,8 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from command_line import selfe_bench
-from tiny import tiny_config, tiny_train
 
 from selfe.builder import CODECS
 from selfe.data.latents import InMemoryLatents
@@ -32,6 +30,8 @@ from selfe.recipes import RECIPES, resolve
 from selfe.runlog import read_lines
 from selfe.seeding import SampleRng
 from selfe.stages import stage_at
+from tests.helpers.command_line import selfe_bench
+from tests.helpers.tiny import tiny_config, tiny_train
 
 
 def plan_of(method: str, *assignments: str, variant: str = "", recipe: str = "0.5b", **options):

@@ -16,14 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from image_data import (
-    add_member,
-    make_items,
-    write_folder,
-    write_parquet,
-    write_tar,
-    write_tars,
-)
 from safetensors.torch import load_file
 
 from selfe.builder import load_codec
@@ -36,6 +28,14 @@ from selfe.data.prepare import PrepareSettings, prepare, verify_cache
 from selfe.data.raw import open_reader
 from selfe.data.shapes_latents import images_to_float
 from selfe.encoders.shapes import ShapesTextEncoder
+from tests.helpers.image_data import (
+    add_member,
+    make_items,
+    write_folder,
+    write_parquet,
+    write_tar,
+    write_tars,
+)
 
 SIZES = ((32, 32), (32, 32), (40, 64), (64, 40), (16, 16))
 ITEMS = make_items(30, SIZES)

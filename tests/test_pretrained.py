@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pretend_gpu import CUDA, pretend_gpu
-from tiny_pipelines import SIDE, TINY_ARGS, build_tiny
 
 from baselines import registry
+from tests.helpers.pretend_gpu import CUDA, pretend_gpu
+from tests.helpers.tiny_pipelines import SIDE, TINY_ARGS, build_tiny
 
 FAMILIES = ["sdxl", "sdxl-turbo", "lcm", "flux-dev", "sd3.5-turbo", "sana-1.5", "tim", "generic"]
 DIFFUSERS = [name for name in FAMILIES if name != "tim"]

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_pipelines import TINY_ARGS, build_tiny
 
 from baselines import registry
 from baselines.pretrained.base import choose_dtype
 from baselines.pretrained.card import ModelCard
 from baselines.pretrained.pipelines import choose_variant
 from selfe import hub
+from tests.helpers.tiny_pipelines import TINY_ARGS, build_tiny
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

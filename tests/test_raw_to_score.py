@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import selfe_bench
-from image_data import Item, add_member, make_items, write_folder, write_tars
-from pretend_gpu import pretend_gpu
-from test_pretrained_hub import make_cache
-from tiny import TINY_MODEL
-from tiny_pipelines import WIDTH, build_tiny
 
 from selfe.encoders.flux import load_flux_text
+from tests.helpers.command_line import selfe_bench
+from tests.helpers.image_data import Item, add_member, make_items, write_folder, write_tars
+from tests.helpers.pretend_gpu import pretend_gpu
+from tests.helpers.tiny import TINY_MODEL
+from tests.helpers.tiny_pipelines import WIDTH, build_tiny
+from tests.test_pretrained_hub import make_cache
 
 
 @pytest.fixture

@@ -10,7 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from image_data import (
+
+from selfe.data import raw
+from selfe.data.raw import READERS, RawSample, Skipped, open_reader, split_spelling
+from tests.helpers.image_data import (
     LAYOUTS,
     add_member,
     make_items,
@@ -19,9 +22,6 @@ from image_data import (
     write_tar,
     write_tars,
 )
-
-from selfe.data import raw
-from selfe.data.raw import READERS, RawSample, Skipped, open_reader, split_spelling
 
 ITEMS = make_items(12)
 

@@ -10,9 +10,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from synthetic_results import RATES, write_result
 
 from evals.report.render import render
+from tests.helpers.synthetic_results import RATES, write_result
 
 
 def small_study(root: Path, order: int = 1) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 
-import naive_geneval
 import numpy as np
 import pytest
 
@@ -17,6 +16,7 @@ from evals.suites.rules import (
     judge_columns,
     relative_position,
 )
+from tests.helpers import naive_geneval
 
 CLASSES = ["cow", "cat", "bus"]
 PALETTE = ["red", "blue", None]

@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-import transcriptions as eq
 
 from selfe.sampler import (
     SamplerSettings,
@@ -19,6 +18,7 @@ from selfe.sampler import (
     secondary_time,
     time_grid,
 )
+from tests.helpers import transcriptions as eq
 
 PAIRS = [(0.9, 0.5), (0.5, 0.45), (0.99, 0.01), (1.0, 0.5), (0.3, 0.1)]
 

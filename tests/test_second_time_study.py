@@ -6,7 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
-SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "second_time_study.sh"
+SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "studies" / "second_time_study.sh"
 
 
 def _commands(tmp_path: Path, *words: str) -> tuple[int, list[list[str]], str]:

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-import transcriptions as eq
 from torch import Tensor
-from toy_networks import EMA, LIVE, Toy, numpy_toy, toy_batch
 
 from baselines.flow_matching import FlowMatching
 from selfe.objectives.base import LatentBatch, Nets
 from selfe.objectives.self_evaluation import SelfEvaluation, data_weight
 from selfe.seeding import SampleRng
 from selfe.times import TimeSampler
+from tests.helpers import transcriptions as eq
+from tests.helpers.toy_networks import EMA, LIVE, Toy, numpy_toy, toy_batch
 
 STEP = 7
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from command_line import selfe_bench
 
 from selfe.methods import OBJECTIVES
 from selfe.recipes import resolve
 from selfe.settings import attribute_docs, list_settings
+from tests.helpers.command_line import selfe_bench
 
 
 def settings_of(method, recipe="shapes", *assignments):

@@ -136,8 +136,8 @@ def test_wrong_images_and_tampered_weights_are_refused(tmp_path):
 
 @pytest.mark.parametrize("preset, count", [("grid", 120), ("free", 48)])
 def test_the_ruler_tells_right_from_nearly_right(preset, count):
-    """TARGETS C on a small sample; scripts/check_ruler.py measures it on thousands."""
-    from check_ruler import check
+    """TARGETS C on a small sample; scripts/checks/ruler.py measures it on thousands."""
+    from scripts.checks.ruler import check
 
     result = check(preset, count, seed=5, wrong_trips=20)
     assert result["renders"]["all"][0] >= 0.975

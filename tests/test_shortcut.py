@@ -7,14 +7,14 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-import transcriptions as eq
-from toy_networks import EMA, LIVE, Toy, numpy_toy, toy_batch
 
 from baselines.flow_matching import FlowMatching
 from baselines.shortcut import ShortcutModel
 from selfe.objectives.base import Nets
 from selfe.sampler import time_grid
 from selfe.seeding import SampleRng
+from tests.helpers import transcriptions as eq
+from tests.helpers.toy_networks import EMA, LIVE, Toy, numpy_toy, toy_batch
 
 BATCH, SIZE, LEVELS = 32, 4, 3
 SHORTCUT = ShortcutModel(group_size=SIZE, levels=LEVELS)

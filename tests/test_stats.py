@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import check_intervals as simulation
 import numpy as np
 import pytest
 from scipy import stats as distributions
@@ -21,6 +20,7 @@ from evals.stats import (
     sign_flip_p_value,
     task_interval,
 )
+from scripts.checks import intervals as simulation
 
 
 def _counts(correct: list[int], images: int = 4) -> PromptCounts:

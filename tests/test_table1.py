@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import selfe_bench
-from synthetic_results import write_result
-from test_cli import tiny_options
-from tiny_pipelines import SIDE, build_tiny
 
 from evals.report.result_folders import collect
 from evals.report.table1 import TABLE1_ROWS, build_table1
 from evals.report.table1_page import table1_markdown
+from tests.helpers.command_line import selfe_bench
+from tests.helpers.synthetic_results import write_result
+from tests.helpers.tiny_pipelines import SIDE, build_tiny
+from tests.test_cli import tiny_options
 
 NAMES = ["sdxl", "flux-dev", "lcm", "sana-1.5", "tim", "sdxl-turbo", "sd3.5-turbo"]
 LABELS = dict((name, label) for label, name in TABLE1_ROWS)

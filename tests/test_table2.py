@@ -8,15 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
-import table2 as script
 import typer
-from command_line import selfe_bench
-from tiny import TINY_MODEL
 
 from evals.report.rows import paper_table
+from scripts import table2 as script
 from selfe.cli import app
 from selfe.recipes import resolve, run_name
 from selfe.session import parse_fork
+from tests.helpers.command_line import selfe_bench
+from tests.helpers.tiny import TINY_MODEL
 
 COMMANDS = typer.main.get_command(app).commands
 TINY = [

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_results import TASKS, write_result, write_study
 
 from evals.base import ImageVerdict
 from evals.report.commands import CommandContext, protocol_options
@@ -25,6 +24,7 @@ from evals.report.table1_page import table1_markdown
 from evals.report.table2 import TABLE2_COLUMNS, build_table2, horizons
 from evals.report.table2_page import table2_latex, table2_markdown
 from evals.scoring.score import summarize
+from tests.helpers.synthetic_results import TASKS, write_result, write_study
 
 OFFICIAL = "mask2former-swin-s:743b7d99"
 

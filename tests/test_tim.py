@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_pipelines import TINY_ARGS, build_tiny
 from torch import Tensor
 
 from baselines import registry
@@ -18,6 +17,7 @@ from baselines.pretrained.tim.model import group_by_length
 from baselines.pretrained.tim.network import TRAINING_ONLY, TiMTransformer, load_published
 from baselines.pretrained.tim.sampler import count_evaluations, sample_tim, transition_times
 from baselines.pretrained.tim.text import MAX_TOKENS, GemmaFeatures
+from tests.helpers.tiny_pipelines import TINY_ARGS, build_tiny
 
 TINY = {
     "in_channels": 4,

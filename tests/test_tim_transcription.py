@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tim_transcription as tt
 import torch
-from tim_transcription import Array, Sizes, Weights
-from tiny_pipelines import TINY_ARGS, build_tiny
 
 from baselines import registry
 from baselines.pretrained.tim.network import TiMTransformer
 from baselines.pretrained.tim.sampler import sample_tim, transition_times
+from tests.helpers import tim_transcription as tt
+from tests.helpers.tim_transcription import Array, Sizes, Weights
+from tests.helpers.tiny_pipelines import TINY_ARGS, build_tiny
 
 CONFIG = {
     "in_channels": 3,

@@ -7,10 +7,10 @@ from statistics import NormalDist
 
 import pytest
 import torch
-import transcriptions as eq
 
 from selfe.seeding import SampleRng
 from selfe.times import TimeSampler, annealed_width, length_shift, logit_normal, warp_time
+from tests.helpers import transcriptions as eq
 
 MANY = SampleRng(1, torch.arange(40_000))
 

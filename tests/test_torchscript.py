@@ -10,11 +10,11 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
-from test_clip_colors import tiny_clip
 
 from evals.detectors import clip_colors, weights
 from evals.detectors.torchscript import read_torchscript_tensors
 from selfe.files import file_sha256
+from tests.test_clip_colors import tiny_clip
 
 
 class Traced(torch.nn.Module):

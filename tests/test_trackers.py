@@ -9,12 +9,12 @@ from types import ModuleType
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import tiny_config, tiny_train
 
 from selfe.runlog import read_lines
 from selfe.session import train_run
 from selfe.trackers import open_tracker, scalars
 from selfe.trainer import Callbacks
+from tests.helpers.tiny import tiny_config, tiny_train
 
 
 def test_tensorboard_holds_what_the_metrics_file_holds(tmp_path):

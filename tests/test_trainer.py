@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from tiny import differing, tiny_config, tiny_source, tiny_train
 
 from selfe import trainer
 from selfe.builder import build_model
@@ -26,6 +25,7 @@ from selfe.session import train_run
 from selfe.stages import first_position
 from selfe.trainer import Callbacks, NonFiniteLoss, ObjectiveError, accumulate
 from selfe.updates import ask_and_update, update_of, update_unasked
+from tests.helpers.tiny import differing, tiny_config, tiny_source, tiny_train
 
 
 class StopAfter:

@@ -8,10 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from check_training_intervals import coverage
-from command_line import selfe_bench
 from matplotlib.figure import Figure
-from synthetic_results import write_result
 
 from evals.base import Interval
 from evals.report.compare_seeds import as_markdown, compare_trainings
@@ -23,7 +20,10 @@ from evals.report.training_seeds import trainings_frame
 from evals.report.training_seeds_page import trainings_markdown, trainings_statements
 from evals.stats import over_trainings
 from evals.verdicts import counts_by_task, difference_of_counts, together
+from scripts.checks.training_intervals import coverage
 from selfe.recipes import resolve
+from tests.helpers.command_line import selfe_bench
+from tests.helpers.synthetic_results import write_result
 
 T_95_OF_TWO_DEGREES = 4.302653
 SEEDS = (0, 1, 2)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-import transcriptions as eq
-from toy_networks import EMA, LIVE, Toy, numpy_toy, toy_batch
 
 from baselines.transition import TransitionModel
 from selfe.objectives.base import Nets
 from selfe.path import add_noise
 from selfe.seeding import SampleRng
+from tests.helpers import transcriptions as eq
+from tests.helpers.toy_networks import EMA, LIVE, Toy, numpy_toy, toy_batch
 
 BATCH = 16
 

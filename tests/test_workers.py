@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import TINY_MODEL
 
 from selfe import workers
 from selfe.checkpoint import PARTS
@@ -22,6 +21,7 @@ from selfe.recipes import resolve
 from selfe.runlog import read_lines
 from selfe.runs import find_checkpoint
 from selfe.workers import open_workers, usable_workers
+from tests.helpers.tiny import TINY_MODEL
 
 
 def settings(iterations: int) -> list[str]:

@@ -30,7 +30,7 @@ VALIDATION_PER_TASK = 20
 LEAST_UNSEEN = 25
 ROUND_TRIP_SCORE = {"shapes@1": 0.9975}
 """Share of correct renders still judged right after a round trip through the codec, the ceiling of
-any model in its latents: `python scripts/check_ruler.py --preset grid --images 2400`."""
+any model in its latents: `python -m scripts.checks.ruler --preset grid --images 2400`."""
 _SEEDS = {"validation": 44, "heldout": 43}
 
 

@@ -57,8 +57,8 @@ def read_checked_weights(folder: Path, name: str) -> tuple[dict[str, Tensor], di
     if digest != entry.get("sha256"):
         raise ValueError(
             f"the weights {path} do not match the sha256 in {MANIFEST}: "
-            "reinstall the package, or rebuild them with scripts/build_shapes_vae.py "
-            "or scripts/build_shapes_detector.py"
+            "reinstall the package, or rebuild them with scripts/weights/shapes_vae.py "
+            "or scripts/weights/shapes_detector.py"
         )
     state = {key: value.float() for key, value in load(content).items()}
     return state, entry["facts"], digest

@@ -1,7 +1,7 @@
 """Mask2Former Swin-S, COCO instance, the detector of GenEval: without mmcv, with its weights.
 
 The network is transformers'; keys are converted by `mask2former_keys`, pictures prepared and
-answers read out by `mask2former_processing` as mmdet does. `scripts/check_mask2former_parity.py`
+answers read out by `mask2former_processing` as mmdet does. `scripts/checks/mask2former_parity.py`
 compares it with mmdet 3.3.
 """
 

@@ -1,0 +1,1 @@
+"""Programs that measure, check and build; none holds library logic. Run as `python -m scripts.…`."""

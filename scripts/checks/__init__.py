@@ -1,0 +1,1 @@
+"""Checks that take long: intervals, parity with mmdet, precision, faults at full count."""

@@ -1,0 +1,137 @@
+"""How far gradients computed in bf16 and in TF32 are from those in fp32, method by method.
+
+    python -m scripts.checks.precision [--runs-dir runs/quickstart] [--step 800] [--batches 8]
+        [--out reports/precision.json]
+
+Gradients of each run's own objective at its own weights, on the batches that it would have trained
+on next. bf16 is what training under autocast computes; TF32 is emulated: the operands of every
+matrix product, forward and backward, are rounded to its 10 bits of mantissa. Beside the error
+stands what sampling batches adds anyway, the distance of a batch's gradient from the mean of all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from selfe.builder import build_model, build_source
+from selfe.checkpoint import load_tensors, load_weights
+from selfe.files import write_atomically
+from selfe.objectives.base import Nets
+from selfe.precision import autocast
+from selfe.provenance import provenance
+from selfe.runs import find_checkpoint, read_config
+from selfe.trainer import micro_batches
+
+ROOT = Path(__file__).resolve().parents[2]
+MATRIX_PRODUCTS = {torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm}
+
+
+def round_to_tf32(x: Tensor) -> Tensor:
+    """fp32 rounded to 10 bits of mantissa, halves away from zero."""
+    return ((x.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+class EmulatedTF32(TorchDispatchMode):
+    """Matrix products of fp32 tensors as a GPU makes them in TF32: sums stay in fp32."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func.overloadpacket in MATRIX_PRODUCTS:
+            *added, a, b = args  # what addmm adds is not rounded
+            args = (*added, round_to_tf32(a), round_to_tf32(b))
+        return func(*args, **(kwargs or {}))
+
+
+PRECISIONS: dict[str, Callable[[], contextlib.AbstractContextManager[Any]]] = {
+    "fp32": contextlib.nullcontext,
+    "tf32": EmulatedTF32,
+    "bf16": lambda: autocast(torch.device("cpu"), "bf16"),
+}
+
+
+def gradients_of(run_dir: Path, step: int | None, batches: int) -> dict[str, Tensor]:
+    """(batches, parameters) by precision."""
+    config, checkpoint = read_config(run_dir), find_checkpoint(run_dir, step)
+    live, average = build_model(config, "cpu"), build_model(config, "cpu").requires_grad_(False)
+    for network, part in ((live, "model"), (average, "ema")):
+        path = checkpoint.path / f"{part}.safetensors"
+        load_weights(network, load_tensors(path), path)
+    objective = config.build_objective()
+    source = build_source(
+        config,
+        with_fake=objective.needs_fake_captions,
+        device="cpu",
+        cache_dir=run_dir.parent / ".cache",
+        progress=lambda done, total: None,
+    )
+    found: dict[str, list[Tensor]] = {name: [] for name in PRECISIONS}
+    for number in range(checkpoint.step, checkpoint.step + batches):
+        rng = micro_batches(config, number, torch.device("cpu"))[0]
+        batch = source.batch(rng)
+        for name, precision in PRECISIONS.items():
+            live.zero_grad()
+            with precision():
+                loss = objective.loss(batch, Nets(live, average), checkpoint.step, rng).loss
+                loss.backward()
+            found[name].append(torch.cat([p.grad.flatten() for p in live.parameters()]).double())
+    return {name: torch.stack(gradients) for name, gradients in found.items()}
+
+
+def rows_of(run_dir: Path, step: int | None, batches: int) -> list[dict[str, Any]]:
+    """Errors and noise relative to the root mean square norm of a batch's gradient in fp32."""
+    gradients = gradients_of(run_dir, step, batches)
+    exact = gradients.pop("fp32")
+    norm = exact.norm(dim=1).square().mean().sqrt()
+    noise = ((exact - exact.mean(0)).square().sum() / (batches - 1)).sqrt()
+    return [
+        {
+            "run": run_dir.name,
+            "method": read_config(run_dir).method,
+            "step": find_checkpoint(run_dir, step).step,
+            "precision": name,
+            "error": ((found - exact).norm(dim=1).square().mean().sqrt() / norm).item(),
+            "batch_noise": (noise / norm).item(),
+            "gradient_norm": norm.item(),
+        }
+        for name, found in gradients.items()
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs-dir", type=Path, default=ROOT / "runs" / "quickstart")
+    parser.add_argument("--run", action="append", help="folder below --runs-dir; repeatable")
+    parser.add_argument("--step", type=int, help="the newest checkpoint where not given")
+    parser.add_argument("--batches", type=int, default=8)
+    parser.add_argument("--out", type=Path, default=ROOT / "reports" / "precision.json")
+    arguments = parser.parse_args()
+    if arguments.batches < 2:
+        parser.error("noise between batches takes 2 or more")
+    facts = {"command": " ".join(["python", *sys.argv]), **provenance()}
+    runs = arguments.run or [f"shapes-quick-{method}" for method in ("fm", "selfe", "imm")]
+    rows = []
+    for run in runs:
+        for row in rows_of(arguments.runs_dir / run, arguments.step, arguments.batches):
+            rows.append(row)
+            print(
+                f"{row['run']}, {row['precision']}: error {row['error']:.2%} of the gradient's "
+                f"norm, noise of a batch {row['batch_noise']:.0%}",
+                flush=True,
+            )
+    report = {**facts, "batches": arguments.batches, "rows": rows}
+    write_atomically(arguments.out, json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

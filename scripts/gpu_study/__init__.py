@@ -1,0 +1,1 @@
+"""What one GPU can show in half an hour: run.py is its command."""

@@ -1,0 +1,1 @@
+"""Studies of the reports: what was trained, searched and packed."""

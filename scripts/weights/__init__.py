@@ -1,0 +1,1 @@
+"""Builders of the weights that are shipped with the package."""

@@ -1,0 +1,1 @@
+"""What is not a test: builders, fakes, transcriptions, tiny networks."""
