@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from selfe.objectives.base import LatentBatch, LossOutput, Nets
+from selfe.batch import LatentBatch
+from selfe.objectives.base import LossOutput, Nets
 from selfe.path import add_noise
 from selfe.seeding import SampleRng
 from selfe.times import TimeSampler

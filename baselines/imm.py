@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from selfe.network.conditioning import TextCondition
-from selfe.objectives.base import LatentBatch, LossOutput, Nets, Velocity
+from selfe.batch import LatentBatch, TextCondition
+from selfe.objectives.base import LossOutput, Nets, Velocity
 from selfe.path import add_noise, expand_time
 from selfe.seeding import SampleRng
 

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from selfe.batch import LatentBatch
 from selfe.network.derivative import time_derivative
-from selfe.objectives.base import LatentBatch, LossOutput, Nets, loss_parts
+from selfe.objectives.base import LossOutput, Nets, loss_parts
 from selfe.path import add_noise, expand_time
 from selfe.seeding import SampleRng
 

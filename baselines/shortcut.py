@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from selfe.network.conditioning import TextCondition
-from selfe.objectives.base import LatentBatch, LossOutput, Nets, Velocity, loss_parts
+from selfe.batch import LatentBatch, TextCondition
+from selfe.objectives.base import LossOutput, Nets, Velocity, loss_parts
 from selfe.path import add_noise, expand_time
 from selfe.seeding import SampleRng
 from selfe.times import TimeSampler, length_shift, warp_time

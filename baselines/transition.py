@@ -9,7 +9,8 @@ V(x_t, t, s, c) is to be the mean velocity from t to s. Along a path of data and
 
 (their differential derivation equation). Dividing by a sample's own loss turns the mean that a
 squared error asks for into something nearer to a mode: in the plane of
-scripts/studies/oracle_world.py it is what keeps samples from the data, yet the shapes recipes learn nothing without it (README).
+scripts/studies/oracle_world.py it is what keeps samples from the data, yet the shapes recipes learn
+nothing without it (README).
 
 With an exact derivative the target is MeanFlow's (`baselines.meanflow`). Differences need no
 forward-mode differentiation, so that fused attention and compiled blocks will do.
@@ -23,8 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selfe.network.conditioning import TextCondition
-from selfe.objectives.base import LatentBatch, LossOutput, Nets, Velocity, loss_parts
+from selfe.batch import LatentBatch, TextCondition
+from selfe.objectives.base import LossOutput, Nets, Velocity, loss_parts
 from selfe.path import add_noise, expand_time
 from selfe.seeding import SampleRng
 

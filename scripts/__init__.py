@@ -1,1 +1,1 @@
-"""Programs that measure, check and build; none holds library logic. Run as `python -m scripts.…`."""
+"""Programs that measure, check and build; no library logic. Run as `python -m scripts.…`."""

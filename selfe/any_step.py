@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from selfe.batch import TextCondition, join_conditions
 from selfe.captions import EncodedCaptions
 from selfe.config import SamplingConfig
 from selfe.encoders.base import LatentCodec, TextEncoder
 from selfe.generator import GeneratedImage, GeneratorFacts
 from selfe.guidance import Guidance
-from selfe.network.conditioning import TextCondition, join_conditions
 from selfe.sampler import SamplerSettings, any_step_sample, pushforward_sample
 from selfe.seeding import SampleRng
 from selfe.slots import fill_slots

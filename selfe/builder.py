@@ -14,8 +14,8 @@ from selfe.encoders.base import LatentCodec, TextEncoder
 from selfe.registry import Registry
 
 if TYPE_CHECKING:
+    from selfe.batch import BatchSource
     from selfe.network.denoiser import DualTimeDenoiser
-    from selfe.trainer import BatchSource
 
 CODECS = Registry(
     "codec",

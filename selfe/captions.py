@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
+from selfe.batch import TextCondition, join_conditions
 from selfe.encoders.base import TextEncoder
-from selfe.network.conditioning import TextCondition, join_conditions
 
 KEPT_CAPTIONS = 1024
 """More than GenEval's 553. T5-XXL's features take 8 kB a token in bf16, 0.1 MB for most prompts."""

@@ -28,7 +28,7 @@ Module = tuple[str, tuple[str, ...]]
 """A module, and the names taken from it; () for all."""
 
 DENOISER_MODULES: tuple[Module, ...] = (
-    ("selfe.network.conditioning", ()),
+    ("selfe.batch", ()),
     ("selfe.network.embeddings", ()),
     ("selfe.network.derivative", ("carries_tangent",)),
     ("selfe.network.attention", ()),
@@ -46,7 +46,7 @@ SCHEDULER_MODULES: tuple[Module, ...] = (
     ("selfe.scheduler", ()),
 )
 PIPELINE_MODULES: tuple[Module, ...] = (
-    ("selfe.network.conditioning", ()),
+    ("selfe.batch", ()),
     ("selfe.path", ()),
     ("selfe.guidance", ()),
     ("selfe.seeding", ()),

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 import torch
 
 from selfe.config import ModelConfig, RunConfig
+from selfe.device import without_device
 from selfe.mfu import FORWARD_BACKWARD
 from selfe.network.denoiser import DualTimeDenoiser
 from selfe.passes import Pass
-from selfe.precision import without_device
 from selfe.stages import Stage, stages_of
 
 KEPT = {"none": (31, 27), "blocks": (1, 1), "selective": (11, 10)}

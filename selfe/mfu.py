@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
+from selfe.batch import TextCondition
 from selfe.config import ModelConfig
-from selfe.network.conditioning import TextCondition
+from selfe.device import peak_flops
 from selfe.network.derivative import carries_tangent
 from selfe.network.flops import flops_per_image
 from selfe.objectives.base import Velocity
@@ -27,40 +28,6 @@ def cost_of_pass(x_t: Tensor) -> int:
     if carries_tangent(x_t):
         return FORWARD_TANGENT
     return FORWARD_BACKWARD if torch.is_grad_enabled() else FORWARD
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """An accelerator.
-
-    Attributes:
-        flops: denominator of the MFU, dense bf16 FLOP/s.
-        memory: bytes.
-    """
-
-    flops: float
-    memory: float
-
-
-GPUS = {
-    "a100": Gpu(312e12, 80e9),
-    "h100": Gpu(790e12, 80e9),
-    "h200": Gpu(790e12, 141e9),
-}
-
-
-def gpu_named(device_name: str) -> str | None:
-    """Key in `GPUS` of a device as its driver names it ("NVIDIA H200"); None for any other."""
-    words = device_name.lower().replace("-", " ").split()
-    return next((name for name in GPUS if name in words), None)
-
-
-def peak_flops(device: torch.device) -> float | None:
-    """Dense bf16 FLOP/s of a device, None where it is not known."""
-    if device.type != "cuda":
-        return None
-    name = gpu_named(torch.cuda.get_device_name(device))
-    return None if name is None else GPUS[name].flops
 
 
 @dataclass(frozen=True)

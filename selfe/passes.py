@@ -12,9 +12,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from selfe.batch import LatentBatch, TextCondition
 from selfe.mfu import FORWARD, FORWARD_BACKWARD, FORWARD_TANGENT, cost_of_pass
-from selfe.network.conditioning import TextCondition
-from selfe.objectives.base import LatentBatch, Nets, Objective, Velocity
+from selfe.objectives.base import Nets, Objective, Velocity
 from selfe.seeding import SampleRng
 
 _NOTED_GROUPS = 512

@@ -21,11 +21,11 @@ from PIL import Image
 from torch import Tensor
 
 from selfe.any_step import guided_velocity, latents_to_images
+from selfe.batch import TextCondition
 from selfe.captions import EncodedCaptions
 from selfe.encoders.flux import FluxTextEncoder
 from selfe.encoders.shapes import ShapesTextEncoder
 from selfe.guidance import Guidance
-from selfe.network.conditioning import TextCondition
 from selfe.seeding import SampleRng, derive_seed
 from selfe.slots import fill_slots
 

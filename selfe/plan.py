@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from selfe.config import RunConfig
+from selfe.device import GPUS, PEAK_SHARES, without_device
 from selfe.footprint import (
     CODEC_GEOMETRY,
     KEPT,
@@ -25,10 +26,8 @@ from selfe.footprint import (
     memory_of,
     resolutions_of,
 )
-from selfe.mfu import GPUS
 from selfe.network.flops import flops_per_image
 from selfe.passes import TRAINING_PASS, Pass, passes_of
-from selfe.precision import PEAK_SHARES, without_device
 from selfe.registry import Registry
 from selfe.stages import stage_at, stages_of
 

@@ -126,7 +126,8 @@ _SMOOTH_TIME: dict[str, dict[str, Any]] = {"smooth-time": {"model": {"time_facto
 VARIANTS = {method: _ABLATIONS.get(method, {}) | _SMOOTH_TIME for method in OBJECTIVES.names()}
 
 # Found on validation prompts by scripts/studies/search_sampling.py: the best of the same guidance
-# for every method and number of steps, at iteration 3,000 of the reference runs (reports/shapes/search.md);
+# for every method and number of steps, at iteration 3,000 of the reference runs
+# (reports/shapes/search.md);
 # for `shortcut`, `transition` and `meanflow` at 800 of quick ones, at 2e-3
 # (reports/quickstart-2e-3/search.md).
 SHAPES_SAMPLING: dict[str, dict[str, Any]] = {

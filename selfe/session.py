@@ -19,11 +19,11 @@ from selfe.any_step import AnyStepGenerator
 from selfe.builder import build_codec, build_model, build_source, build_text_encoder
 from selfe.checkpoint import verify
 from selfe.config import RunConfig
+from selfe.device import used_on
 from selfe.dist import OneProcess
 from selfe.errors import Stopped
 from selfe.files import folder_lock
 from selfe.generator import GeneratorFacts, image_seed
-from selfe.precision import used_on
 from selfe.provenance import provenance
 from selfe.runs import (
     check_data,

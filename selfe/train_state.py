@@ -19,10 +19,10 @@ from selfe.checkpoint import (
     read_state,
 )
 from selfe.config import RunConfig
+from selfe.device import uses_bf16
 from selfe.dist import OneProcess
 from selfe.ema import Ema
 from selfe.optim import build_optimizer
-from selfe.precision import uses_bf16
 from selfe.stages import first_position
 
 

@@ -10,49 +10,28 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from selfe import train_state
 from selfe.acceleration import accelerate
+from selfe.batch import BatchSource, LatentBatch, ReadsAhead
 from selfe.config import RunConfig
+from selfe.device import autocast, matrix_products
 from selfe.dist import OneProcess, check_split
 from selfe.mfu import Speed, Throughput
-from selfe.objectives.base import LatentBatch, LossOutput, Nets, Objective
+from selfe.objectives.base import LossOutput, Nets, Objective
 from selfe.optim import clip_gradients, learning_rate, set_learning_rate
-from selfe.precision import autocast, matrix_products
 from selfe.runlog import NoLog, RunLog
 from selfe.seeding import SampleRng, derive_seed
 from selfe.stages import first_position, micro_batch_size, stage_at
 from selfe.train_state import CheckpointWriter, TrainState
 from selfe.updates import Reading, update_of
-
-
-class BatchSource(Protocol):
-    """Training data, addressed by global sample position."""
-
-    @property
-    def facts(self) -> Mapping[str, str]:
-        """Identity of data and encoders where the configuration does not give it away."""
-        ...
-
-    def batch(self, rng: SampleRng) -> LatentBatch:
-        """The samples at `rng.position`, on `rng.device`; the same for the same positions, ever."""
-        ...
-
-
-@runtime_checkable
-class ReadsAhead(Protocol):
-    """A source that profits from knowing which batches come next."""
-
-    def expect(self, upcoming: Iterable[SampleRng]) -> None:
-        """Announce batches, in order; what was announced before and is not any more is dropped."""
-        ...
 
 
 class NonFiniteLoss(ValueError):

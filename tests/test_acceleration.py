@@ -10,9 +10,9 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from selfe.acceleration import accelerate
+from selfe.batch import TextCondition
 from selfe.config import TrainConfig
 from selfe.footprint import KEPT
-from selfe.network.conditioning import TextCondition
 from selfe.network.denoiser import DualTimeDenoiser
 from tests.helpers.tiny import differing, tiny_config, tiny_train
 from tests.test_network import TINY, make_inputs, tiny_model

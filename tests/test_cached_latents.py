@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from selfe.batch import LatentBatch
 from selfe.builder import build_source
 from selfe.config import RunConfig
 from selfe.data.buckets import Bucket
 from selfe.data.cache_files import SAMPLES
 from selfe.data.cached_latents import CachedLatents, padded_length
 from selfe.encoders.shapes import ShapesTextEncoder
-from selfe.objectives.base import LatentBatch
 from selfe.recipes import resolve
 from selfe.seeding import SampleRng, derive_seed
 from selfe.trainer import Callbacks, micro_batches

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from baselines.imm import InductiveMomentMatching, laplace_kernel
-from selfe.objectives.base import LatentBatch, Nets
+from selfe.batch import LatentBatch
+from selfe.objectives.base import Nets
 from selfe.seeding import SampleRng
 from tests.helpers import transcriptions as eq
 from tests.helpers.toy_networks import EMA, LIVE, Toy, numpy_toy, toy_batch

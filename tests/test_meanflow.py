@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from baselines.meanflow import MeanFlow
+from selfe.batch import TextCondition
 from selfe.network.activation import GeluBeside
 from selfe.network.attention import NormaliseAndRotate
-from selfe.network.conditioning import TextCondition
 from selfe.network.derivative import carries_tangent, time_derivative
 from selfe.objectives.base import Nets
 from selfe.seeding import SampleRng

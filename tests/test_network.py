@@ -8,9 +8,9 @@ import pytest
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 
+from selfe.batch import TextCondition, join_conditions
 from selfe.network import attention
 from selfe.network.attention import attend, normalise_and_rotate
-from selfe.network.conditioning import TextCondition, join_conditions
 from selfe.network.denoiser import DualTimeDenoiser
 from selfe.network.embeddings import patchify, rotary_table, unpatchify
 from selfe.network.flops import flops_per_image

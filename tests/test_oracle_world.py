@@ -12,8 +12,8 @@ from baselines.meanflow import MeanFlow
 from baselines.shortcut import ShortcutModel
 from baselines.transition import TransitionModel
 from scripts.studies import oracle_world as script
+from selfe.batch import TextCondition
 from selfe.data.gaussian_mixture import ConditionalGaussianMixture, overlapping_pairs
-from selfe.network.conditioning import TextCondition
 from selfe.objectives.base import Nets
 from selfe.objectives.self_evaluation import SelfEvaluation
 from selfe.seeding import SampleRng

@@ -8,8 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from selfe.batch import LatentBatch, TextCondition
 from selfe.builder import CODECS
 from selfe.data.latents import InMemoryLatents
+from selfe.device import GPUS, gpu_named
 from selfe.encoders.shapes import ShapesTextEncoder
 from selfe.footprint import (
     CODEC_GEOMETRY,
@@ -20,10 +22,8 @@ from selfe.footprint import (
     resolutions_of,
 )
 from selfe.methods import OBJECTIVES
-from selfe.mfu import GPUS, Throughput, gpu_named
-from selfe.network.conditioning import TextCondition
+from selfe.mfu import Throughput
 from selfe.network.denoiser import DualTimeDenoiser
-from selfe.objectives.base import LatentBatch
 from selfe.passes import passes_of
 from selfe.plan import largest_fitting, make_plan
 from selfe.recipes import RECIPES, resolve
@@ -175,7 +175,7 @@ def test_the_trainer_counts_the_flops_of_the_plan(method, variant, tmp_path):
 
 
 def test_mfu_is_the_share_of_the_devices_peak(monkeypatch):
-    monkeypatch.setattr("selfe.mfu.peak_flops", lambda device: 1e12)
+    monkeypatch.setattr("selfe.device.peak_flops", lambda device: 1e12)
     throughput = Throughput(resolve("shapes", "fm").model, torch.device("cpu"))
     throughput.images, throughput.flops = 3, 10**11
     speed = throughput.read()

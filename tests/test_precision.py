@@ -7,8 +7,8 @@ import torch
 
 from baselines.flow_matching import FlowMatching
 from scripts.checks.precision import EmulatedTF32, round_to_tf32, rows_of
-from selfe import precision
-from selfe.precision import matrix_products, used_on
+from selfe import device as precision
+from selfe.device import matrix_products, used_on
 from selfe.recipes import RECIPES, resolve
 from selfe.runs import write_config
 from tests.helpers.tiny import tiny_config, tiny_train

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from baselines.flow_matching import FlowMatching
-from selfe.objectives.base import LatentBatch, Nets
+from selfe.batch import LatentBatch
+from selfe.objectives.base import Nets
 from selfe.objectives.self_evaluation import SelfEvaluation, data_weight
 from selfe.seeding import SampleRng
 from selfe.times import TimeSampler

@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from selfe import trainer
+from selfe.batch import LatentBatch
 from selfe.builder import build_model
 from selfe.checkpoint import list_checkpoints
+from selfe.device import uses_bf16
 from selfe.dist import OneProcess
 from selfe.methods import OBJECTIVES
-from selfe.objectives.base import LatentBatch, LossOutput, Nets
+from selfe.objectives.base import LossOutput, Nets
 from selfe.optim import learning_rate
-from selfe.precision import uses_bf16
 from selfe.runlog import RunLog, read_lines
 from selfe.runs import load_run, write_config
 from selfe.seeding import SampleRng, derive_seed

@@ -26,7 +26,7 @@ from scripts.bench.paired_timing import (
     write_report,
 )
 from selfe.allocator import keep_freed_memory
-from selfe.network.conditioning import TextCondition
+from selfe.batch import TextCondition
 from selfe.network.denoiser import DualTimeDenoiser
 from selfe.network.flux_conversion import to_flux
 from selfe.recipes import RECIPES

@@ -14,15 +14,15 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from selfe.acceleration import accelerate
+from selfe.batch import LatentBatch, TextCondition
 from selfe.builder import build_model
 from selfe.config import RunConfig
+from selfe.device import autocast, matrix_products
 from selfe.ema import Ema
-from selfe.network.conditioning import TextCondition
 from selfe.network.denoiser import DualTimeDenoiser
 from selfe.network.embeddings import PATCH
-from selfe.objectives.base import LatentBatch, Nets
+from selfe.objectives.base import Nets
 from selfe.optim import build_optimizer, clip_gradients
-from selfe.precision import autocast, matrix_products
 from selfe.seeding import SampleRng, derive_seed
 
 LATE = 1_000_000

@@ -2,9 +2,9 @@
 
     python -m scripts.bench.profile_steps [--steps 4] [--out reports/bench/profile.json]
 
-The steps are those of scripts/bench/objectives.py, on one thread in fp32. Every operation is timed as it is
-dispatched, forward and backward; what is left of the total is the time between operations.
-"""
+The steps are those of scripts/bench/objectives.py, on one thread in fp32. Every operation is
+timed as it is dispatched, forward and backward; what is left of the total is the time between
+operations. """
 
 from __future__ import annotations
 

@@ -29,8 +29,8 @@ from typing import Any
 import torch
 
 from scripts.bench.paired_timing import measurement_facts
+from selfe.device import uses_bf16
 from selfe.files import write_atomically
-from selfe.precision import uses_bf16
 from selfe.recipes import resolve
 
 HERE = Path(__file__).resolve().parents[2]

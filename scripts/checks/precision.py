@@ -25,9 +25,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from selfe.builder import build_model, build_source
 from selfe.checkpoint import load_tensors, load_weights
+from selfe.device import autocast
 from selfe.files import write_atomically
 from selfe.objectives.base import Nets
-from selfe.precision import autocast
 from selfe.provenance import provenance
 from selfe.runs import find_checkpoint, read_config
 from selfe.trainer import micro_batches

@@ -15,10 +15,10 @@ from scripts.bench.fixed_batch_step import TrainingStep, build_perturbed, random
 from scripts.gpu_study.rows import Measurement, Mismatch, Part, Row, Settings
 from selfe.acceleration import accelerate
 from selfe.any_step import AnyStepGenerator
+from selfe.batch import LatentBatch
 from selfe.builder import build_codec, build_text_encoder
 from selfe.generator import GeneratorFacts
 from selfe.network.denoiser import DualTimeDenoiser
-from selfe.objectives.base import LatentBatch
 from selfe.recipes import resolve
 from selfe.runs import latent_shape_of
 from selfe.seeding import SampleRng

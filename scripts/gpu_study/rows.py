@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from selfe.config import RunConfig
-from selfe.mfu import GPUS
+from selfe.device import GPUS
 from selfe.recipes import resolve
 
 PEAK_TFLOPS = GPUS["h200"].flops / 1e12

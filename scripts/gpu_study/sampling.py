@@ -15,9 +15,9 @@ from scripts.bench.fixed_batch_step import build_perturbed
 from scripts.gpu_study.rows import Measurement, Part, Row, Settings, synchronize
 from selfe.acceleration import accelerate
 from selfe.any_step import AnyStepGenerator
+from selfe.batch import TextCondition
 from selfe.encoders.flux import FluxVAE
 from selfe.generator import GeneratorFacts
-from selfe.network.conditioning import TextCondition
 from selfe.seeding import derive_seed
 
 PROMPTS, IMAGES_PER_PROMPT = 553, 4

@@ -28,12 +28,12 @@ from scripts.gpu_study.rows import (
     wall_seconds,
 )
 from selfe.acceleration import accelerate
+from selfe.batch import LatentBatch
 from selfe.config import RunConfig
+from selfe.device import autocast, used_on, uses_bf16
 from selfe.network.flops import flops_per_image
 from selfe.network.flux_conversion import to_flux
-from selfe.objectives.base import LatentBatch
 from selfe.passes import passes_of
-from selfe.precision import autocast, used_on, uses_bf16
 from selfe.seeding import SampleRng
 from selfe.trainer import Callbacks, Progress, train
 

@@ -22,9 +22,9 @@ from baselines.imm import InductiveMomentMatching
 from baselines.meanflow import MeanFlow
 from baselines.shortcut import ShortcutModel
 from baselines.transition import TransitionModel
+from selfe.batch import LatentBatch, TextCondition
 from selfe.data.gaussian_mixture import ConditionalGaussianMixture, overlapping_pairs
-from selfe.network.conditioning import TextCondition
-from selfe.objectives.base import LatentBatch, Nets, Objective
+from selfe.objectives.base import Nets, Objective
 from selfe.objectives.self_evaluation import SelfEvaluation
 from selfe.sampler import SamplerSettings, any_step_sample, pushforward_sample
 from selfe.seeding import SampleRng

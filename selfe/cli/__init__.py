@@ -13,13 +13,18 @@ from collections.abc import Callable
 import typer
 
 from selfe.cli.common import console
+from selfe.cli.compare import compare
+from selfe.cli.doctor import doctor
 from selfe.cli.export import export
-from selfe.cli.geneval import compare, geneval, rescore
-from selfe.cli.models import ls, sample
+from selfe.cli.fetch import fetch
+from selfe.cli.geneval import geneval
+from selfe.cli.ls import ls
 from selfe.cli.plan import plan
 from selfe.cli.prepare import prepare
+from selfe.cli.prompts import prompts
 from selfe.cli.report import report
-from selfe.cli.tools import doctor, fetch, prompts
+from selfe.cli.rescore import rescore
+from selfe.cli.sample import sample
 from selfe.cli.train import train
 from selfe.errors import PeerError, Stopped, WorkerDied
 

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from selfe.batch import LatentBatch, TextCondition
 from selfe.config import RunConfig
 from selfe.data.buckets import Bucket, BucketSchedule
 from selfe.data.cache_files import (
@@ -30,8 +31,6 @@ from selfe.data.latents import width_problems
 from selfe.data.padded_rows import PaddedRows
 from selfe.data.prefetch import ReadAhead
 from selfe.files import file_sha256
-from selfe.network.conditioning import TextCondition
-from selfe.objectives.base import LatentBatch
 from selfe.seeding import SampleRng
 from selfe.stages import stages_of
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from selfe.batch import LatentBatch
 from selfe.config import ModelConfig
 from selfe.encoders.base import TextEncoder
 from selfe.network.denoiser import PATCH
-from selfe.objectives.base import LatentBatch
 from selfe.seeding import SampleRng, derive_seed
 
 FAKE_PHRASE = "fake image"

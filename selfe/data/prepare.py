@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from selfe.batch import TextCondition
 from selfe.data.buckets import Bucket, bucket_table, enlargement, nearest_bucket
 from selfe.data.cache_files import (
     DTYPES,
@@ -44,7 +45,6 @@ from selfe.data.raw import RawReader, RawSample, Skipped
 from selfe.data.shapes_latents import images_to_float
 from selfe.encoders.base import LatentCodec, TextEncoder
 from selfe.files import as_json_lines, file_sha256, write_atomically
-from selfe.network.conditioning import TextCondition
 from selfe.network.denoiser import PATCH
 
 ENOUGH_TO_JUDGE = 1000

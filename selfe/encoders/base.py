@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from selfe.network.conditioning import TextCondition
+from selfe.batch import TextCondition
 
 
 class LatentCodec(Protocol):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from selfe import hub
-from selfe.network.conditioning import TextCondition
+from selfe.batch import TextCondition
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from selfe.network.conditioning import TextCondition
+from selfe.batch import TextCondition
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL

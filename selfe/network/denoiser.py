@@ -12,8 +12,8 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from selfe.batch import TextCondition
 from selfe.network.blocks import DoubleStreamBlock, SingleStreamBlock, modulate
-from selfe.network.conditioning import TextCondition
 from selfe.network.embeddings import (
     PATCH,
     TIME_FACTOR,

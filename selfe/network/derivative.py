@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from selfe.network.conditioning import TextCondition
+from selfe.batch import TextCondition
 
 
 def carries_tangent(x: Tensor) -> bool:

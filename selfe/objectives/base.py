@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from selfe.network.conditioning import TextCondition
+from selfe.batch import LatentBatch, TextCondition
 from selfe.seeding import SampleRng
 
 Velocity = Callable[[Tensor, Tensor, Tensor, TextCondition], Tensor]
@@ -27,40 +27,6 @@ class Nets:
     live: Velocity
     ema: Velocity
     lockstep: bool = False
-
-
-@dataclass(frozen=True)
-class LatentBatch:
-    """Training samples, already encoded.
-
-    Attributes:
-        x_0: (B, C, H, W) latents of about unit variance.
-        condition: captions; dropped ones (p = 0.1) already hold the null prompt.
-        null: the null prompt, batch 1, trimmed to its own length.
-        fake: captions joined with the phrase "fake image"; None where no objective asked for it.
-        dropped: (B,) bool, True where the caption was dropped.
-        index: (B,) int64 data-set index of each sample, named when something goes wrong.
-    """
-
-    x_0: Tensor
-    condition: TextCondition
-    null: TextCondition
-    dropped: Tensor
-    index: Tensor
-    fake: TextCondition | None = None
-
-    def __len__(self) -> int:
-        return self.x_0.shape[0]
-
-    def check_groups(self, size: int) -> None:
-        """Raise ValueError unless the samples divide into groups of `size`."""
-        if len(self) % size:
-            raise ValueError(f"a batch of {len(self)} does not divide into groups of {size}")
-
-    @property
-    def num_tokens(self) -> int:
-        """Image tokens L of one sample after the 2x2 patchifier."""
-        return (self.x_0.shape[-2] // 2) * (self.x_0.shape[-1] // 2)
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from selfe.network.conditioning import TextCondition
-from selfe.objectives.base import LatentBatch, LossOutput, Nets, Velocity
+from selfe.batch import LatentBatch, TextCondition
+from selfe.objectives.base import LossOutput, Nets, Velocity
 from selfe.path import add_noise, expand_time, sample_head, sample_norm
 from selfe.seeding import SampleRng
 from selfe.times import TimeSampler

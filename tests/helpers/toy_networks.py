@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from selfe.network.conditioning import TextCondition
-from selfe.objectives.base import LatentBatch
+from selfe.batch import LatentBatch, TextCondition
 
 LIVE = (0.7, -0.4, 0.9, 0.5, 0.6, -0.3)
 EMA = (0.2, 0.5, -0.6, 0.8, -0.5, 0.4)

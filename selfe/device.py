@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -68,3 +69,37 @@ def matrix_products(device: torch.device, precision: str) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """An accelerator.
+
+    Attributes:
+        flops: denominator of the MFU, dense bf16 FLOP/s.
+        memory: bytes.
+    """
+
+    flops: float
+    memory: float
+
+
+GPUS = {
+    "a100": Gpu(312e12, 80e9),
+    "h100": Gpu(790e12, 80e9),
+    "h200": Gpu(790e12, 141e9),
+}
+
+
+def gpu_named(device_name: str) -> str | None:
+    """Key in `GPUS` of a device as its driver names it ("NVIDIA H200"); None for any other."""
+    words = device_name.lower().replace("-", " ").split()
+    return next((name for name in GPUS if name in words), None)
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Dense bf16 FLOP/s of a device, None where it is not known."""
+    if device.type != "cuda":
+        return None
+    name = gpu_named(torch.cuda.get_device_name(device))
+    return None if name is None else GPUS[name].flops

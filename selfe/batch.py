@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from selfe.seeding import SampleRng
 
 
 @dataclass(frozen=True)
@@ -96,3 +99,59 @@ def join_conditions(parts: Sequence[TextCondition], length: int | None = None) -
         no_padding=length is None
         and all(part.no_padding and part.tokens.shape[1] == longest for part in parts),
     )
+
+
+@dataclass(frozen=True)
+class LatentBatch:
+    """Training samples, already encoded.
+
+    Attributes:
+        x_0: (B, C, H, W) latents of about unit variance.
+        condition: captions; dropped ones (p = 0.1) already hold the null prompt.
+        null: the null prompt, batch 1, trimmed to its own length.
+        fake: captions joined with the phrase "fake image"; None where no objective asked for it.
+        dropped: (B,) bool, True where the caption was dropped.
+        index: (B,) int64 data-set index of each sample, named when something goes wrong.
+    """
+
+    x_0: Tensor
+    condition: TextCondition
+    null: TextCondition
+    dropped: Tensor
+    index: Tensor
+    fake: TextCondition | None = None
+
+    def __len__(self) -> int:
+        return self.x_0.shape[0]
+
+    def check_groups(self, size: int) -> None:
+        """Raise ValueError unless the samples divide into groups of `size`."""
+        if len(self) % size:
+            raise ValueError(f"a batch of {len(self)} does not divide into groups of {size}")
+
+    @property
+    def num_tokens(self) -> int:
+        """Image tokens L of one sample after the 2x2 patchifier."""
+        return (self.x_0.shape[-2] // 2) * (self.x_0.shape[-1] // 2)
+
+
+class BatchSource(Protocol):
+    """Training data, addressed by global sample position."""
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """Identity of data and encoders where the configuration does not give it away."""
+        ...
+
+    def batch(self, rng: SampleRng) -> LatentBatch:
+        """The samples at `rng.position`, on `rng.device`; the same for the same positions, ever."""
+        ...
+
+
+@runtime_checkable
+class ReadsAhead(Protocol):
+    """A source that profits from knowing which batches come next."""
+
+    def expect(self, upcoming: Iterable[SampleRng]) -> None:
+        """Announce batches, in order; what was announced before and is not any more is dropped."""
+        ...

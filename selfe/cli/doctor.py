@@ -13,33 +13,12 @@ from selfe.cli.common import (
     RUNS,
     Device,
     RunsDir,
-    Ticker,
-    console,
     pick_device,
-    progress_bar,
-    tell_clip_limit,
 )
 
 CacheDir = Annotated[
     Path | None, typer.Option(help="Folder of downloaded weights.", show_default="user cache")
 ]
-
-
-def prompts(
-    suite: Annotated[str, typer.Option(help="Suite, with its version.")] = "geneval@1",
-    split: Annotated[str, typer.Option(help="For shapes suites: heldout or validation.")] = "",
-    file: Annotated[
-        Path | None, typer.Option("--prompts", help="Prompt file of geneval-long@1.")
-    ] = None,
-) -> None:
-    """Print a suite's records as JSON lines."""
-    from evals.registry import open_suite
-    from evals.suites.base import records_as_jsonl
-
-    records = open_suite(suite, split, file).records
-    typer.echo(records_as_jsonl(records), nl=False)
-    if file is not None:
-        tell_clip_limit(records)
 
 
 def doctor(
@@ -66,17 +45,3 @@ def doctor(
                 typer.echo(f"      mend: {check.fix}")
     if not all(check.ok for check in checks):
         raise typer.Exit(1)
-
-
-def fetch(
-    what: Annotated[str, typer.Argument(help="What to download.")] = "geneval",
-    cache_dir: CacheDir = None,
-) -> None:
-    """Download detector and CLIP weights, resumable and hash-checked."""
-    from evals.detectors.weights import fetch as download
-
-    with progress_bar() as bar:
-        tick = Ticker(bar)
-        paths = download(what, cache_dir, lambda name, done, total: tick(name, done, total or done))
-    for path in paths:
-        console.print(f"in place: {path}", markup=False, soft_wrap=True)

@@ -1,0 +1,24 @@
+"""`selfe-bench fetch`: brings published weights, checked by hash."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from selfe.cli.common import Ticker, console, progress_bar
+from selfe.cli.doctor import CacheDir
+
+
+def fetch(
+    what: Annotated[str, typer.Argument(help="What to download.")] = "geneval",
+    cache_dir: CacheDir = None,
+) -> None:
+    """Download detector and CLIP weights, resumable and hash-checked."""
+    from evals.detectors.weights import fetch as download
+
+    with progress_bar() as bar:
+        tick = Ticker(bar)
+        paths = download(what, cache_dir, lambda name, done, total: tick(name, done, total or done))
+    for path in paths:
+        console.print(f"in place: {path}", markup=False, soft_wrap=True)

@@ -1,0 +1,66 @@
+"""`selfe-bench sample`: draws a few images of one model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selfe.cli.common import (
+    RUNS,
+    Device,
+    RunsDir,
+    Settings,
+    Ticker,
+    parse_steps,
+    pick_device,
+    progress_bar,
+)
+
+
+def sample(
+    model: Annotated[str, typer.Option(help="Run (RUN or RUN@STEP), model name or diffusers:ID.")],
+    prompt: Annotated[list[str], typer.Option(help="What to draw; repeatable.")],
+    steps: Annotated[str, typer.Option(help="Sampler steps, separated by commas.")] = "2,4,8,50",
+    out: Annotated[Path, typer.Option(help="Folder for the images and grid.png.")] = Path(
+        "samples"
+    ),
+    seed: Annotated[int, typer.Option(min=0, help="Fixes the images.")] = 0,
+    settings: Settings = None,
+    model_arg: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="For published models.")
+    ] = None,
+    runs_dir: RunsDir = RUNS,
+    device: Device = "auto",
+) -> None:
+    """Draw prompts at several numbers of steps, and a grid whose rows are step counts."""
+    from selfe.cli.targets import find_targets
+    from selfe.generator import image_seed
+    from selfe.sheets import write_sheet
+
+    counts = parse_steps(steps)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out takes a folder, and {out} is a file")
+    (target,) = find_targets(
+        [model],
+        runs_dir=runs_dir,
+        milestones=False,
+        device=pick_device(device),
+        assignments=settings or [],
+        model_args=model_arg or [],
+    )
+    generator = target.load()
+    seeds = [image_seed(seed, text, 0) for text in prompt]
+    rows = []
+    with progress_bar() as bar:
+        tick = Ticker(bar)
+        for done, count in enumerate(counts, start=1):
+            rows.append(generator.generate(prompt, count, seeds))
+            tick("drawing", done, len(counts))
+    out.mkdir(parents=True, exist_ok=True)
+    for count, row in zip(counts, rows, strict=True):
+        for number, image in enumerate(row):
+            write_sheet(out / f"{number:03d}-steps-{count:03d}.png", [[image]])
+    write_sheet(out / "grid.png", rows)
+    typer.echo(f"wrote {out / 'grid.png'}")
