@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selfe.checkpoint import list_checkpoints
+from selfe.config.recipes import RECIPES
+from selfe.config.resolve import resolve, run_name
 from selfe.plan import Plan, make_plan
-from selfe.recipes import RECIPES, resolve, run_name
 
 BENCH = Path(sys.executable).with_name("selfe-bench")
 STEPS = (2, 4, 8, 50)

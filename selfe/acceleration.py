@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
-from selfe.config import TrainConfig
+from selfe.config.schema import TrainConfig
 from selfe.network.blocks import DoubleStreamBlock, SingleStreamBlock
 
 Forward = Callable[..., Any]

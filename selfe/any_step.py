@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from selfe.batch import TextCondition, join_conditions
 from selfe.captions import EncodedCaptions
-from selfe.config import SamplingConfig
+from selfe.config.schema import SamplingConfig
 from selfe.encoders.base import LatentCodec, TextEncoder
 from selfe.generator import GeneratedImage, GeneratorFacts
 from selfe.guidance import Guidance

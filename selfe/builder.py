@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from selfe.config import RunConfig
+from selfe.config.schema import RunConfig
 from selfe.encoders.base import LatentCodec, TextEncoder
 from selfe.registry import Registry
 

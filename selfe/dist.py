@@ -17,9 +17,6 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from selfe.config import RunConfig
-from selfe.stages import micro_batch_size, stages_of
-
 T = TypeVar("T")
 
 
@@ -119,26 +116,3 @@ def open_processes(device: str, shard: int | None = None) -> Iterator[OneProcess
     with process_group.initialised("cpu:gloo,cuda:nccl" if on_gpu else "gloo"):
         shard = shard or int(os.environ.get("LOCAL_WORLD_SIZE", size))
         yield process_group.ManyProcesses(device, shard)
-
-
-def check_split(config: RunConfig, group_size: int, size: int) -> None:
-    """Every stage's batch must divide into equal parts, micro-batches and groups.
-
-    Raises:
-        ValueError: names what does not divide.
-    """
-    for batch_size in sorted({stage.batch_size for stage in stages_of(config)}):
-        if batch_size % size:
-            raise ValueError(f"a batch of {batch_size} does not divide over {size} processes")
-        part = batch_size // size
-        micro = micro_batch_size(config, part)
-        if part % micro:
-            raise ValueError(
-                f"a batch of {batch_size} over {size} processes leaves {part} samples each, which "
-                f"micro-batches of {micro} (train.micro_batch_size) do not divide"
-            )
-        if micro % group_size:
-            raise ValueError(
-                f"a batch of {batch_size} over {size} processes makes micro-batches of {micro}, "
-                f"which do not divide into groups of {group_size} (objective.group_size)"
-            )

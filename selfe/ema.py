@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from selfe.config import OptimConfig
+from selfe.config.schema import OptimConfig
 
 
 def ema_decay(update: int, config: OptimConfig) -> float:

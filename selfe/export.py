@@ -20,7 +20,7 @@ from typing import Any
 
 from selfe.builder import build_codec, build_model, build_text_encoder
 from selfe.checkpoint import load_tensors, load_weights, verify
-from selfe.config import RunConfig, SamplingConfig
+from selfe.config.schema import RunConfig, SamplingConfig
 from selfe.encoders.base import LatentCodec, TextEncoder
 from selfe.runs import find_checkpoint, latent_shape_of, read_config
 

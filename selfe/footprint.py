@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from selfe.config import ModelConfig, RunConfig
+from selfe.config.resolve import build_objective
+from selfe.config.schema import ModelConfig, RunConfig
+from selfe.config.stages import Stage, stages_of
 from selfe.device import without_device
 from selfe.mfu import FORWARD_BACKWARD
 from selfe.network.denoiser import DualTimeDenoiser
 from selfe.passes import Pass
-from selfe.stages import Stage, stages_of
 
 KEPT = {"none": (31, 27), "blocks": (1, 1), "selective": (11, 10)}
 """By `train.recompute`: what a double-stream and a single-stream block keep for the backward pass,
@@ -129,7 +130,7 @@ def cache_bytes_per_image(config: RunConfig, mean_tokens: int) -> int:
     sides = {side for stage in stages_of(config) for side in resolutions_of(config, stage)}
     latents = sum(channels * (side // downsample) ** 2 for side in sides)
     text = mean_tokens * config.model.joint_attention_dim + config.model.pooled_projection_dim
-    texts = 2 if config.build_objective().needs_fake_captions else 1
+    texts = 2 if build_objective(config).needs_fake_captions else 1
     return 2 * (latents + texts * text) + 512
 
 

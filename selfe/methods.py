@@ -23,3 +23,8 @@ METHOD_LABELS = {
     "transition": "Transition (TiM)",
     "meanflow": "MeanFlow",
 }
+
+
+def method_label(method: str) -> str:
+    """The name of a method in tables and headlines."""
+    return METHOD_LABELS.get(method, method)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from selfe.batch import TextCondition
-from selfe.config import ModelConfig
+from selfe.config.schema import ModelConfig
 from selfe.device import peak_flops
 from selfe.network.derivative import carries_tangent
 from selfe.network.flops import flops_per_image

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from selfe.config import OptimConfig
+from selfe.config.schema import OptimConfig
 
 
 def learning_rate(step: int, config: OptimConfig, iterations: int) -> float:

@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from selfe.config import RunConfig
+from selfe.config.resolve import build_objective
+from selfe.config.schema import RunConfig
+from selfe.config.stages import stage_at, stages_of
 from selfe.device import GPUS, PEAK_SHARES, without_device
 from selfe.footprint import (
     CODEC_GEOMETRY,
@@ -29,7 +31,6 @@ from selfe.footprint import (
 from selfe.network.flops import flops_per_image
 from selfe.passes import TRAINING_PASS, Pass, passes_of
 from selfe.registry import Registry
-from selfe.stages import stage_at, stages_of
 
 SECONDS_PER_DAY = 86_400
 NULL_TOKENS = 1
@@ -126,7 +127,7 @@ def step_flops(
 
 def cost_stages(config: RunConfig, text_tokens: int, first: int = 0) -> tuple[CostStage, ...]:
     """The run from iteration `first` on, cut where batch, resolutions or passes change."""
-    objective, end = config.build_objective(), config.train.iterations
+    objective, end = build_objective(config), config.train.iterations
     switch = config.objective.get("aux_from") or 0
     starts = {first, *(stage.start for stage in stages_of(config)), switch}
     cuts = [*sorted(start for start in starts if first <= start < end), end]

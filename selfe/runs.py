@@ -19,11 +19,12 @@ from selfe.checkpoint import (
     newest_path,
     verify,
 )
-from selfe.config import RunConfig, SamplingConfig, validate, validate_section
+from selfe.config.resolve import changed_settings, validate, validate_section
+from selfe.config.schema import RunConfig, SamplingConfig
 from selfe.encoders.base import LatentCodec, TextEncoder
 from selfe.files import write_atomically
 from selfe.generator import GeneratorFacts
-from selfe.recipes import changed_settings
+from selfe.methods import method_label
 
 
 def write_config(run_dir: Path, config: RunConfig, **facts: object) -> None:
@@ -176,7 +177,7 @@ def load_run(
     shape = latent_shape_of(config, codec)
     facts = GeneratorFacts(
         name=f"{run_dir.name}@{checkpoint.step}",
-        label=config.label,
+        label=method_label(config.method),
         method=config.method,
         variant=config.variant,
         iterations=checkpoint.step,

@@ -18,12 +18,14 @@ from selfe.allocator import keep_freed_memory
 from selfe.any_step import AnyStepGenerator
 from selfe.builder import build_codec, build_model, build_source, build_text_encoder
 from selfe.checkpoint import verify
-from selfe.config import RunConfig
+from selfe.config.resolve import build_objective
+from selfe.config.schema import RunConfig
 from selfe.device import used_on
 from selfe.dist import OneProcess
 from selfe.errors import Stopped
 from selfe.files import folder_lock
 from selfe.generator import GeneratorFacts, image_seed
+from selfe.methods import method_label
 from selfe.provenance import provenance
 from selfe.runs import (
     check_data,
@@ -191,7 +193,7 @@ def train_run(
                     f"from {init_from}: give the new run another --name"
                 )
             init_from = begun_from
-        objective = config.build_objective()
+        objective = build_objective(config)
         model = build_model(config, processes.device)
         init = None
         if init_from:
@@ -290,7 +292,9 @@ class SampleSheets:
 
         config = self.config
         shape = latent_shape_of(config, self.codec)
-        facts = GeneratorFacts("training", config.label, config.method, "", shape[1:])
+        facts = GeneratorFacts(
+            "training", method_label(config.method), config.method, "", shape[1:]
+        )
         settings = config.sampling.model_copy(update={"batch_slots": 4})
         generator = AnyStepGenerator(
             network,

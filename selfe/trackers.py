@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from selfe.config import RunConfig
+from selfe.config.schema import RunConfig
 from selfe.registry import Registry
 
 TRACKERS = Registry(

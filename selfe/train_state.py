@@ -18,12 +18,12 @@ from selfe.checkpoint import (
     newest_valid,
     read_state,
 )
-from selfe.config import RunConfig
+from selfe.config.schema import RunConfig
+from selfe.config.stages import first_position
 from selfe.device import uses_bf16
 from selfe.dist import OneProcess
 from selfe.ema import Ema
 from selfe.optim import build_optimizer
-from selfe.stages import first_position
 
 
 @dataclass

@@ -21,15 +21,15 @@ from torch import Tensor, nn
 from selfe import train_state
 from selfe.acceleration import accelerate
 from selfe.batch import BatchSource, LatentBatch, ReadsAhead
-from selfe.config import RunConfig
+from selfe.config.schema import RunConfig
+from selfe.config.stages import check_batches, first_position, micro_batch_size, stage_at
 from selfe.device import autocast, matrix_products
-from selfe.dist import OneProcess, check_split
+from selfe.dist import OneProcess
 from selfe.mfu import Speed, Throughput
 from selfe.objectives.base import LossOutput, Nets, Objective
 from selfe.optim import clip_gradients, learning_rate, set_learning_rate
 from selfe.runlog import NoLog, RunLog
 from selfe.seeding import SampleRng, derive_seed
-from selfe.stages import first_position, micro_batch_size, stage_at
 from selfe.train_state import CheckpointWriter, TrainState
 from selfe.updates import Reading, update_of
 
@@ -239,7 +239,7 @@ def train(
     """
     callbacks = callbacks or Callbacks()
     processes = processes or OneProcess(next(model.parameters()).device)
-    check_split(config, objective.group_size, processes.size)
+    check_batches(config, objective.group_size, processes.size)
     state = init or train_state.new_state(model, config, processes)
     if resume:
         train_state.resume(state, config, run_dir, processes, callbacks.message)

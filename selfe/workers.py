@@ -19,12 +19,13 @@ from pathlib import Path
 
 import torch
 
-from selfe.config import RunConfig
-from selfe.dist import OneProcess, check_split
+from selfe.config.resolve import build_objective
+from selfe.config.schema import RunConfig
+from selfe.config.stages import check_batches, stages_of
+from selfe.dist import OneProcess
 from selfe.errors import PeerError, WorkerDied
 from selfe.footprint import count_parameters
 from selfe.runs import recorded_facts
-from selfe.stages import stages_of
 
 SMALLEST_SHARE = 32
 """Samples of a batch a process must get: with fewer it waits for Python again."""
@@ -56,10 +57,10 @@ def usable_workers(config: RunConfig, device: str) -> int:
     if count_parameters(config.model) > LARGEST_NETWORK:
         return 1
     smallest_batch = min(stage.batch_size for stage in stages_of(config))
-    group_size = config.build_objective().group_size
+    group_size = build_objective(config).group_size
     for count in range(min(torch.get_num_threads(), smallest_batch // SMALLEST_SHARE), 1, -1):
         with contextlib.suppress(ValueError):
-            check_split(config, group_size, count)
+            check_batches(config, group_size, count)
             return count
     return 1
 

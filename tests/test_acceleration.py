@@ -11,7 +11,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from selfe.acceleration import accelerate
 from selfe.batch import TextCondition
-from selfe.config import TrainConfig
+from selfe.config.schema import TrainConfig
 from selfe.footprint import KEPT
 from selfe.network.denoiser import DualTimeDenoiser
 from tests.helpers.tiny import differing, tiny_config, tiny_train

@@ -9,7 +9,7 @@ import torch
 from selfe.any_step import AnyStepGenerator, latents_to_images
 from selfe.builder import build_codec, build_model, build_text_encoder
 from selfe.captions import EncodedCaptions
-from selfe.config import SamplingConfig
+from selfe.config.schema import SamplingConfig
 from selfe.generator import GeneratorFacts, image_seed
 from selfe.runs import find_checkpoint, load_run, override_sampling, write_config
 from selfe.sampler import time_grid

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from selfe.config.stages import Stage
 from selfe.data.buckets import (
     MOST_ELONGATED,
     Bucket,
@@ -20,7 +21,6 @@ from selfe.data.buckets import (
     nearest_bucket,
 )
 from selfe.data.images import DamagedImage, decode_image, fit_to_bucket
-from selfe.stages import Stage
 
 SMALL = {Bucket(32, 32, 32): 40, Bucket(32, 24, 40): 24, Bucket(32, 40, 24): 1}
 LARGE = {Bucket(64, 64, 64): 30, Bucket(64, 48, 80): 10}

@@ -13,12 +13,12 @@ import torch
 
 from selfe.batch import LatentBatch
 from selfe.builder import build_source
-from selfe.config import RunConfig
+from selfe.config.resolve import build_objective, resolve
+from selfe.config.schema import RunConfig
 from selfe.data.buckets import Bucket
 from selfe.data.cache_files import SAMPLES
 from selfe.data.cached_latents import CachedLatents, padded_length
 from selfe.encoders.shapes import ShapesTextEncoder
-from selfe.recipes import resolve
 from selfe.seeding import SampleRng, derive_seed
 from selfe.trainer import Callbacks, micro_batches
 from tests.helpers.image_data import make_items, write_tars
@@ -216,7 +216,7 @@ def test_training_on_the_cache_resumes_bit_equal(method, variant, cache, tmp_pat
         config = run_config(cache, *more, method=method, variant=variant)
         return build_source(
             config,
-            with_fake=config.build_objective().needs_fake_captions,
+            with_fake=build_objective(config).needs_fake_captions,
             device="cpu",
             cache_dir=tmp_path,
             progress=lambda done, total: None,

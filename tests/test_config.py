@@ -7,10 +7,18 @@ from dataclasses import dataclass
 
 import pytest
 
-from selfe.config import RunConfig, TimesConfig, build_objective, validate
+from selfe.config.recipes import RECIPES, VARIANTS
+from selfe.config.resolve import (
+    build_objective,
+    changed_settings,
+    objective_of_section,
+    resolve,
+    run_name,
+    validate,
+)
+from selfe.config.schema import RunConfig, TimesConfig
+from selfe.config.stages import first_position, stage_at, stages_of
 from selfe.methods import OBJECTIVES
-from selfe.recipes import RECIPES, VARIANTS, changed_settings, resolve, run_name
-from selfe.stages import first_position, stage_at, stages_of
 
 
 @pytest.mark.parametrize("method", OBJECTIVES.names())
@@ -20,7 +28,7 @@ def test_every_recipe_resolves_for_every_method_and_round_trips(recipe, method):
     again = validate(config.model_dump(mode="json"))
     assert again == config
     assert again.digest == config.digest
-    assert config.build_objective() is not None
+    assert build_objective(config) is not None
 
 
 def test_paper_recipes_are_the_papers():
@@ -39,8 +47,8 @@ def test_paper_recipes_are_the_papers():
     assert (first.start, first.stop, first.batch_size) == (0, 500_000, 1024)
     assert (second.start, second.stop, second.batch_size) == (500_000, 710_000, 768)
     assert first.resolutions == {256: 1} and second.resolutions == {256: 0.5, 512: 0.5}
-    assert full.build_objective().aux_from == 550_000
-    assert half.build_objective().aux_from is None
+    assert build_objective(full).aux_from == 550_000
+    assert build_objective(half).aux_from is None
 
 
 def test_methods_share_everything_but_objective_and_sampling():
@@ -99,8 +107,8 @@ def test_a_micro_batch_divides_the_batch_of_every_stage():
 
 def test_variants_set_the_ablations_of_table_2():
     assert set(VARIANTS["selfe"]) == {"no-target-norm", "aux", "smooth-time"}
-    assert resolve("0.5b", "selfe", variant="no-target-norm").build_objective().target_norm is False
-    assert resolve("0.5b", "selfe", variant="aux").build_objective().aux_from == 0
+    assert build_objective(resolve("0.5b", "selfe", variant="no-target-norm")).target_norm is False
+    assert build_objective(resolve("0.5b", "selfe", variant="aux")).aux_from == 0
 
 
 def test_smooth_time_changes_the_network_alone():
@@ -117,10 +125,10 @@ def test_set_wins_and_reaches_the_objective():
         "imm",
         assignments=["objective.group_size=8", "optim.lr=5e-4", "times.base_len=256"],
     )
-    assert config.build_objective().group_size == 8
+    assert build_objective(config).group_size == 8
     assert config.optim.lr == 5e-4
     assert (
-        resolve("shapes", "fm", assignments=["times.base_len=256"]).build_objective().times.base_len
+        build_objective(resolve("shapes", "fm", assignments=["times.base_len=256"])).times.base_len
         == 256
     )
 
@@ -226,7 +234,7 @@ def test_gradients_may_be_left_unclipped():
 def test_an_objective_is_a_dataclass(monkeypatch):
     monkeypatch.setitem(OBJECTIVES.table, "plain", f"{__name__}:Plain")
     with pytest.raises(TypeError, match="Plain, the objective of method 'plain', must be a datac"):
-        build_objective("plain", {}, TimesConfig())
+        objective_of_section("plain", {}, TimesConfig())
 
 
 class Plain:
@@ -236,7 +244,7 @@ class Plain:
 def test_what_an_objective_lacks_is_named(monkeypatch):
     monkeypatch.setitem(OBJECTIVES.table, "lacking", f"{__name__}:Lacking")
     with pytest.raises(TypeError, match="of method 'lacking' has no loss, needs_fake_captions"):
-        build_objective("lacking", {}, TimesConfig())
+        objective_of_section("lacking", {}, TimesConfig())
 
 
 @dataclass(frozen=True)

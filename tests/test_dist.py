@@ -28,7 +28,9 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from selfe import checkpoint, sharded
 from selfe.builder import build_model
 from selfe.checkpoint import PARTS, list_checkpoints, newest_valid, read_state
-from selfe.dist import OneProcess, check_split, open_processes
+from selfe.config.resolve import build_objective
+from selfe.config.stages import check_batches
+from selfe.dist import OneProcess, open_processes
 from selfe.errors import PeerError, Stopped
 from selfe.network.denoiser import DualTimeDenoiser  # noqa: F401  imported before the fork
 from selfe.objectives.base import Nets
@@ -118,7 +120,7 @@ def many_train(processes: OneProcess, config, run_dir: Path, **options):
     return train(
         config,
         model=build_model(config, "cpu"),
-        objective=options.pop("objective", config.build_objective()),
+        objective=options.pop("objective", build_objective(config)),
         source=tiny_source(config),
         run_dir=run_dir,
         processes=processes,
@@ -182,7 +184,7 @@ def one_iteration(processes: OneProcess, state: TrainState, case: str) -> dict:
     config = tiny_config(method, BATCH, *assignments, variant=variant)
     state.optimizer.zero_grad(set_to_none=True)
     nets = Nets(state.model, state.ema.module, lockstep=processes.sharded)
-    objective, source = config.build_objective(), tiny_source(config)
+    objective, source = build_objective(config), tiny_source(config)
     loss, _, indices = accumulate(objective, source, nets, config, 3, processes)
     loss = processes.average(loss, list(state.model.parameters()))
     gradient = {
@@ -491,7 +493,7 @@ def test_a_full_disk_ends_every_process_and_leaves_nothing_half_written(two, tmp
 
 def broken_step(processes: OneProcess, folder: Path) -> None:
     config = tiny_config("fm", BATCH, "train.iterations=3")
-    objective = config.build_objective()
+    objective = build_objective(config)
     if processes.rank == 1:
         objective = Breaking(objective, (1,), "loss")
     many_train(processes, config, folder, objective=objective)
@@ -506,7 +508,7 @@ def test_a_nonfinite_loss_on_one_process_skips_the_update_on_all(two, tmp_path):
     # the fourth sample of rank 1's half
     assert [(e["step"], e["samples"]) for e in events] == [(2, [index[8 + 3].item()])]
     skipped = tiny_train(
-        config, tmp_path / "one", objective=Breaking(config.build_objective(), (1,), "loss")
+        config, tmp_path / "one", objective=Breaking(build_objective(config), (1,), "loss")
     )
     weights = checkpoint.load_tensors(find_checkpoint(tmp_path).path / "ema.safetensors")
     for name, tensor in skipped.ema.module.state_dict().items():
@@ -517,14 +519,14 @@ def test_a_nonfinite_loss_on_one_process_skips_the_update_on_all(two, tmp_path):
 
 
 def test_batches_must_divide_over_processes_micro_batches_and_groups():
-    check_split(tiny_config("imm", BATCH), 4, 4)
+    check_batches(tiny_config("imm", BATCH), 4, 4)
     with pytest.raises(ValueError, match="16 does not divide over 3 processes"):
-        check_split(tiny_config("fm", BATCH), 1, 3)
-    check_split(tiny_config("fm", BATCH, "train.micro_batch_size=8"), 1, 4)  # 4 are at most 8
-    with pytest.raises(ValueError, match=r"leaves 24 samples each, which micro-batches of 16"):
-        check_split(tiny_config("fm", "train.batch_size=48", "train.micro_batch_size=16"), 1, 2)
-    with pytest.raises(ValueError, match=r"micro-batches of 2, which do not divide into groups"):
-        check_split(tiny_config("imm", BATCH), 4, 8)
+        check_batches(tiny_config("fm", BATCH), 1, 3)
+    check_batches(tiny_config("fm", BATCH, "train.micro_batch_size=8"), 1, 4)  # 4 are at most 8
+    with pytest.raises(ValueError, match=r"micro_batch_size = 16 must divide .* leaves 24 samples"):
+        check_batches(tiny_config("fm", "train.batch_size=48", "train.micro_batch_size=16"), 1, 2)
+    with pytest.raises(ValueError, match=r"micro-batches of 2 do not divide into groups of 4"):
+        check_batches(tiny_config("imm", BATCH), 4, 8)
 
 
 def test_a_shard_option_needs_its_processes():

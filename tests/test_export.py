@@ -14,12 +14,12 @@ import torch
 
 from selfe.builder import build_model
 from selfe.checkpoint import save_checkpoint
-from selfe.config import RunConfig, SamplingConfig
+from selfe.config.resolve import resolve
+from selfe.config.schema import RunConfig, SamplingConfig
 from selfe.ema import Ema
 from selfe.export import DENOISER_MODULES, PIPELINE_MODULES, SCHEDULER_MODULES, bundle, export_run
 from selfe.generator import image_seed
 from selfe.optim import build_optimizer
-from selfe.recipes import resolve
 from selfe.runs import load_run, write_config
 from selfe.sampler import SamplerSettings, any_step_sample, pushforward_sample
 from selfe.scheduler import AnyStepScheduler

@@ -6,7 +6,7 @@ import ast
 import json
 from pathlib import Path
 
-from scripts.bench import all as bench_all
+from scripts.bench import all
 from scripts.checks.fault_report import FAULTS, Trials, render, summarise
 
 TESTS = Path(__file__).resolve().parent
@@ -49,7 +49,7 @@ def test_benchmarks_are_listed_with_their_verdicts(tmp_path):
     row = {"name": "a / b", "ratio": 0.25, "ideal": None, "passes": 0.5, "verdict": "pass"}
     (tmp_path / "ema.json").write_text(json.dumps({"commit": "abc", "machine": "M", "rows": [row]}))
     (tmp_path / "colors.json").write_text(json.dumps({"ratio_cpu": 10.0, "target_cpu": 20}))
-    table = bench_all.render(tmp_path)
+    table = all.render(tmp_path)
     assert "| [ema](ema.json) | a / b | 0.250 |  | 0.500 | pass | abc |" in table
     assert "| 0.100 |  | 0.050 | over by 0.050 | not recorded |" in table
     assert "| loader | not measured here |" in table

@@ -9,7 +9,7 @@ import torch
 from baselines.flow_matching import FlowMatching
 from selfe.objectives.base import Nets
 from selfe.seeding import SampleRng
-from tests.helpers import transcriptions as eq
+from tests.helpers import transcriptions
 from tests.helpers.toy_networks import EMA, LIVE, Toy, numpy_toy, toy_batch
 
 
@@ -22,7 +22,7 @@ def test_loss_and_gradient_equal_the_transcription() -> None:
 
     def losses(theta: np.ndarray) -> list[float]:
         return [
-            eq.flow_matching(
+            transcriptions.flow_matching(
                 numpy_toy(theta),
                 batch.x_0[i].double().numpy(),
                 eps[i],

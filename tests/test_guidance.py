@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from selfe.guidance import Guidance, energy_preserving_guidance, linear_guidance
-from tests.helpers import transcriptions as eq
+from tests.helpers import transcriptions
 
 KINDS = ["linear", "ep-v", "ep-x0"]
 
@@ -21,9 +21,9 @@ def predictions() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tenso
 def test_against_the_transcription(omega: float) -> None:
     null, cond, x_t, t = predictions()
     functions = {
-        "linear": lambda n, c, x, time: eq.linear_cfg(n, c, omega),
-        "ep-v": lambda n, c, x, time: eq.ep_cfg(n, c, omega),
-        "ep-x0": lambda n, c, x, time: eq.ep_cfg_x0(n, c, omega, x, time),
+        "linear": lambda n, c, x, time: transcriptions.linear_cfg(n, c, omega),
+        "ep-v": lambda n, c, x, time: transcriptions.ep_cfg(n, c, omega),
+        "ep-x0": lambda n, c, x, time: transcriptions.ep_cfg_x0(n, c, omega, x, time),
     }
     for kind, expected in functions.items():
         found = Guidance(kind, omega).combine(null, cond, x_t, t)  # type: ignore[arg-type]

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from selfe.any_step import guided_velocity
 from selfe.builder import build_model
+from selfe.config.resolve import build_objective
 from selfe.ema import Ema
 from selfe.guidance import Guidance
 from selfe.objectives.base import Nets
@@ -96,7 +97,7 @@ def step(method: str, variant: str) -> Callable[[], None]:
     model = build_model(config, DEVICE)
     ema = Ema(model, config.optim)
     source = tiny_source(config).to(DEVICE)
-    objective = config.build_objective()
+    objective = build_objective(config)
 
     def run() -> None:
         rng = SampleRng(0, torch.arange(8), DEVICE)

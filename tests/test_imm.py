@@ -13,7 +13,7 @@ from baselines.imm import InductiveMomentMatching, laplace_kernel
 from selfe.batch import LatentBatch
 from selfe.objectives.base import Nets
 from selfe.seeding import SampleRng
-from tests.helpers import transcriptions as eq
+from tests.helpers import transcriptions
 from tests.helpers.toy_networks import EMA, LIVE, Toy, numpy_toy, toy_batch
 
 
@@ -41,7 +41,9 @@ def transcribed(
     groups = []
     for g, (t, s) in enumerate(drawn_times(len(batch), size)):
         rows = slice(g * size, (g + 1) * size)
-        loss = eq.imm_group(net or numpy_toy(theta), x_0[rows], eps[rows], c[rows], t, s, **options)  # type: ignore[arg-type]
+        loss = transcriptions.imm_group(
+            net or numpy_toy(theta), x_0[rows], eps[rows], c[rows], t, s, **options
+        )  # type: ignore[arg-type]
         groups.append(loss * x_0[0].size)
     return groups
 
@@ -55,13 +57,15 @@ def test_r_at_a_thousand_times() -> None:
     for k in (10, 12, 14):
         r = InductiveMomentMatching(gap_exponent=k).reference_time(t, s)
         assert r.dtype == torch.float64
-        expected = [eq.imm_r(a, b, k=k) for a, b in zip(t.tolist(), s.tolist(), strict=True)]
+        expected = [
+            transcriptions.imm_r(a, b, k=k) for a, b in zip(t.tolist(), s.tolist(), strict=True)
+        ]
         np.testing.assert_allclose(r.numpy(), expected, rtol=1e-12, atol=1e-15)
         assert (r >= s).all() and (r <= t).all()
 
 
 def test_eta_range_is_that_of_the_paper() -> None:
-    assert eq.eta(0.994) == pytest.approx(165.67, abs=0.01)
+    assert transcriptions.eta(0.994) == pytest.approx(165.67, abs=0.01)
     # near t = T the step is 165.67 / 2^12 in eta, so r is known without the formula's code
     t = torch.tensor([0.9], dtype=torch.float64)
     r = InductiveMomentMatching().reference_time(t, torch.zeros_like(t)).item()
@@ -73,7 +77,9 @@ def test_eta_range_is_that_of_the_paper() -> None:
 def test_time_weight(a: int, b: float) -> None:
     t = torch.linspace(0.01, 0.994, 50, dtype=torch.float64)
     w = InductiveMomentMatching(weight_a=a, weight_b=b).time_weight(t)
-    np.testing.assert_allclose(w, [eq.imm_weight(x, a=a, b=b) for x in t.tolist()], rtol=1e-12)
+    np.testing.assert_allclose(
+        w, [transcriptions.imm_weight(x, a=a, b=b) for x in t.tolist()], rtol=1e-12
+    )
 
 
 def test_kernel() -> None:
@@ -84,7 +90,9 @@ def test_kernel() -> None:
     for g in range(3):
         for j in range(4):
             for k in range(4):
-                expected = eq.imm_kernel(a[g, j].numpy(), b[g, k].numpy(), gap[g].item(), 0.0)
+                expected = transcriptions.imm_kernel(
+                    a[g, j].numpy(), b[g, k].numpy(), gap[g].item(), 0.0
+                )
                 assert found[g, j, k].item() == pytest.approx(expected, rel=1e-10)
     same = laplace_kernel(a, a, 1 / gap)
     torch.testing.assert_close(same.diagonal(dim1=1, dim2=2), torch.ones(3, 4).double())
@@ -117,7 +125,7 @@ def test_two_particles_by_hand() -> None:
 
     output = objective.loss(batch, Nets(still, still), 0, rng(2))
     ((t, s),) = drawn_times(2, 2)
-    r = eq.imm_r(t, s, k=7)
+    r = transcriptions.imm_r(t, s, k=7)
     x = batch.x_0.double().flatten(1)
     e = rng(2).normal("eps", batch.x_0.shape[1:]).double().flatten(1)
     size = x.shape[1]
@@ -151,7 +159,7 @@ def test_gradient_flows_through_y_only() -> None:
     objective = InductiveMomentMatching(gap_exponent=7)
     objective.loss(batch, Nets(live, Toy(EMA)), 0, rng(8)).loss.backward()
     times = drawn_times(8, 4)
-    thresholds = [(t + eq.imm_r(t, s, k=7)) / 2 for t, s in times]
+    thresholds = [(t + transcriptions.imm_r(t, s, k=7)) / 2 for t, s in times]
 
     def frozen(theta: np.ndarray) -> float:
         def net(x: np.ndarray, t: float, s: float, c: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from selfe.network.attention import NormaliseAndRotate
 from selfe.network.derivative import carries_tangent, time_derivative
 from selfe.objectives.base import Nets
 from selfe.seeding import SampleRng
-from tests.helpers import transcriptions as eq
+from tests.helpers import transcriptions
 from tests.helpers.toy_networks import EMA, LIVE, Toy, numpy_toy, toy_batch
 from tests.test_acceleration import accelerated
 from tests.test_network import TINY, make_inputs, tiny_model
@@ -31,7 +31,7 @@ def squared_errors(theta, times) -> np.ndarray:
     eps = rng().normal("eps", batch.x_0.shape[1:]).double().numpy()
     return np.array(
         [
-            eq.meanflow_squared_error(
+            transcriptions.meanflow_squared_error(
                 numpy_toy(theta),
                 batch.x_0[i].double().numpy(),
                 eps[i],

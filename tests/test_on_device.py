@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from scripts.gpu_study import run as gpu_study
+from scripts.gpu_study import run
 from scripts.gpu_study.rows import Settings
 from selfe.runlog import read_lines
 from tests.helpers.command_line import selfe_bench
@@ -112,6 +112,6 @@ def test_the_gpu_study_runs_there(part, rows, tmp_path):
     settings = Settings("cuda", True, tmp_path / "work", (), time.monotonic() + 600)
     facts = {"commit": "c", "machine": "m", "gpu": "g", "torch": "t", "settings": {}}
     with pretend_gpu():
-        done = gpu_study.run_part(part, settings, tmp_path, facts, rows)
+        done = run.run_part(part, settings, tmp_path, facts, rows)
     assert done
-    assert [row for row in done if not gpu_study.is_done(row)] == []
+    assert [row for row in done if not run.is_done(row)] == []

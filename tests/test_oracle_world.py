@@ -11,7 +11,7 @@ from baselines.imm import InductiveMomentMatching
 from baselines.meanflow import MeanFlow
 from baselines.shortcut import ShortcutModel
 from baselines.transition import TransitionModel
-from scripts.studies import oracle_world as script
+from scripts.studies import oracle_world
 from selfe.batch import TextCondition
 from selfe.data.gaussian_mixture import ConditionalGaussianMixture, overlapping_pairs
 from selfe.objectives.base import Nets
@@ -71,7 +71,7 @@ def oracle_network(calls: list[tuple[Tensor, Tensor, Tensor]]):
 
 def test_self_evaluation_climbs_the_implicit_classifier() -> None:
     """With exact judges, target - x0_hat is s^2 / (1 - s) grad log q(c | x_s): Result 1 of S.1."""
-    batch = script.draw_batch(WORLD, 64, torch.Generator().manual_seed(3), dropout=0.0)
+    batch = oracle_world.draw_batch(WORLD, 64, torch.Generator().manual_seed(3), dropout=0.0)
     calls: list[tuple[Tensor, Tensor, Tensor]] = []
     net = oracle_network(calls)
     scores: list[tuple[Tensor, Tensor]] = []
@@ -113,7 +113,7 @@ def test_fixed_points_of_the_evaluation_alone() -> None:
     exact = WORLD.sample(300, 0, torch.Generator().manual_seed(6))
     options = {"n": 200, "iterations": 150}
     distances = {
-        k: script.energy_distance(script.settle(WORLD, 0, k, **options), exact)
+        k: oracle_world.energy_distance(oracle_world.settle(WORLD, 0, k, **options), exact)
         for k in (0.0, 0.9, 1.0)
     }
     print("energy distance to the data by k:", {k: round(d, 4) for k, d in distances.items()})
@@ -135,13 +135,14 @@ def test_all_objectives_learn() -> None:
         ("meanflow", MeanFlow(), {"eta": 0.0}),
         ("transition w/o loss norm", TransitionModel(loss_norm=False), {"eta": 0.0}),
     ):
-        network = script.train(WORLD, objective, iterations, batch=128)
+        network = oracle_world.train(WORLD, objective, iterations, batch=128)
         table[label] = {
-            n: script.divergence(network, WORLD, n, n=500, **sampling) for n in (1, 2, 4, 8, 50)
+            n: oracle_world.divergence(network, WORLD, n, n=500, **sampling)
+            for n in (1, 2, 4, 8, 50)
         }
         print(label, {n: round(value, 4) for n, value in table[label].items()})
     noise = torch.randn(500, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    untrained = script.energy_distance(
+    untrained = oracle_world.energy_distance(
         noise, WORLD.sample(500, 0, torch.Generator().manual_seed(1))
     )
     for label, row in table.items():

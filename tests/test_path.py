@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from selfe.path import add_noise, noise_head, sample_head, sample_norm
-from tests.helpers import transcriptions as eq
+from tests.helpers import transcriptions
 
 
 def draws(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -19,7 +19,7 @@ def test_noise_one_data_zero() -> None:
     x_t = add_noise(x_0, eps, t)
     assert torch.equal(x_t[0], x_0[0]) and torch.equal(x_t[-1], eps[-1])
     for i in range(7):
-        expected = eq.noisy(x_0[i].numpy(), eps[i].numpy(), t[i].item())
+        expected = transcriptions.noisy(x_0[i].numpy(), eps[i].numpy(), t[i].item())
         torch.testing.assert_close(x_t[i], torch.from_numpy(expected))
 
 

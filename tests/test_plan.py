@@ -10,6 +10,9 @@ import torch
 
 from selfe.batch import LatentBatch, TextCondition
 from selfe.builder import CODECS
+from selfe.config.recipes import RECIPES
+from selfe.config.resolve import build_objective, resolve
+from selfe.config.stages import stage_at
 from selfe.data.latents import InMemoryLatents
 from selfe.device import GPUS, gpu_named
 from selfe.encoders.shapes import ShapesTextEncoder
@@ -26,10 +29,8 @@ from selfe.mfu import Throughput
 from selfe.network.denoiser import DualTimeDenoiser
 from selfe.passes import passes_of
 from selfe.plan import largest_fitting, make_plan
-from selfe.recipes import RECIPES, resolve
 from selfe.runlog import read_lines
 from selfe.seeding import SampleRng
-from selfe.stages import stage_at
 from tests.helpers.command_line import selfe_bench
 from tests.helpers.tiny import tiny_config, tiny_train
 
@@ -189,7 +190,7 @@ def test_mfu_is_the_share_of_the_devices_peak(monkeypatch):
 
 def test_passes_are_those_of_the_method():
     def noted(method, variant=""):
-        passes = passes_of(resolve("0.5b", method, variant=variant).build_objective(), 0)
+        passes = passes_of(build_objective(resolve("0.5b", method, variant=variant)), 0)
         return [(p.weights, p.caption, p.share, p.cost) for p in passes]
 
     loss = ("live", "own", 1.0, 3)

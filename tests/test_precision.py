@@ -7,9 +7,10 @@ import torch
 
 from baselines.flow_matching import FlowMatching
 from scripts.checks.precision import EmulatedTF32, round_to_tf32, rows_of
-from selfe import device as precision
+from selfe import device
+from selfe.config.recipes import RECIPES
+from selfe.config.resolve import resolve
 from selfe.device import matrix_products, used_on
-from selfe.recipes import RECIPES, resolve
 from selfe.runs import write_config
 from tests.helpers.tiny import tiny_config, tiny_train
 
@@ -37,7 +38,7 @@ def test_matrix_products_are_as_before_afterwards(device, asked, inside):
 
 def test_iterations_run_in_tf32(tmp_path, monkeypatch):
     """On a processor that is told it makes TF32."""
-    monkeypatch.setattr(precision, "used_on", lambda device, asked: asked)
+    monkeypatch.setattr(device, "used_on", lambda device, asked: asked)
     config = tiny_config("fm", "train.precision=tf32", "train.iterations=1")
     seen = []
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from selfe.config.resolve import resolve
 from selfe.methods import METHOD_LABELS
 from selfe.plan import make_plan
-from selfe.recipes import resolve
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()

@@ -18,7 +18,7 @@ from selfe.sampler import (
     secondary_time,
     time_grid,
 )
-from tests.helpers import transcriptions as eq
+from tests.helpers import transcriptions
 
 PAIRS = [(0.9, 0.5), (0.5, 0.45), (0.99, 0.01), (1.0, 0.5), (0.3, 0.1)]
 
@@ -41,7 +41,9 @@ def noises(count: int, shape: tuple[int, ...]) -> torch.Tensor:
 def test_grid(num_steps: int, num_tokens: int) -> None:
     for base_len in (512, 256):
         found = time_grid(num_steps, num_tokens, base_len=base_len)
-        assert found == pytest.approx(eq.grid(num_steps, num_tokens, base_len), abs=1e-12)
+        assert found == pytest.approx(
+            transcriptions.grid(num_steps, num_tokens, base_len), abs=1e-12
+        )
         assert len(found) == num_steps + 1 and found[0] == 1 and found[-1] == 0
         assert all(a > b for a, b in zip(found, found[1:], strict=False))
     even = time_grid(num_steps, num_tokens, warp=False)
@@ -59,12 +61,12 @@ def test_sampler_equals_the_transcription(
     fresh = noises(num_steps, (3, 4))
     settings = SamplerSettings(eta=eta, update=update, s_fraction=fraction)
     found = any_step_sample(curved, x, num_steps, 256, settings, lambda k: fresh[k])
-    expected = eq.sample(
+    expected = transcriptions.sample(
         curved,
         x.numpy(),
-        eq.grid(num_steps, 256),
+        transcriptions.grid(num_steps, 256),
         fresh.numpy(),
-        update={"ancestral": eq.ancestral, "minfm": eq.minfm}[update],
+        update={"ancestral": transcriptions.ancestral, "minfm": transcriptions.minfm}[update],
         noise_level=eta,
         fraction=fraction,
     )
@@ -80,7 +82,7 @@ def test_eta_zero_is_euler(update: UpdateKind) -> None:
         raise AssertionError("a deterministic step asked for noise")
 
     found = any_step_sample(curved, x, 6, 256, SamplerSettings(eta=0.0, update=update), no_noise)
-    times = eq.grid(6, 256)
+    times = transcriptions.grid(6, 256)
     euler = x.numpy()
     for t, t_next in zip(times, times[1:], strict=False):
         euler = euler - (t - t_next) * curved(euler, t, t_next)
@@ -123,7 +125,7 @@ def test_secondary_time_policies(fraction: float, place: int | None) -> None:
         any_step_sample(
             velocity, noises(1, (1, 2))[0], num_steps, 16, settings, lambda k: torch.zeros(1, 2)
         )
-        grid = eq.grid(num_steps, 16)
+        grid = transcriptions.grid(num_steps, 16)
         for k, (t, s) in enumerate(times):
             middle = (grid[k] + grid[k + 1]) / 2
             expected = middle if place is None else (grid[k + 1], grid[k])[place]
@@ -137,7 +139,7 @@ def test_secondary_time_policies(fraction: float, place: int | None) -> None:
 def test_ancestral_is_the_bayes_posterior(t: float, t_next: float) -> None:
     """With exact x0_hat and eps_hat, eta = 1 draws from q(x_t' | x_t, x_0)."""
     keep, fresh = ancestral_coefficients(t, t_next, 1.0)
-    of_x0, of_xt, variance = eq.ddpm_posterior(t, t_next)
+    of_x0, of_xt, variance = transcriptions.ddpm_posterior(t, t_next)
     assert fresh**2 == pytest.approx(variance, abs=1e-12)
     # x' = (1 - t') x_0 + keep eps with eps = (x_t - (1 - t) x_0) / t
     assert keep / t == pytest.approx(of_xt, abs=1e-12)
@@ -164,8 +166,8 @@ def test_ancestral_against_a_posterior_by_monte_carlo() -> None:
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 def test_updates_keep_the_marginal(t: float, t_next: float, eta: float) -> None:
     for coefficients, expected in (
-        (ancestral_coefficients, eq.ancestral),
-        (minfm_coefficients, eq.minfm),
+        (ancestral_coefficients, transcriptions.ancestral),
+        (minfm_coefficients, transcriptions.minfm),
     ):
         keep, fresh = coefficients(t, t_next, eta)
         assert keep**2 + fresh**2 == pytest.approx(t_next**2)
@@ -206,10 +208,15 @@ def test_pushforward(num_steps: int) -> None:
     x, fresh = noises(1, (3, 4))[0], noises(num_steps, (3, 4))
     found = pushforward_sample(curved, x, num_steps)
     np.testing.assert_allclose(
-        found.numpy(), eq.pushforward(curved, x.numpy(), num_steps), rtol=1e-4, atol=1e-5
+        found.numpy(),
+        transcriptions.pushforward(curved, x.numpy(), num_steps),
+        rtol=1e-4,
+        atol=1e-5,
     )
     again = pushforward_sample(curved, x, num_steps, restart=True, noise=lambda k: fresh[k])
-    expected = eq.pushforward(curved, x.numpy(), num_steps, restart_noises=fresh.numpy())
+    expected = transcriptions.pushforward(
+        curved, x.numpy(), num_steps, restart_noises=fresh.numpy()
+    )
     np.testing.assert_allclose(again.numpy(), expected, rtol=1e-4, atol=1e-5)
 
 

@@ -15,7 +15,7 @@ from selfe.objectives.base import Nets
 from selfe.objectives.self_evaluation import SelfEvaluation, data_weight
 from selfe.seeding import SampleRng
 from selfe.times import TimeSampler
-from tests.helpers import transcriptions as eq
+from tests.helpers import transcriptions
 from tests.helpers.toy_networks import EMA, LIVE, Toy, numpy_toy, toy_batch
 
 STEP = 7
@@ -50,14 +50,14 @@ def terms(
     times: FixedTimes = TIMES,
     theta: tuple[float, ...] | np.ndarray = LIVE,
     **options: object,
-) -> list[eq.SelfETerms]:
+) -> list[transcriptions.SelfETerms]:
     """The transcription on the very noise that the objective draws."""
     stream = rng(len(batch))
     eps = stream.normal("eps", batch.x_0.shape[1:]).double().numpy()
     eps_s = stream.normal("eps_s", batch.x_0.shape[1:]).double().numpy()
     assert batch.fake is not None
     return [
-        eq.self_e(
+        transcriptions.self_e(
             numpy_toy(theta),
             numpy_toy(EMA),
             batch.x_0[i].double().numpy(),
@@ -75,7 +75,7 @@ def terms(
     ]
 
 
-def losses(found: list[eq.SelfETerms]) -> np.ndarray:
+def losses(found: list[transcriptions.SelfETerms]) -> np.ndarray:
     return np.array([term.loss for term in found])
 
 
@@ -106,15 +106,15 @@ def test_loss_equals_the_transcription(name: str) -> None:
 
 
 MISTAKES = {
-    "live weights judge the condition": eq.Reading(cond_net="live"),
-    "averaged weights judge the null prompt": eq.Reading(null_net="ema"),
-    "weights swapped": eq.Reading(null_net="ema", cond_net="live"),
-    "conditions swapped": eq.Reading(swap_conditions=True),
-    "sign": eq.Reading(sign=-1.0),
-    "evaluated at t": eq.Reading(evaluate_at="t"),
-    "second time 0": eq.Reading(pair_second_time="0"),
-    "data noised instead of the prediction": eq.Reading(renoise_data=True),
-    "noise not fresh": eq.Reading(share_noise=True),
+    "live weights judge the condition": transcriptions.Reading(cond_net="live"),
+    "averaged weights judge the null prompt": transcriptions.Reading(null_net="ema"),
+    "weights swapped": transcriptions.Reading(null_net="ema", cond_net="live"),
+    "conditions swapped": transcriptions.Reading(swap_conditions=True),
+    "sign": transcriptions.Reading(sign=-1.0),
+    "evaluated at t": transcriptions.Reading(evaluate_at="t"),
+    "second time 0": transcriptions.Reading(pair_second_time="0"),
+    "data noised instead of the prediction": transcriptions.Reading(renoise_data=True),
+    "noise not fresh": transcriptions.Reading(share_noise=True),
 }
 
 
@@ -130,9 +130,13 @@ def test_known_mistakes_are_told_apart(name: str, norm: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "reading", [eq.Reading(fake_net="ema"), eq.Reading(k_swapped=True)], ids=["weights", "k"]
+    "reading",
+    [transcriptions.Reading(fake_net="ema"), transcriptions.Reading(k_swapped=True)],
+    ids=["weights", "k"],
 )
-def test_known_mistakes_of_the_auxiliary_term_are_told_apart(reading: eq.Reading) -> None:
+def test_known_mistakes_of_the_auxiliary_term_are_told_apart(
+    reading: transcriptions.Reading,
+) -> None:
     batch = toy_batch()
     found = per_sample(SelfEvaluation(times=TIMES, aux_from=0), batch)
     wrong = losses(terms(batch, aux=True, reading=reading))
@@ -214,12 +218,14 @@ def test_gradient_is_that_of_the_loss_with_frozen_target(aux: bool, norm: bool) 
         total, fakes = 0.0, []
         for i, term in enumerate(base):
             t, s = (float(torch.tensor(times[i])) for times in (TIMES.t, TIMES.s))
-            x_t = eq.noisy(batch.x_0[i].double().numpy(), eps[i], t)
+            x_t = transcriptions.noisy(batch.x_0[i].double().numpy(), eps[i], t)
             c = batch.condition.pooled[i].double().numpy()
-            total += term.weight * np.mean((eq.head(net, x_t, t, s, c) - term.target) ** 2)
+            total += term.weight * np.mean(
+                (transcriptions.head(net, x_t, t, s, c) - term.target) ** 2
+            )
             if aux and s < t:
                 fake = batch.fake.pooled[i].double().numpy()  # type: ignore[union-attr]
-                g_fake = eq.head(net, term.x_s_hat, s, s, fake)
+                g_fake = transcriptions.head(net, term.x_s_hat, s, s, fake)
                 fakes.append(np.mean((g_fake - term.x0_hat) ** 2) / s**2)
         return total / len(base) + (np.mean(fakes) if fakes else 0.0)
 
@@ -246,9 +252,11 @@ def test_without_target_norm_the_gradient_is_that_of_eq16() -> None:
             t, s = (float(torch.tensor(times[i])) for times in (TIMES.t, TIMES.s))
             x_0 = batch.x_0[i].double().numpy()
             c = batch.condition.pooled[i].double().numpy()
-            x0_hat = eq.head(numpy_toy(theta), eq.noisy(x_0, eps[i], t), t, s, c)
+            x0_hat = transcriptions.head(
+                numpy_toy(theta), transcriptions.noisy(x_0, eps[i], t), t, s, c
+            )
             x_self = x_0 if term.x_self is None else term.x_self
-            total += eq.eq16(x0_hat, x_0, x_self, t, s)
+            total += transcriptions.eq16(x0_hat, x_0, x_self, t, s)
         return total / len(base)
 
     h = 1e-5
@@ -315,7 +323,9 @@ def test_data_weight_is_one_over_one_plus_lambda() -> None:
     generator = torch.Generator().manual_seed(0)
     t = torch.rand(1000, generator=generator, dtype=torch.float64) * 0.999
     s = t * torch.rand(1000, generator=generator, dtype=torch.float64)
-    expected = [1 / (1 + eq.eq17(a, b)) for a, b in zip(t.tolist(), s.tolist(), strict=True)]
+    expected = [
+        1 / (1 + transcriptions.eq17(a, b)) for a, b in zip(t.tolist(), s.tolist(), strict=True)
+    ]
     np.testing.assert_allclose(data_weight(t, s).numpy(), expected, rtol=1e-9)
     # in fp32, as training computes it: of order 1 / (1 - s) ulps, never outside [0, 1]
     single = data_weight(t.float(), s.float()).double().numpy()

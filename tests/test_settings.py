@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from selfe.config.describe import attribute_docs, list_settings
+from selfe.config.resolve import resolve
 from selfe.methods import OBJECTIVES
-from selfe.recipes import resolve
-from selfe.settings import attribute_docs, list_settings
 from tests.helpers.command_line import selfe_bench
 
 

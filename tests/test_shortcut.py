@@ -13,7 +13,7 @@ from baselines.shortcut import ShortcutModel
 from selfe.objectives.base import Nets
 from selfe.sampler import time_grid
 from selfe.seeding import SampleRng
-from tests.helpers import transcriptions as eq
+from tests.helpers import transcriptions
 from tests.helpers.toy_networks import EMA, LIVE, Toy, numpy_toy, toy_batch
 
 BATCH, SIZE, LEVELS = 32, 4, 3
@@ -31,7 +31,7 @@ def drawn_spans(tokens: int) -> list[tuple[float, float, float, bool]]:
     for u, w in zip(level_draws, span_draws, strict=True):
         level = int(u * LEVELS)
         count = 2**level
-        edges = eq.grid(2 * count, tokens)  # from noise to data, with the middles
+        edges = transcriptions.grid(2 * count, tokens)  # from noise to data, with the middles
         place = 2 * int(w * count)
         found.append((edges[place], edges[place + 1], edges[place + 2], level == LEVELS - 1))
     return found
@@ -44,10 +44,12 @@ def expected_losses(theta: tuple[float, ...] | np.ndarray, output_t: list[float]
     for i, (t, m, s, finest) in enumerate(drawn_spans(batch.num_tokens)):
         x_0, c = batch.x_0[i].double().numpy(), batch.condition.pooled[i].double().numpy()
         if i % SIZE:
-            losses.append(eq.flow_matching(numpy_toy(theta), x_0, eps[i], output_t[i], c))
+            losses.append(
+                transcriptions.flow_matching(numpy_toy(theta), x_0, eps[i], output_t[i], c)
+            )
             continue
-        x_t = eq.noisy(x_0, eps[i], t)
-        target = eq.shortcut_target(numpy_toy(EMA), x_t, (t, m, s), c, velocity=finest)
+        x_t = transcriptions.noisy(x_0, eps[i], t)
+        target = transcriptions.shortcut_target(numpy_toy(EMA), x_t, (t, m, s), c, velocity=finest)
         losses.append(float(np.mean((numpy_toy(theta)(x_t, t, s, c) - target) ** 2)))
     return losses
 

@@ -20,7 +20,7 @@ from evals.stats import (
     sign_flip_p_value,
     task_interval,
 )
-from scripts.checks import intervals as simulation
+from scripts.checks import intervals
 
 
 def _counts(correct: list[int], images: int = 4) -> PromptCounts:
@@ -234,13 +234,13 @@ def test_two_equal_results_leave_room_at_any_share() -> None:
 
 def test_attainable_coverage_is_enumerated() -> None:
     """Of 80 prompts at 0.02 whose images are equal, at most 3 or at most 4 may be right."""
-    images = simulation.Images(1.0, "beta")
+    images = intervals.Images(1.0, "beta")
     total = np.ones(1)
     for _ in range(80):
         total = np.convolve(total, images.probabilities(0.02))
     up_to = distributions.binom(80, 0.02).cdf
     assert up_to(3) < 0.93 and up_to(4) > 0.97
-    assert simulation.attainable(total, 0.95) == pytest.approx(up_to(3), abs=1e-9)
+    assert intervals.attainable(total, 0.95) == pytest.approx(up_to(3), abs=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["beta", "copy"])
@@ -248,7 +248,7 @@ def test_attainable_coverage_is_enumerated() -> None:
 def test_simulated_images_have_the_distribution_they_are_enumerated_by(
     correlation: float, kind: str
 ) -> None:
-    images = simulation.Images(correlation, kind)
+    images = intervals.Images(correlation, kind)
     drawn = images.draw(0.3, (40_000,), np.random.default_rng(0))
     expected = images.probabilities(0.3)
     assert expected.sum() == pytest.approx(1)
@@ -267,30 +267,30 @@ _LEAST, _MOST = 0.93 - 0.037, 0.97 + 0.026
 @pytest.mark.parametrize("correlation", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("rate", [0.02, 0.5, 0.9])
 def test_coverage_of_task_intervals(correlation: float, rate: float) -> None:
-    images = simulation.Images(correlation, "beta")
-    row = simulation.task_cell(100, rate, images, 400, np.random.default_rng(8))
+    images = intervals.Images(correlation, "beta")
+    row = intervals.task_cell(100, rate, images, 400, np.random.default_rng(8))
     assert not row["forced"] and _LEAST < row["coverage"] < _MOST
 
 
 @pytest.mark.parametrize("rate", [0.05, None])
 @pytest.mark.parametrize("correlation", [0.0, 1.0])
 def test_coverage_of_the_overall_interval(correlation: float, rate: float | None) -> None:
-    images = simulation.Images(correlation, "beta")
-    row = simulation.overall_cell("geneval@1", rate, images, 300, np.random.default_rng(9))
+    images = intervals.Images(correlation, "beta")
+    row = intervals.overall_cell("geneval@1", rate, images, 300, np.random.default_rng(9))
     assert _LEAST < row["coverage"] < _MOST
 
 
 @pytest.mark.parametrize("rates", [(0.5, 0.5), (0.1, 0.05)])
 @pytest.mark.parametrize("correlation", [0.0, 1.0])
 def test_coverage_of_paired_differences(correlation: float, rates: tuple[float, float]) -> None:
-    images = simulation.Images(correlation, "beta")
-    row = simulation.difference_cell(80, rates, images, 400, np.random.default_rng(10))
+    images = intervals.Images(correlation, "beta")
+    row = intervals.difference_cell(80, rates, images, 400, np.random.default_rng(10))
     assert not row["forced"] and _LEAST < row["coverage"] < _MOST
 
 
 def test_few_differing_prompts_force_the_interval_to_hold_0() -> None:
-    images = simulation.Images(1.0, "beta")
-    row = simulation.difference_cell(80, (0.02, 0.02), images, 200, np.random.default_rng(11))
+    images = intervals.Images(1.0, "beta")
+    row = intervals.difference_cell(80, (0.02, 0.02), images, 200, np.random.default_rng(11))
     assert row["forced"] and row["coverage"] > 0.97
     assert row["mean_prompts_differing"] == pytest.approx(80 * 0.02 * 0.98)
-    assert simulation.verdict(row) == "forced"
+    assert intervals.verdict(row) == "forced"

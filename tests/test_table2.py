@@ -11,9 +11,9 @@ import pytest
 import typer
 
 from evals.report.rows import paper_table
-from scripts import table2 as script
+from scripts import table2
 from selfe.cli import app
-from selfe.recipes import resolve, run_name
+from selfe.config.resolve import build_objective, resolve, run_name
 from selfe.session import parse_fork
 from tests.helpers.command_line import selfe_bench
 from tests.helpers.tiny import TINY_MODEL
@@ -29,9 +29,9 @@ TINY = [
 
 def printed(*words: str) -> list[tuple[str, dict]]:
     """(command, its options) of every line, parsed as the command line parses it."""
-    summary, jobs = script.jobs_of(script.parse(words))
+    summary, jobs = table2.jobs_of(table2.parse(words))
     found = []
-    for line in script.as_script(summary, jobs).splitlines():
+    for line in table2.as_script(summary, jobs).splitlines():
         if "selfe-bench" not in line or line.startswith("#"):
             continue
         line_words = shlex.split(line)
@@ -88,7 +88,7 @@ def test_the_late_stage_forks_one_checkpoint_twice():
     for fork in forks:
         folder, step = parse_fork(fork["init_from"], Path("runs"))
         assert (folder.name, step) == (whole, 300_000)
-    assert [config_of(f).build_objective().aux_from for f in forks] == [300_000, None]
+    assert [build_objective(config_of(f)).aux_from for f in forks] == [300_000, None]
     on, off = (config_of(f).model_dump() for f in forks)
     for config in (on, off):
         config["objective"].pop("aux_from")
@@ -110,7 +110,7 @@ def test_every_run_is_scored_then_reported():
 
 
 def test_costs_are_those_of_the_plan():
-    summary, jobs = script.jobs_of(script.parse(["--gpu", "h100", "--gpus", "16"]))
+    summary, jobs = table2.jobs_of(table2.parse(["--gpu", "h100", "--gpus", "16"]))
     words = ["plan", "--method", "selfe", "--variant", "aux", "--gpu", "h100", "--gpus", "16"]
     settings = ["--set", "train.iterations=100000", "--json"]
     code, out, err = selfe_bench(*words, *settings)
@@ -132,7 +132,7 @@ def test_launching_trains_resumes_and_skips(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = [*TINY, "train.sample_every=null", "data.size=16", "train.checkpoint_every=2"]
     words = [word for setting in settings for word in ("--set", setting)]
-    args = script.parse(["--recipe", "shapes", "--gpus", "1", "--run", *words])
+    args = table2.parse(["--recipe", "shapes", "--gpus", "1", "--run", *words])
     ran = []
 
     def run_line(text: str) -> None:
@@ -142,14 +142,14 @@ def test_launching_trains_resumes_and_skips(tmp_path, monkeypatch):
             code, _, err = selfe_bench(*line, "--device", "cpu")
             assert code == 0, err
 
-    monkeypatch.setattr(script, "run_line", run_line)
-    _, jobs = script.jobs_of(args)
+    monkeypatch.setattr(table2, "run_line", run_line)
+    _, jobs = table2.jobs_of(args)
     (tmp_path / "runs").mkdir()
-    script.launch(jobs[:1])
+    table2.launch(jobs[:1])
     last = tmp_path / "runs/table2/shapes-fm/checkpoints/step-00000006"
     last.rename(tmp_path / "aside")  # as if it had been killed before
     ran.clear()
-    script.launch(jobs)
+    table2.launch(jobs)
     trained = [line for line in ran if line[0] == "train"]
     assert ["--resume" in line for line in trained] == [True, *[False] * 6]
     ends = [job.run.runs_dir / job.run.name / "checkpoints" / f"step-{job.end:08d}"
@@ -157,7 +157,7 @@ def test_launching_trains_resumes_and_skips(tmp_path, monkeypatch):
     assert [end.name[-1] for end in ends] == list("6662288")
     assert all(end.is_dir() for end in ends)
     ran.clear()
-    script.launch(jobs)
+    table2.launch(jobs)
     assert all(line[0] != "train" for line in ran)
     assert [line[0] for line in ran].count("geneval") == 7
 
@@ -166,7 +166,7 @@ def test_bad_options_are_one_sentence(monkeypatch, capsys):
     def error(*words: str) -> str:
         monkeypatch.setattr(sys, "argv", ["table2.py", *words])
         with pytest.raises(SystemExit) as stopped:
-            script.main()
+            table2.main()
         return f"{stopped.value.code}{capsys.readouterr().err}"
 
     assert "unknown GPU 'h20'" in error("--gpu", "h20")

@@ -18,7 +18,7 @@ import torch
 from baselines import registry
 from baselines.pretrained.tim.network import TiMTransformer
 from baselines.pretrained.tim.sampler import sample_tim, transition_times
-from tests.helpers import tim_transcription as tt
+from tests.helpers import tim_transcription
 from tests.helpers.tim_transcription import Array, Sizes, Weights
 from tests.helpers.tiny_pipelines import TINY_ARGS, build_tiny
 
@@ -80,7 +80,7 @@ def test_the_field_is_the_transcription_s(
 ) -> None:
     latent, text, _ = draw_inputs(shape)
     ours = run_network(network, latent, t, r, text)
-    theirs = tt.network(weights_of(network), latent, t, r, text, SIZES)
+    theirs = tim_transcription.network(weights_of(network), latent, t, r, text, SIZES)
     assert ours.shape == theirs.shape == latent.shape
     assert gap(theirs, ours) < SAME
 
@@ -98,7 +98,9 @@ def test_samples_of_a_batch_are_those_of_single_calls(network: TiMTransformer) -
         torch.from_numpy(texts),
     )
     for i in range(2):
-        theirs = tt.network(weights_of(network), latents[i], t[i], r[i], texts[i], SIZES)
+        theirs = tim_transcription.network(
+            weights_of(network), latents[i], t[i], r[i], texts[i], SIZES
+        )
         assert gap(theirs, ours[i].numpy()) < SAME
 
 
@@ -111,9 +113,9 @@ def sample_slowly(
 
     def predict(x: Array, t: float, r: float, features: Array) -> Array:
         calls.append(t)
-        return tt.network(weights, x, t, r, features, SIZES)
+        return tim_transcription.network(weights, x, t, r, features, SIZES)
 
-    return tt.sample(predict, noise, text, null, num_steps, scale), len(calls)
+    return tim_transcription.sample(predict, noise, text, null, num_steps, scale), len(calls)
 
 
 def sample_ours(
@@ -140,7 +142,7 @@ def test_latents_are_the_transcription_s(network: TiMTransformer, num_steps: int
 
 @pytest.mark.parametrize("num_steps", [1, 3, 7, 50, 128])
 def test_times_are_the_transcription_s(num_steps: int) -> None:
-    assert transition_times(num_steps) == tt.grid(num_steps)
+    assert transition_times(num_steps) == tim_transcription.grid(num_steps)
 
 
 # ---- mistakes that the transcription must tell apart: name -> (function, what replaces it)
@@ -154,8 +156,10 @@ def pairs_apart(vector: Array, angles: Array) -> Array:
 
 
 def gate_on_the_other_branch(weights: Weights, name: str, x: Array) -> Array:
-    gate = tt.silu(tt.linear(weights, f"{name}.fc1_x", x))
-    return tt.linear(weights, f"{name}.fc2", gate * tt.linear(weights, f"{name}.fc1_g", x))
+    gate = tim_transcription.silu(tim_transcription.linear(weights, f"{name}.fc1_x", x))
+    return tim_transcription.linear(
+        weights, f"{name}.fc2", gate * tim_transcription.linear(weights, f"{name}.fc1_g", x)
+    )
 
 
 def unscaled_attention(query: Array, keys: Array, values: Array) -> Array:
@@ -163,12 +167,12 @@ def unscaled_attention(query: Array, keys: Array, values: Array) -> Array:
     return (scores / scores.sum(axis=1, keepdims=True)) @ values
 
 
-_attend, _nine_parts = tt.attend, tt.nine_parts
-_rotate_pairs, _sinusoid = tt.rotate_pairs, tt.sinusoid
+_attend, _nine_parts = tim_transcription.attend, tim_transcription.nine_parts
+_rotate_pairs, _sinusoid = tim_transcription.rotate_pairs, tim_transcription.sinusoid
 
 NETWORK_MISTAKES: dict[str, tuple[str, Callable[..., Any]]] = {
     "qkv_d left out": ("distance", lambda weights, name, delta: 0.0),
-    "cross-attention turns the keys too": ("rotate_cross_key", tt.rotate),
+    "cross-attention turns the keys too": ("rotate_cross_key", tim_transcription.rotate),
     "pairs of distant components": ("rotate_pairs", pairs_apart),
     "turned the other way": ("rotate_pairs", lambda vector, angles: _rotate_pairs(vector, -angles)),
     "coordinates of the image, row first": ("coordinates", lambda n, h, w: (n // w, n % w)),
@@ -184,14 +188,17 @@ NETWORK_MISTAKES: dict[str, tuple[str, Callable[..., Any]]] = {
         "nine_parts",
         lambda m: [_nine_parts(m)[i] for i in (3, 4, 5, 0, 1, 2, 6, 7, 8)],
     ),
-    "sines first": ("sinusoid", lambda t: np.roll(_sinusoid(t), tt.SINUSOID_DIMS // 2)),
+    "sines first": (
+        "sinusoid",
+        lambda t: np.roll(_sinusoid(t), tim_transcription.SINUSOID_DIMS // 2),
+    ),
     "times in thousands": ("time_as_seen", lambda t: 1000.0 * t),
     "r in place of t - r": ("second_time", lambda t, r: r),
     "a masked text token": ("attend_text", lambda q, k, v: _attend(q, k[:-1], v[:-1])),
     "attention without its scale": ("attend", unscaled_attention),
     "norms without their stored weights": (
         "stored_norm",
-        lambda weights, name, x, eps: tt.standardise(x, eps),
+        lambda weights, name, x, eps: tim_transcription.standardise(x, eps),
     ),
     "no norm in front of a branch": ("block_norm", lambda x, eps: x),
     "text not normalised in every block": ("text_norm", lambda x, eps: x),
@@ -203,10 +210,13 @@ NETWORK_MISTAKES: dict[str, tuple[str, Callable[..., Any]]] = {
 def test_mistakes_in_the_network_are_told_apart(
     network: TiMTransformer, monkeypatch: pytest.MonkeyPatch, mistake: str
 ) -> None:
-    monkeypatch.setattr(tt, *NETWORK_MISTAKES[mistake])
+    monkeypatch.setattr(tim_transcription, *NETWORK_MISTAKES[mistake])
     latent, text, _ = draw_inputs((3, 5))
     ours = run_network(network, latent, 0.75, 0.25, text)
-    assert gap(tt.network(weights_of(network), latent, 0.75, 0.25, text, SIZES), ours) > TOLD_APART
+    assert (
+        gap(tim_transcription.network(weights_of(network), latent, 0.75, 0.25, text, SIZES), ours)
+        > TOLD_APART
+    )
 
 
 @pytest.mark.parametrize(
@@ -227,18 +237,25 @@ def test_epsilons_are_told_apart(
     text = 0.003 * text
     ours = run_network(small, latent, 0.75, 0.25, text)
     weights = weights_of(small)
-    assert gap(tt.network(weights, latent, 0.75, 0.25, text, SIZES), ours) < SAME
+    assert gap(tim_transcription.network(weights, latent, 0.75, 0.25, text, SIZES), ours) < SAME
     other = replace(SIZES, **{name: value})
-    assert gap(tt.network(weights, latent, 0.75, 0.25, text, other), ours) > TOLD_APART
+    assert (
+        gap(tim_transcription.network(weights, latent, 0.75, 0.25, text, other), ours) > TOLD_APART
+    )
 
 
 def test_the_odd_coordinates_do_not_show_where_sides_are_equal(
     network: TiMTransformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tt, *NETWORK_MISTAKES["coordinates of the image, column first"])
+    monkeypatch.setattr(
+        tim_transcription, *NETWORK_MISTAKES["coordinates of the image, column first"]
+    )
     latent, text, _ = draw_inputs((3, 3))
     ours = run_network(network, latent, 0.75, 0.25, text)
-    assert gap(tt.network(weights_of(network), latent, 0.75, 0.25, text, SIZES), ours) < SAME
+    assert (
+        gap(tim_transcription.network(weights_of(network), latent, 0.75, 0.25, text, SIZES), ours)
+        < SAME
+    )
 
 
 SAMPLER_MISTAKES: dict[str, tuple[str, Callable[..., Any]]] = {
@@ -255,7 +272,7 @@ def test_mistakes_in_the_sampler_are_told_apart(
 ) -> None:
     noise, text, null = draw_inputs((3, 4))
     ours = sample_ours(network, noise, text, null, 3, 2.5)  # thirds are no bfloat16 numbers
-    monkeypatch.setattr(tt, *SAMPLER_MISTAKES[mistake])
+    monkeypatch.setattr(tim_transcription, *SAMPLER_MISTAKES[mistake])
     theirs, _ = sample_slowly(network, noise, text, null, 3, 2.5)
     assert gap(theirs, ours) > TOLD_APART
 
@@ -301,11 +318,13 @@ def latents_slowly(model: Any) -> Array:
         of_batch = lengths if model.settings["text_length"] == "batch" else [lengths[i]]
         noise = torch.randn(1, *shape, generator=torch.Generator("cpu").manual_seed(seed))
         latents.append(
-            tt.sample(
-                lambda x, t, r, text: tt.network(weights, x, t, r, text, Sizes(heads=2, depth=2)),
+            tim_transcription.sample(
+                lambda x, t, r, text: tim_transcription.network(
+                    weights, x, t, r, text, Sizes(heads=2, depth=2)
+                ),
                 noise[0].double().numpy(),
-                tt.cut_prompts(features[i : i + 1], of_batch)[0],
-                tt.cut_null(null, of_batch),
+                tim_transcription.cut_prompts(features[i : i + 1], of_batch)[0],
+                tim_transcription.cut_null(null, of_batch),
                 2,
                 2.5,
             )
@@ -327,7 +346,7 @@ def test_the_whole_adapter_is_the_transcription_s(
     }
     for mistake in wrong.values():
         with monkeypatch.context() as patch:
-            patch.setattr(tt, *mistake)
+            patch.setattr(tim_transcription, *mistake)
             assert gap(latents_slowly(model), ours) > TOLD_APART
 
 
@@ -338,7 +357,9 @@ def test_pixels_are_the_transcription_s(folder: str) -> None:
     decoded = model.vae.decode(scaled, return_dict=False)[0][0].detach().numpy()
     pixels, finite = model.decode(latents)
     assert finite.all()
-    assert np.array_equal((pixels[0] * 255).round().numpy().astype(np.uint8), tt.to_pixels(decoded))
+    assert np.array_equal(
+        (pixels[0] * 255).round().numpy().astype(np.uint8), tim_transcription.to_pixels(decoded)
+    )
 
 
 def test_published_shapes() -> None:

@@ -10,7 +10,7 @@ import torch
 
 from selfe.seeding import SampleRng
 from selfe.times import TimeSampler, annealed_width, length_shift, logit_normal, warp_time
-from tests.helpers import transcriptions as eq
+from tests.helpers import transcriptions
 
 MANY = SampleRng(1, torch.arange(40_000))
 
@@ -21,8 +21,8 @@ def test_length_shift_anchors() -> None:
     assert length_shift(256, base_len=256) == 0.5
     assert length_shift(4096, base_len=256) == pytest.approx(1.15)
     for length in (16, 256, 1024, 8192):  # not clamped at either end
-        assert length_shift(length) == pytest.approx(eq.mu(length))
-        assert length_shift(length, base_len=256) == pytest.approx(eq.mu(length, 256))
+        assert length_shift(length) == pytest.approx(transcriptions.mu(length))
+        assert length_shift(length, base_len=256) == pytest.approx(transcriptions.mu(length, 256))
     assert length_shift(16) < 0.5 < 1.15 < length_shift(8192)
 
 
@@ -30,7 +30,9 @@ def test_warp_is_s12_with_its_limits() -> None:
     t = torch.linspace(0, 1, 101, dtype=torch.float64)
     for mu in (-0.3, 0.0, 0.5, 1.15):
         found = warp_time(t, mu)
-        expected = torch.tensor([eq.warped(x, mu) for x in t.tolist()], dtype=torch.float64)
+        expected = torch.tensor(
+            [transcriptions.warped(x, mu) for x in t.tolist()], dtype=torch.float64
+        )
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-15)
         assert found[0] == 0 and found[-1] == 1
     torch.testing.assert_close(warp_time(t, 0.0), t)
@@ -46,7 +48,7 @@ def test_quantiles_of_t(num_tokens: int) -> None:
     """The warp adds mu(L) to the logit, so logit t ~ N(mu, 1)."""
     t = TimeSampler().primary(MANY, num_tokens).double()
     assert ((t > 0) & (t < 1)).all()
-    logit = torch.log(t / (1 - t)) - eq.mu(num_tokens)
+    logit = torch.log(t / (1 - t)) - transcriptions.mu(num_tokens)
     for q in (0.05, 0.25, 0.5, 0.75, 0.95):
         expected = NormalDist().inv_cdf(q)
         spread = math.sqrt(q * (1 - q) / len(t)) / NormalDist().pdf(expected)

@@ -14,6 +14,8 @@ from selfe import trainer
 from selfe.batch import LatentBatch
 from selfe.builder import build_model
 from selfe.checkpoint import list_checkpoints
+from selfe.config.resolve import build_objective
+from selfe.config.stages import first_position
 from selfe.device import uses_bf16
 from selfe.dist import OneProcess
 from selfe.methods import OBJECTIVES
@@ -23,7 +25,6 @@ from selfe.runlog import RunLog, read_lines
 from selfe.runs import load_run, write_config
 from selfe.seeding import SampleRng, derive_seed
 from selfe.session import train_run
-from selfe.stages import first_position
 from selfe.trainer import Callbacks, NonFiniteLoss, ObjectiveError, accumulate
 from selfe.updates import ask_and_update, update_of, update_unasked
 from tests.helpers.tiny import differing, tiny_config, tiny_source, tiny_train
@@ -95,7 +96,7 @@ def test_times_are_warped_for_the_size_of_each_micro_batch(method):
     config = tiny_config(method, "train.micro_batch_size=4")
     model = build_model(config, "cpu")
     arguments = (TwoSizes(tiny_source(config)), Nets(model, model), config, 5, OneProcess("cpu"))
-    _, outputs, _ = accumulate(config.build_objective(), *arguments)
+    _, outputs, _ = accumulate(build_objective(config), *arguments)
     position = torch.arange(first_position(config, 5), first_position(config, 6))
     rng = SampleRng(derive_seed(config.seed, "training"), position)
     t_raw = torch.sigmoid(rng.normal("t"))
@@ -200,7 +201,7 @@ def test_both_ways_to_decide_make_the_same_updates(tmp_path, monkeypatch):
 def test_a_nonfinite_step_leaves_the_weights_alone_and_names_the_samples(where, tmp_path):
     config = tiny_config("fm", "train.iterations=3")
     good = tiny_train(tiny_config("fm", "train.iterations=3"), tmp_path / "good")
-    objective = Breaking(config.build_objective(), (2,), where)
+    objective = Breaking(build_objective(config), (2,), where)
     state = tiny_train(config, tmp_path / "bad", objective=objective)
     before = tiny_train(config, tmp_path / "before", callbacks=Callbacks(should_stop=StopAfter(2)))
     assert differing(state, before) == []
@@ -240,7 +241,7 @@ class BreakingTarget:
 @pytest.mark.usefixtures("decision")
 def test_a_nonfinite_target_leaves_the_weights_alone_and_names_the_samples(tmp_path):
     config = tiny_config("selfe", "train.iterations=3", "train.caption_dropout=0.0")
-    objective = BreakingTarget(config.build_objective(), 2)
+    objective = BreakingTarget(build_objective(config), 2)
     state = tiny_train(config, tmp_path / "bad", objective=objective)
     before = tiny_train(config, tmp_path / "before", callbacks=Callbacks(should_stop=StopAfter(2)))
     assert differing(state, before) == []
@@ -254,7 +255,7 @@ def test_a_nonfinite_target_leaves_the_weights_alone_and_names_the_samples(tmp_p
 @pytest.mark.usefixtures("decision")
 def test_too_many_nonfinite_steps_end_the_run(tmp_path):
     config = tiny_config("fm", "train.max_nonfinite=2", "train.log_every=100")
-    objective = Breaking(config.build_objective(), tuple(range(8)), "loss")
+    objective = Breaking(build_objective(config), tuple(range(8)), "loss")
     with pytest.raises(NonFiniteLoss, match=r"3 iterations in a row.*iteration 3.*samples \["):
         tiny_train(config, tmp_path, objective=objective)
 
@@ -263,7 +264,7 @@ def test_too_many_nonfinite_steps_end_the_run(tmp_path):
 @pytest.mark.usefixtures("decision")
 def test_a_run_without_any_update_is_not_trained(tmp_path):
     config = tiny_config("fm", "train.iterations=2")
-    objective = Breaking(config.build_objective(), (0, 1), "loss")
+    objective = Breaking(build_objective(config), (0, 1), "loss")
     with pytest.raises(NonFiniteLoss, match=r"2 iterations in a row.*iteration 2"):
         tiny_train(config, tmp_path, objective=objective)
     assert list_checkpoints(tmp_path / "checkpoints") == []
@@ -300,7 +301,7 @@ class Changed:
 )
 def test_an_objective_that_breaks_its_contract_is_told_where(change, words, tmp_path):
     config = tiny_config("fm")
-    objective = Changed(config.build_objective(), change)
+    objective = Changed(build_objective(config), change)
     with pytest.raises(TypeError, match=words):
         tiny_train(config, tmp_path, objective=objective)
 
@@ -308,14 +309,14 @@ def test_an_objective_that_breaks_its_contract_is_told_where(change, words, tmp_
 def test_a_value_error_of_an_objective_is_its_authors_to_mend(tmp_path):
     """Elsewhere one is a sentence for the user, without the place it comes from."""
     config = tiny_config("fm")
-    objective = Changed(config.build_objective(), lambda output: int("none"))
+    objective = Changed(build_objective(config), lambda output: int("none"))
     with pytest.raises(ObjectiveError, match=r"Changed.loss failed at iteration 1: invalid lit"):
         tiny_train(config, tmp_path, objective=objective)
 
 
 def test_a_loss_that_is_not_finite_by_itself_is_no_matter_of_gradients(tmp_path):
     config = tiny_config("fm", "train.max_nonfinite=0")
-    objective = Changed(config.build_objective(), lambda out: replace(out, loss=out.loss / 0))
+    objective = Changed(build_objective(config), lambda out: replace(out, loss=out.loss / 0))
     with pytest.raises(NonFiniteLoss, match="without a finite loss"):
         tiny_train(config, tmp_path, objective=objective)
 
@@ -325,7 +326,7 @@ def test_a_loss_that_is_not_finite_by_itself_is_no_matter_of_gradients(tmp_path)
 def test_an_outcome_read_late_is_counted_before_the_next_checkpoint(tmp_path):
     """Iterations 3 and 4 fail, 4 is saved, and 5 is the third in a row after resuming."""
     config = tiny_config("fm", "train.max_nonfinite=2", "train.log_every=100")
-    objective = Breaking(config.build_objective(), (2, 3, 4), "loss")
+    objective = Breaking(build_objective(config), (2, 3, 4), "loss")
     arguments = {"objective": objective, "resume": True}
     stop = Callbacks(should_stop=StopAfter(4))
     assert tiny_train(config, tmp_path, callbacks=stop, **arguments).skipped == 2

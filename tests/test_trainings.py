@@ -21,7 +21,7 @@ from evals.report.training_seeds_page import trainings_markdown, trainings_state
 from evals.stats import over_trainings
 from evals.verdicts import counts_by_task, difference_of_counts, together
 from scripts.checks.training_intervals import coverage
-from selfe.recipes import resolve
+from selfe.config.resolve import resolve
 from tests.helpers.command_line import selfe_bench
 from tests.helpers.synthetic_results import write_result
 

@@ -10,7 +10,7 @@ from baselines.transition import TransitionModel
 from selfe.objectives.base import Nets
 from selfe.path import add_noise
 from selfe.seeding import SampleRng
-from tests.helpers import transcriptions as eq
+from tests.helpers import transcriptions
 from tests.helpers.toy_networks import EMA, LIVE, Toy, numpy_toy, toy_batch
 
 BATCH = 16
@@ -25,7 +25,7 @@ def expected(theta, times, *, directional: bool, h: float = 0.005) -> list[tuple
     batch = toy_batch(BATCH, dropped=(3,))
     eps = rng().normal("eps", batch.x_0.shape[1:]).double().numpy()
     return [
-        eq.transition(
+        transcriptions.transition(
             numpy_toy(theta),
             batch.x_0[i].double().numpy(),
             eps[i],
@@ -49,7 +49,7 @@ def test_loss_and_gradient_equal_the_transcription(directional: bool, loss_norm:
     output = objective.loss(batch, Nets(live, ema), 7, rng())
     output.loss.backward()
     times = list(zip(output.t.tolist(), output.s.tolist(), strict=True))
-    weights = np.array([eq.transition_weight(t, s) for t, s in times])
+    weights = np.array([transcriptions.transition_weight(t, s) for t, s in times])
     now = np.array(expected(LIVE, times, directional=directional))
     if loss_norm:
         weights /= now[:, 1] + 1e-5

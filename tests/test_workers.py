@@ -16,8 +16,8 @@ import torch
 
 from selfe import workers
 from selfe.checkpoint import PARTS
+from selfe.config.resolve import resolve
 from selfe.errors import WorkerDied
-from selfe.recipes import resolve
 from selfe.runlog import read_lines
 from selfe.runs import find_checkpoint
 from selfe.workers import open_workers, usable_workers

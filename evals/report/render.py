@@ -31,8 +31,8 @@ from evals.report.table2 import TABLE2_COLUMNS, build_table2
 from evals.report.table2_page import table2_latex, table2_markdown
 from evals.report.training_seeds_page import WORDS, trainings_markdown, trainings_statements
 from evals.results import protocol_slug
+from selfe.config.resolve import milestone_interval
 from selfe.files import write_atomically
-from selfe.recipes import milestone_interval
 
 _OWN_NAMES = re.compile(
     r"(?:(?:table[12]|seen_unseen|diversity|trainings)(?:\..+)?\.(?:csv|md|tex)"

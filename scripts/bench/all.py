@@ -5,7 +5,7 @@
 Runs the other benchmarks here one after the other, each in a process of its own that writes
 OUT/NAME.json, and prints and writes (OUT/index.md) the table of all of them, those measured earlier
 included. A ratio is our CPU seconds over the other side's: smaller is better, 1/3 is three times as
-fast. """
+fast."""
 
 from __future__ import annotations
 

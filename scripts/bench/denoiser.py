@@ -27,9 +27,9 @@ from scripts.bench.paired_timing import (
 )
 from selfe.allocator import keep_freed_memory
 from selfe.batch import TextCondition
+from selfe.config.recipes import RECIPES
 from selfe.network.denoiser import DualTimeDenoiser
 from selfe.network.flux_conversion import to_flux
-from selfe.recipes import RECIPES
 
 SEED = 0
 WIDE = {

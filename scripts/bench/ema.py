@@ -23,9 +23,9 @@ from scripts.bench.paired_timing import (
     write_report,
 )
 from selfe.builder import build_model
-from selfe.config import RunConfig
+from selfe.config.resolve import resolve
+from selfe.config.schema import RunConfig
 from selfe.ema import Ema, ema_decay
-from selfe.recipes import resolve
 
 SEED = 0
 LATE = 1_000_000

@@ -16,7 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from selfe.acceleration import accelerate
 from selfe.batch import LatentBatch, TextCondition
 from selfe.builder import build_model
-from selfe.config import RunConfig
+from selfe.config.resolve import build_objective
+from selfe.config.schema import RunConfig
 from selfe.device import autocast, matrix_products
 from selfe.ema import Ema
 from selfe.network.denoiser import DualTimeDenoiser
@@ -128,7 +129,7 @@ class TrainingStep:
         self.model = build_perturbed(config, device, drawn_there=drawn_there)
         self.ema = Ema(self.model, config.optim)
         self.optimizer = build_optimizer(self.model, config.optim)
-        self.objective = config.build_objective()
+        self.objective = build_objective(config)
         self.rng = SampleRng(config.seed, torch.arange(len(batch)), device)
         for network in (self.model, self.ema.module):
             accelerate(network, config.train)

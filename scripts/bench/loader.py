@@ -24,6 +24,7 @@ import torch
 from safetensors.torch import save_file
 
 from scripts.bench.paired_timing import measurement_facts, paired_ratio, print_table, write_report
+from selfe.config.resolve import resolve
 from selfe.data.buckets import Bucket
 from selfe.data.cache_files import (
     CacheIndex,
@@ -35,7 +36,6 @@ from selfe.data.cache_files import (
 )
 from selfe.data.cached_latents import CachedLatents, padded_length
 from selfe.files import file_sha256
-from selfe.recipes import resolve
 from selfe.seeding import SampleRng
 
 TOKEN_DIM, POOLED_DIM, MOST_TOKENS = 4096, 768, 256

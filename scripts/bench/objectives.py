@@ -28,8 +28,8 @@ from scripts.bench.paired_timing import (
     write_report,
 )
 from selfe.allocator import keep_freed_memory
-from selfe.config import RunConfig
-from selfe.recipes import resolve
+from selfe.config.resolve import resolve
+from selfe.config.schema import RunConfig
 
 SEED = 0
 # Width 512, 512 tokens, batch 8: nearly all the work is matrix products, as in the paper. At

@@ -4,7 +4,7 @@
 
 The steps are those of scripts/bench/objectives.py, on one thread in fp32. Every operation is
 timed as it is dispatched, forward and backward; what is left of the total is the time between
-operations. """
+operations."""
 
 from __future__ import annotations
 

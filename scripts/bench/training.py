@@ -29,9 +29,9 @@ from typing import Any
 import torch
 
 from scripts.bench.paired_timing import measurement_facts
+from selfe.config.resolve import resolve
 from selfe.device import uses_bf16
 from selfe.files import write_atomically
-from selfe.recipes import resolve
 
 HERE = Path(__file__).resolve().parents[2]
 FIRST_LANDED = "5ad5bdf"

@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from selfe.builder import build_model, build_source
 from selfe.checkpoint import load_tensors, load_weights
+from selfe.config.resolve import build_objective
 from selfe.device import autocast
 from selfe.files import write_atomically
 from selfe.objectives.base import Nets
@@ -67,7 +68,7 @@ def gradients_of(run_dir: Path, step: int | None, batches: int) -> dict[str, Ten
     for network, part in ((live, "model"), (average, "ema")):
         path = checkpoint.path / f"{part}.safetensors"
         load_weights(network, load_tensors(path), path)
-    objective = config.build_objective()
+    objective = build_objective(config)
     source = build_source(
         config,
         with_fake=objective.needs_fake_captions,

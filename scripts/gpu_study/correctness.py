@@ -17,9 +17,9 @@ from selfe.acceleration import accelerate
 from selfe.any_step import AnyStepGenerator
 from selfe.batch import LatentBatch
 from selfe.builder import build_codec, build_text_encoder
+from selfe.config.resolve import resolve
 from selfe.generator import GeneratorFacts
 from selfe.network.denoiser import DualTimeDenoiser
-from selfe.recipes import resolve
 from selfe.runs import latent_shape_of
 from selfe.seeding import SampleRng
 

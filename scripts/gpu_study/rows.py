@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from selfe.config import RunConfig
+from selfe.config.resolve import resolve
+from selfe.config.schema import RunConfig
 from selfe.device import GPUS
-from selfe.recipes import resolve
 
 PEAK_TFLOPS = GPUS["h200"].flops / 1e12
 """Dense bf16 of one H200: the denominator of every MFU figure, whatever the card."""

@@ -29,7 +29,8 @@ from scripts.gpu_study.rows import (
 )
 from selfe.acceleration import accelerate
 from selfe.batch import LatentBatch
-from selfe.config import RunConfig
+from selfe.config.resolve import build_objective
+from selfe.config.schema import RunConfig
 from selfe.device import autocast, used_on, uses_bf16
 from selfe.network.flops import flops_per_image
 from selfe.network.flux_conversion import to_flux
@@ -63,7 +64,7 @@ def flops_per_step(config: RunConfig, settings: Settings, text: int) -> float:
     model = config.model.model_dump()
     return sum(
         p.share * p.cost * flops_per_image(model, pixels, pixels, tokens[p.caption])
-        for p in passes_of(config.build_objective(), LATE)
+        for p in passes_of(build_objective(config), LATE)
     )
 
 
@@ -308,7 +309,7 @@ def checkpoint_row(settings: Settings, recipe: str) -> Row:
         train(
             config,
             model=build_perturbed(config, settings.device, drawn_there=True),
-            objective=config.build_objective(),
+            objective=build_objective(config),
             source=OneBatch(data),
             run_dir=folder,
             callbacks=Callbacks(progress=stamp),

@@ -6,7 +6,7 @@
 #     scripts/studies/reference_run.sh            all that follows, in order
 #     scripts/studies/reference_run.sh train      the five runs
 #     scripts/studies/reference_run.sh search     sampling settings on validation prompts; what is found is
-#                                         written into selfe/recipes.py by hand, before scoring
+#                                         written into selfe/config/recipes.py by hand, before scoring
 #     scripts/studies/reference_run.sh score      held-out prompts: milestones, and the study of s
 #     scripts/studies/reference_run.sh report     tables and figures into reports/shapes
 set -euo pipefail

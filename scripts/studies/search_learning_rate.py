@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from scripts.studies.search_sampling import overall_score, validation_prompts
+from selfe.config.resolve import resolve
 from selfe.files import write_atomically
 from selfe.methods import OBJECTIVES
 from selfe.provenance import provenance
-from selfe.recipes import resolve
 from selfe.runs import load_run
 from selfe.session import train_run
 from selfe.workers import open_workers, workers_for

@@ -23,10 +23,10 @@ from evals.base import TASKS
 from evals.detectors.shapes import ShapesColorClassifier, ShapesDetector
 from evals.suites.rules import judge
 from evals.suites.shapes import records
+from selfe.config.resolve import changed_settings
 from selfe.files import write_atomically
 from selfe.generator import image_seed
 from selfe.provenance import provenance
-from selfe.recipes import changed_settings
 from selfe.runs import load_run, read_config
 
 GUIDANCE = (

@@ -60,7 +60,7 @@ def _models() -> list[dict]:
 def _runs(runs_dir: Path) -> list[dict]:
     from selfe.checkpoint import list_checkpoints
     from selfe.cli.targets import is_finished, readable_runs
-    from selfe.recipes import changed_settings
+    from selfe.config.resolve import changed_settings
 
     rows = []
     for folder, config in readable_runs(runs_dir):
@@ -83,8 +83,8 @@ def _runs(runs_dir: Path) -> list[dict]:
 
 
 def _methods() -> list[dict]:
+    from selfe.config.recipes import VARIANTS
     from selfe.methods import METHOD_LABELS, OBJECTIVES
-    from selfe.recipes import VARIANTS
 
     return [
         {
@@ -98,7 +98,8 @@ def _methods() -> list[dict]:
 
 
 def _recipes() -> list[dict]:
-    from selfe.recipes import RECIPES, resolve
+    from selfe.config.recipes import RECIPES
+    from selfe.config.resolve import resolve
 
     rows = []
     for name in RECIPES:
@@ -108,9 +109,9 @@ def _recipes() -> list[dict]:
 
 
 def _settings(recipe: str, method: str) -> list[dict]:
+    from selfe.config.describe import list_settings
+    from selfe.config.resolve import resolve
     from selfe.methods import OBJECTIVES
-    from selfe.recipes import resolve
-    from selfe.settings import list_settings
 
     config = resolve(recipe, method)
     return [asdict(setting) for setting in list_settings(config, OBJECTIVES.load(method))]

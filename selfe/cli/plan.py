@@ -48,8 +48,8 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """What a run will cost: parameters, FLOPs, memory, GPU-days and disk. Nothing is started."""
+    from selfe.config.resolve import resolve
     from selfe.plan import make_plan
-    from selfe.recipes import resolve
 
     made = make_plan(
         resolve(recipe, method, variant=variant, assignments=settings or []),

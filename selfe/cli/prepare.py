@@ -176,8 +176,9 @@ def describe(out: Path, index: CacheIndex) -> str:
 
 def train_command(out: Path, index: CacheIndex) -> str:
     """The smallest recipe of the cache's codec, with what encoders and sizes make different."""
+    from selfe.config.recipes import RECIPES
+    from selfe.config.resolve import resolve
     from selfe.network.embeddings import PATCH
-    from selfe.recipes import RECIPES, resolve
 
     recipes = {name: resolve(name, "selfe") for name in RECIPES}
     fitting = [name for name, own in recipes.items() if own.data.codec == index.codec.name]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from selfe.checkpoint import Checkpoint, list_checkpoints
 from selfe.cli.common import console
-from selfe.config import RunConfig, parse_assignments
+from selfe.config.assignments import parse_assignments
+from selfe.config.schema import RunConfig
 from selfe.generator import TextToImage
 from selfe.runs import find_checkpoint, load_run, read_config
 

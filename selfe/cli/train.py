@@ -19,7 +19,7 @@ from selfe.cli.common import (
     pick_device,
     progress_bar,
 )
-from selfe.methods import OBJECTIVES
+from selfe.methods import OBJECTIVES, method_label
 
 
 def train(
@@ -79,8 +79,8 @@ def train(
 
     For many GPUs start it with scripts/launch_torchrun.sh or scripts/launch_slurm.sh.
     """
+    from selfe.config.resolve import resolve, run_name
     from selfe.dist import open_processes
-    from selfe.recipes import resolve, run_name
     from selfe.session import train_run
     from selfe.trainer import Callbacks
     from selfe.trainer import Progress as TrainProgress
@@ -118,7 +118,7 @@ def train(
             ]
             loss = f"loss {progress.loss:.4f}" + (f" ({', '.join(parts)})" if parts else "")
             note = f"{loss}  {progress.speed}"
-            tick(config.label, progress.step, progress.iterations, note)
+            tick(method_label(config.method), progress.step, progress.iterations, note)
 
         run(
             processes=processes,

@@ -10,9 +10,9 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from selfe.config.stages import Stage
 from selfe.data.latents import SampleOrder
 from selfe.seeding import derive_seed
-from selfe.stages import Stage
 
 MOST_ELONGATED = 2.0
 """Largest ratio of the sides of a bucket."""

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from selfe.batch import LatentBatch, TextCondition
-from selfe.config import RunConfig
+from selfe.config.schema import RunConfig
+from selfe.config.stages import stages_of
 from selfe.data.buckets import Bucket, BucketSchedule
 from selfe.data.cache_files import (
     DTYPES,
@@ -32,7 +33,6 @@ from selfe.data.padded_rows import PaddedRows
 from selfe.data.prefetch import ReadAhead
 from selfe.files import file_sha256
 from selfe.seeding import SampleRng
-from selfe.stages import stages_of
 
 MOST_DAMAGED = 0.001
 """Share of damaged samples above which training ends."""

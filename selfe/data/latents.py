@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from selfe.batch import LatentBatch
-from selfe.config import ModelConfig
+from selfe.config.schema import ModelConfig
 from selfe.encoders.base import TextEncoder
 from selfe.network.denoiser import PATCH
 from selfe.seeding import SampleRng, derive_seed

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 
 from selfe.builder import build_model
-from selfe.config import RunConfig
+from selfe.config.resolve import build_objective, resolve
+from selfe.config.schema import RunConfig
 from selfe.data.latents import InMemoryLatents
 from selfe.encoders.shapes import ShapesTextEncoder
-from selfe.recipes import resolve
 from selfe.trainer import Callbacks, TrainState, train
 
 TINY_MODEL = (
@@ -55,7 +55,7 @@ def tiny_source(config: RunConfig, size: int = 24) -> InMemoryLatents:
         [CAPTIONS[i % len(CAPTIONS)] for i in range(size)],
         ShapesTextEncoder(),
         caption_dropout=config.train.caption_dropout,
-        with_fake=config.build_objective().needs_fake_captions,
+        with_fake=build_objective(config).needs_fake_captions,
         seed=config.seed,
     )
 
@@ -73,7 +73,7 @@ def tiny_train(
     return train(
         config,
         model=build_model(config, "cpu"),
-        objective=objective or config.build_objective(),
+        objective=objective or build_objective(config),
         source=source or tiny_source(config),
         run_dir=run_dir,
         resume=resume,

@@ -37,7 +37,7 @@ def list_settings(config: BaseModel, objective_class: Any) -> list[Setting]:
     """Every setting of a resolved configuration, section by section.
 
     Args:
-        config: a `selfe.config.RunConfig`.
+        config: a `selfe.config.schema.RunConfig`.
         objective_class: dataclass whose fields are the section "objective", documented under
             "Attributes:" in its docstring.
     """

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-import math
-from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-
-from selfe.methods import METHOD_LABELS, OBJECTIVES
-from selfe.settings import fields_of, first_problem, unknown_key
-from selfe.stages import check_stages
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Section(BaseModel):
@@ -227,110 +220,3 @@ class RunConfig(Section):
             del values["model"]["time_factor"]  # younger than the digests of published runs
         text = json.dumps({k: v for k, v in values.items() if k not in left_out}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
-
-    @property
-    def label(self) -> str:
-        return METHOD_LABELS.get(self.method, self.method)
-
-    def build_objective(self) -> Any:
-        """The objective, with the run's time schedule where it takes one."""
-        return build_objective(self.method, self.objective, self.times)
-
-
-def build_objective(method: str, section: Mapping[str, Any], times: TimesConfig) -> Any:
-    """Validate an objective section against its dataclass and build it.
-
-    Raises:
-        TypeError: if the objective's class is no dataclass or not an `Objective`.
-        ValidationError: if the section does not fit it.
-    """
-    cls = OBJECTIVES.load(method)
-    if not dataclasses.is_dataclass(cls):
-        raise TypeError(
-            f"{cls.__qualname__}, the objective of method {method!r}, must be a dataclass: its "
-            "fields are the keys of the section 'objective'"
-        )
-    names = {field.name for field in dataclasses.fields(cls)} | set(dir(cls))
-    if missing := {"group_size", "needs_fake_captions", "loss"} - names:
-        raise TypeError(f"the objective of method {method!r} has no {', '.join(sorted(missing))}")
-    arguments = dict(section)
-    if any(field.name == "times" for field in dataclasses.fields(cls)):
-        arguments["times"] = times.model_dump()
-    return TypeAdapter(cls).validate_python(arguments)
-
-
-def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
-    """["optim.lr=1e-3", ...] -> nested dictionary; values are JSON, or else plain strings.
-
-    Raises:
-        ValueError: for text without "=" or without a section.
-    """
-    result: dict[str, Any] = {}
-    for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        if not equals or not key.strip():
-            raise ValueError(f"--set takes section.key=value, got {assignment!r}")
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError:
-            value = text
-        node = result
-        *sections, last = key.strip().split(".")
-        for section in sections:
-            node = node.setdefault(section, {})
-            if not isinstance(node, dict):
-                raise ValueError(f"--set {key}: {section} was already set to a value")
-        node[last] = value
-    return result
-
-
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Recursive update: mappings merge, everything else is replaced."""
-    merged = dict(base)
-    for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = merge(merged[key], value)
-        else:
-            merged[key] = value
-    return merged
-
-
-def validate(values: Mapping[str, Any]) -> RunConfig:
-    """Build the configuration, turning pydantic's report into one sentence.
-
-    Raises:
-        ValueError: names the key, what it must be, and for unknown keys the nearest known one.
-    """
-    method = values.get("method", "")
-    objective_class = OBJECTIVES.load(method)
-    objective_values = values.get("objective", {})
-    if not isinstance(objective_values, Mapping):
-        raise ValueError(f"objective is a section, not a value: got {objective_values!r}")
-    for key in objective_values:
-        # pydantic ignores unknown keys of a plain dataclass
-        if key not in fields_of(objective_class):
-            raise ValueError(unknown_key(["objective"], key, fields_of(objective_class)))
-    try:
-        config = RunConfig.model_validate(values)
-    except ValidationError as error:
-        raise ValueError(first_problem(error, RunConfig)) from None
-    try:
-        objective = config.build_objective()
-    except ValidationError as error:
-        raise ValueError(first_problem(error, objective_class, "objective")) from None
-    resolved = dataclasses.asdict(objective)
-    resolved.pop("times", None)
-    for key, value in resolved.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"objective.{key} must be a finite number, got {value}")
-    config = config.model_copy(update={"objective": resolved})
-    check_stages(config, objective.group_size)
-    return config
-
-
-def validate_section(cls: type[SectionT], values: Mapping[str, Any], name: str) -> SectionT:
-    """One section by itself, with the same errors as `validate`."""
-    try:
-        return cls.model_validate(values)
-    except ValidationError as error:
-        raise ValueError(first_problem(error, cls, name)) from None

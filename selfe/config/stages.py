@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from selfe.config import RunConfig
+    from selfe.config.schema import RunConfig
 
 
 @dataclass(frozen=True)
@@ -98,17 +98,34 @@ def check_stages(config: RunConfig, group_size: int) -> None:
                     f"{side}: {share:g}"
                 )
         earlier = stage.start
+    check_batches(config, group_size)
+
+
+def check_batches(config: RunConfig, group_size: int, processes: int = 1) -> None:
+    """Every stage's batch must divide into equal parts, micro-batches and groups.
+
+    Args:
+        group_size: samples that the objective cannot take apart.
+        processes: parts of a batch.
+
+    Raises:
+        ValueError: in one sentence that names what does not divide.
+    """
     if group_size < 1:
         raise ValueError(f"objective.group_size must be at least 1, got {group_size}")
-    for number, each in enumerate(stages_of(config)):
+    for number, stage in enumerate(stages_of(config)):
         where = f"train.stages[{number - 1}].batch_size" if number else "train.batch_size"
-        micro = micro_batch_size(config, each.batch_size)
-        if each.batch_size % micro:
-            raise ValueError(
-                f"train.micro_batch_size = {micro} must divide {where} = {each.batch_size}"
-            )
+        batch = f"{where} = {stage.batch_size}"
+        if stage.batch_size % processes:
+            raise ValueError(f"{batch} does not divide over {processes} processes")
+        part = stage.batch_size // processes
+        if processes > 1:
+            batch += f" over {processes} processes, which leaves {part} samples each"
+        micro = micro_batch_size(config, part)
+        if part % micro:
+            raise ValueError(f"train.micro_batch_size = {micro} must divide {batch}")
         if micro % group_size:
             raise ValueError(
                 f"micro-batches of {micro} do not divide into groups of {group_size} "
-                f"(objective.group_size); mend train.micro_batch_size or {where}"
+                f"(objective.group_size); change train.micro_batch_size or {batch}"
             )

@@ -7,13 +7,10 @@ objective switches a term of its own on.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from selfe.config import RunConfig, TrainConfig, merge, parse_assignments, validate
+from selfe.config.assignments import merge
 from selfe.methods import OBJECTIVES
-from selfe.registry import Registry
 
 _SHAPES: dict[str, Any] = {
     "model": {
@@ -198,108 +195,3 @@ METHOD_PARTS: dict[str, dict[str, dict[str, Any]]] = {
     # the auxiliary term is a late stage of the main run (S.2)
     "2b": {**_in_tf32(16), "selfe": {"objective": {"aux_from": 550_000}}},
 }
-
-
-# How a run is kept and watched, where its data lies and how images are drawn from it: the weights
-# are the same.
-_NOT_OF_WEIGHTS = (
-    "data.path",
-    "data.workers",
-    "train.log_every",
-    "train.checkpoint_every",
-    "train.keep_last",
-    "train.milestone_every",
-    "train.sample_every",
-    "sampling.",
-)
-
-
-def changed_settings(config: RunConfig) -> list[str] | None:
-    """Settings in which a run differs from its recipe, method, variant and seed apart.
-
-    A shorter run under the recipe's own learning rate changes nothing: its weights are those of a
-    milestone.
-
-    Returns:
-        "section.key=value" as `--set` takes them; None if this version has no such recipe, variant
-        or key.
-    """
-    try:
-        own = resolve(config.recipe, config.method, variant=config.variant, seed=config.seed)
-    except ValueError:
-        return None
-    ours, recipes = (dict(_leaves(c.model_dump(mode="json"))) for c in (config, own))
-    if ours.keys() != recipes.keys():
-        return None
-    changed = {k: v for k, v in ours.items() if v != recipes[k]}
-    horizons = [c.optim.decay_horizon or c.train.iterations for c in (config, own)]
-    if config.train.iterations <= own.train.iterations and horizons[0] == horizons[1]:
-        for name in ("train.iterations", "optim.decay_horizon"):
-            changed.pop(name, None)
-    return [f"{k}={_assigned(v)}" for k, v in changed.items() if not k.startswith(_NOT_OF_WEIGHTS)]
-
-
-def milestone_interval(recipe: str) -> int | None:
-    """Iterations from one milestone of a recipe to the next; None if none is kept, or this version
-    has no such recipe."""
-    if recipe not in RECIPES:
-        return None
-    return TrainConfig.model_validate(RECIPES[recipe].get("train", {})).milestone_every
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _assigned(value: Any) -> str:
-    """A value as `parse_assignments` reads it back."""
-    plain = isinstance(value, str) and parse_assignments([f"a={value}"])["a"] == value
-    return value if plain else json.dumps(value)
-
-
-def resolve(
-    recipe: str,
-    method: str,
-    *,
-    variant: str = "",
-    seed: int = 0,
-    assignments: Sequence[str] = (),
-) -> RunConfig:
-    """The complete configuration of a run.
-
-    Args:
-        recipe: name in `RECIPES`.
-        method: name in `selfe.methods.OBJECTIVES`.
-        variant: "" or an ablation of the method.
-        assignments: `section.key=value` texts; they win over all but the names and the seed.
-
-    Raises:
-        ValueError: for unknown names and keys or values that do not fit, in one sentence.
-    """
-    if recipe not in RECIPES:
-        raise ValueError(Registry("recipe", dict.fromkeys(RECIPES, ":")).unknown(recipe))
-    OBJECTIVES.load(method)
-    values: dict[str, Any] = {"recipe": recipe, "method": method, "variant": variant, "seed": seed}
-    values = merge(values, RECIPES[recipe])
-    values = merge(values, METHOD_PARTS.get(recipe, {}).get(method, {}))
-    if variant:
-        known = VARIANTS.get(method, {})
-        if variant not in known:
-            table = Registry(f"variant of {method}", dict.fromkeys(known, ":"))
-            raise ValueError(table.unknown(variant))
-        values = merge(values, known[variant])
-    given = parse_assignments(assignments)
-    for name in ("recipe", "method", "variant", "seed"):
-        if name in given:  # what depends on it was chosen above
-            raise ValueError(f"--set takes section.key=value; for {name} there is --{name}")
-    return validate(merge(values, given))
-
-
-def run_name(config: RunConfig) -> str:
-    """Default folder of a run below `runs/`: recipe, method, variant, and a seed other than 0."""
-    parts = [config.recipe, config.method, config.variant, f"seed{config.seed}"]
-    return "-".join(part for part in parts if part and part != "seed0")

@@ -1,0 +1,1 @@
+"""Settings of a run: schema, recipes, and how they are resolved and described."""

@@ -1,0 +1,191 @@
+"""From recipe, method, variant and assignments to the complete, checked configuration of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from selfe.config.assignments import merge, parse_assignments
+from selfe.config.describe import fields_of, first_problem, unknown_key
+from selfe.config.recipes import METHOD_PARTS, RECIPES, VARIANTS
+from selfe.config.schema import RunConfig, SectionT, TimesConfig, TrainConfig
+from selfe.config.stages import check_stages
+from selfe.methods import OBJECTIVES
+from selfe.registry import Registry
+
+# How a run is kept and watched, where its data lies and how images are drawn from it: the weights
+# are the same.
+_NOT_OF_WEIGHTS = (
+    "data.path",
+    "data.workers",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_last",
+    "train.milestone_every",
+    "train.sample_every",
+    "sampling.",
+)
+
+
+def build_objective(config: RunConfig) -> Any:
+    """The run's objective, with its time schedule where it takes one."""
+    return objective_of_section(config.method, config.objective, config.times)
+
+
+def objective_of_section(method: str, section: Mapping[str, Any], times: TimesConfig) -> Any:
+    """Validate an objective section against its dataclass and build it.
+
+    Raises:
+        TypeError: if the objective's class is no dataclass or not an `Objective`.
+        ValidationError: if the section does not fit it.
+    """
+    cls = OBJECTIVES.load(method)
+    if not dataclasses.is_dataclass(cls):
+        raise TypeError(
+            f"{cls.__qualname__}, the objective of method {method!r}, must be a dataclass: its "
+            "fields are the keys of the section 'objective'"
+        )
+    names = {field.name for field in dataclasses.fields(cls)} | set(dir(cls))
+    if missing := {"group_size", "needs_fake_captions", "loss"} - names:
+        raise TypeError(f"the objective of method {method!r} has no {', '.join(sorted(missing))}")
+    arguments = dict(section)
+    if any(field.name == "times" for field in dataclasses.fields(cls)):
+        arguments["times"] = times.model_dump()
+    return TypeAdapter(cls).validate_python(arguments)
+
+
+def validate(values: Mapping[str, Any]) -> RunConfig:
+    """Build the configuration, turning pydantic's report into one sentence.
+
+    Raises:
+        ValueError: names the key, what it must be, and for unknown keys the nearest known one.
+    """
+    method = values.get("method", "")
+    objective_class = OBJECTIVES.load(method)
+    objective_values = values.get("objective", {})
+    if not isinstance(objective_values, Mapping):
+        raise ValueError(f"objective is a section, not a value: got {objective_values!r}")
+    for key in objective_values:
+        # pydantic ignores unknown keys of a plain dataclass
+        if key not in fields_of(objective_class):
+            raise ValueError(unknown_key(["objective"], key, fields_of(objective_class)))
+    try:
+        config = RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(first_problem(error, RunConfig)) from None
+    try:
+        objective = build_objective(config)
+    except ValidationError as error:
+        raise ValueError(first_problem(error, objective_class, "objective")) from None
+    resolved = dataclasses.asdict(objective)
+    resolved.pop("times", None)
+    for key, value in resolved.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"objective.{key} must be a finite number, got {value}")
+    config = config.model_copy(update={"objective": resolved})
+    check_stages(config, objective.group_size)
+    return config
+
+
+def validate_section(cls: type[SectionT], values: Mapping[str, Any], name: str) -> SectionT:
+    """One section by itself, with the same errors as `validate`."""
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(first_problem(error, cls, name)) from None
+
+
+def changed_settings(config: RunConfig) -> list[str] | None:
+    """Settings in which a run differs from its recipe, method, variant and seed apart.
+
+    A shorter run under the recipe's own learning rate changes nothing: its weights are those of a
+    milestone.
+
+    Returns:
+        "section.key=value" as `--set` takes them; None if this version has no such recipe, variant
+        or key.
+    """
+    try:
+        own = resolve(config.recipe, config.method, variant=config.variant, seed=config.seed)
+    except ValueError:
+        return None
+    ours, recipes = (dict(_leaves(c.model_dump(mode="json"))) for c in (config, own))
+    if ours.keys() != recipes.keys():
+        return None
+    changed = {k: v for k, v in ours.items() if v != recipes[k]}
+    horizons = [c.optim.decay_horizon or c.train.iterations for c in (config, own)]
+    if config.train.iterations <= own.train.iterations and horizons[0] == horizons[1]:
+        for name in ("train.iterations", "optim.decay_horizon"):
+            changed.pop(name, None)
+    return [f"{k}={_assigned(v)}" for k, v in changed.items() if not k.startswith(_NOT_OF_WEIGHTS)]
+
+
+def milestone_interval(recipe: str) -> int | None:
+    """Iterations from one milestone of a recipe to the next; None if none is kept, or this version
+    has no such recipe."""
+    if recipe not in RECIPES:
+        return None
+    return TrainConfig.model_validate(RECIPES[recipe].get("train", {})).milestone_every
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _assigned(value: Any) -> str:
+    """A value as `parse_assignments` reads it back."""
+    plain = isinstance(value, str) and parse_assignments([f"a={value}"])["a"] == value
+    return value if plain else json.dumps(value)
+
+
+def resolve(
+    recipe: str,
+    method: str,
+    *,
+    variant: str = "",
+    seed: int = 0,
+    assignments: Sequence[str] = (),
+) -> RunConfig:
+    """The complete configuration of a run.
+
+    Args:
+        recipe: name in `RECIPES`.
+        method: name in `selfe.methods.OBJECTIVES`.
+        variant: "" or an ablation of the method.
+        assignments: `section.key=value` texts; they win over all but the names and the seed.
+
+    Raises:
+        ValueError: for unknown names and keys or values that do not fit, in one sentence.
+    """
+    if recipe not in RECIPES:
+        raise ValueError(Registry("recipe", dict.fromkeys(RECIPES, ":")).unknown(recipe))
+    OBJECTIVES.load(method)
+    values: dict[str, Any] = {"recipe": recipe, "method": method, "variant": variant, "seed": seed}
+    values = merge(values, RECIPES[recipe])
+    values = merge(values, METHOD_PARTS.get(recipe, {}).get(method, {}))
+    if variant:
+        known = VARIANTS.get(method, {})
+        if variant not in known:
+            table = Registry(f"variant of {method}", dict.fromkeys(known, ":"))
+            raise ValueError(table.unknown(variant))
+        values = merge(values, known[variant])
+    given = parse_assignments(assignments)
+    for name in ("recipe", "method", "variant", "seed"):
+        if name in given:  # what depends on it was chosen above
+            raise ValueError(f"--set takes section.key=value; for {name} there is --{name}")
+    return validate(merge(values, given))
+
+
+def run_name(config: RunConfig) -> str:
+    """Default folder of a run below `runs/`: recipe, method, variant, and a seed other than 0."""
+    parts = [config.recipe, config.method, config.variant, f"seed{config.seed}"]
+    return "-".join(part for part in parts if part and part != "seed0")
