@@ -41,8 +41,8 @@ from selfe.checkpoint import (
     prune,
     write_tensors,
 )
+from selfe.distributed.group import HostGroup
 from selfe.files import file_sha256, fsync_directory
-from selfe.process_group import HostGroup
 
 
 class ShardedWriter(BackgroundWriter):

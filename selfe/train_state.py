@@ -21,7 +21,7 @@ from selfe.checkpoint import (
 from selfe.config.schema import RunConfig
 from selfe.config.stages import first_position
 from selfe.device import uses_bf16
-from selfe.dist import OneProcess
+from selfe.distributed.processes import OneProcess
 from selfe.ema import Ema
 from selfe.optim import build_optimizer
 

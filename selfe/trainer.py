@@ -2,8 +2,8 @@
 
 State after iteration n is a function of the configuration alone: times, noise, caption dropout and
 sample order are keyed by global sample position, so stopping and resuming changes no bit. On many
-processes (`selfe.dist`) that holds for each layout; between layouts sums are rounded differently.
-"""
+processes (`selfe.distributed.processes`) that holds for each layout; between layouts sums are
+rounded differently."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from selfe.batch import BatchSource, LatentBatch, ReadsAhead
 from selfe.config.schema import RunConfig
 from selfe.config.stages import check_batches, first_position, micro_batch_size, stage_at
 from selfe.device import autocast, matrix_products
-from selfe.dist import OneProcess
+from selfe.distributed.processes import OneProcess
 from selfe.mfu import Speed, Throughput
 from selfe.objectives.base import LossOutput, Nets, Objective
 from selfe.optim import clip_gradients, learning_rate, set_learning_rate

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from selfe.config.stages import Stage
-from selfe.data.buckets import (
+from selfe.data.latent_cache.buckets import (
     MOST_ELONGATED,
     Bucket,
     BucketSchedule,
@@ -20,7 +20,7 @@ from selfe.data.buckets import (
     enlargement,
     nearest_bucket,
 )
-from selfe.data.images import DamagedImage, decode_image, fit_to_bucket
+from selfe.data.latent_cache.images import DamagedImage, decode_image, fit_to_bucket
 
 SMALL = {Bucket(32, 32, 32): 40, Bucket(32, 24, 40): 24, Bucket(32, 40, 24): 1}
 LARGE = {Bucket(64, 64, 64): 30, Bucket(64, 48, 80): 10}

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from selfe.batch import LatentBatch
-from selfe.builder import build_source
 from selfe.config.resolve import build_objective, resolve
 from selfe.config.schema import RunConfig
-from selfe.data.buckets import Bucket
-from selfe.data.cache_files import SAMPLES
-from selfe.data.cached_latents import CachedLatents, padded_length
+from selfe.data.latent_cache.buckets import Bucket
+from selfe.data.latent_cache.index import SAMPLES
+from selfe.data.latent_cache.source import CachedLatents, padded_length
+from selfe.data.registry import build_source
 from selfe.encoders.shapes import ShapesTextEncoder
 from selfe.seeding import SampleRng, derive_seed
 from selfe.trainer import Callbacks, micro_batches

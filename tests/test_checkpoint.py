@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from selfe import checkpoint
 from selfe.builder import build_model
 from selfe.checkpoint import CheckpointError, list_checkpoints, newest_valid, verify
-from selfe.dist import OneProcess
+from selfe.distributed.processes import OneProcess
 from selfe.session import check_folder, occupy, parse_fork, train_run
 from selfe.train_state import TrainState, new_state, restore
 from tests.helpers.tiny import TINY_MODEL, differing, tiny_config, tiny_train

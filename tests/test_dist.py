@@ -30,11 +30,12 @@ from selfe.builder import build_model
 from selfe.checkpoint import PARTS, list_checkpoints, newest_valid, read_state
 from selfe.config.resolve import build_objective
 from selfe.config.stages import check_batches
-from selfe.dist import OneProcess, open_processes
+from selfe.distributed.group import ManyProcesses, Replicas
+from selfe.distributed.launch import open_processes
+from selfe.distributed.processes import OneProcess
 from selfe.errors import PeerError, Stopped
 from selfe.network.denoiser import DualTimeDenoiser  # noqa: F401  imported before the fork
 from selfe.objectives.base import Nets
-from selfe.process_group import ManyProcesses, Replicas
 from selfe.runlog import read_lines
 from selfe.runs import find_checkpoint, load_run
 from selfe.session import train_run

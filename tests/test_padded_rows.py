@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from selfe.data.padded_rows import PaddedRows, fill_padded
+from selfe.data.latent_cache.padded_rows import PaddedRows, fill_padded
 
 
 def random_rows(seed: int, count: int = 3, longest: int = 6) -> list[np.ndarray]:

@@ -20,12 +20,13 @@ from safetensors.torch import load_file
 
 from selfe.builder import load_codec
 from selfe.cli.prepare import describe
-from selfe.data.buckets import Bucket
-from selfe.data.cache_files import SAMPLES, CacheIndex, read_index, write_index
-from selfe.data.images import decode_image, fit_to_bucket
-from selfe.data.latents import fake_caption
-from selfe.data.prepare import PrepareSettings, prepare, verify_cache
-from selfe.data.raw import open_reader
+from selfe.data.in_memory import fake_caption
+from selfe.data.latent_cache.buckets import Bucket
+from selfe.data.latent_cache.encode_shard import PrepareSettings
+from selfe.data.latent_cache.images import decode_image, fit_to_bucket
+from selfe.data.latent_cache.index import SAMPLES, CacheIndex, read_index, write_index
+from selfe.data.latent_cache.prepare import prepare, verify_cache
+from selfe.data.readers.base import open_reader
 from selfe.data.shapes_latents import images_to_float
 from selfe.encoders.shapes import ShapesTextEncoder
 from tests.helpers.image_data import (
@@ -225,7 +226,7 @@ def test_too_much_damage_ends_the_work_with_count_and_names(tmp_path):
 
 @pytest.mark.fault(14)
 def test_much_damage_is_noticed_before_everything_was_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("selfe.data.prepare.ENOUGH_TO_JUDGE", 3)
+    monkeypatch.setattr("selfe.data.latent_cache.prepare.ENOUGH_TO_JUDGE", 3)
     spelling = write_tars(tmp_path / "tars", ITEMS, 10)
     first = tmp_path / "tars" / "000.tar"
     first.write_bytes(first.read_bytes()[:9000])

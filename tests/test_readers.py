@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from selfe.data import raw
-from selfe.data.raw import READERS, RawSample, Skipped, open_reader, split_spelling
+from selfe.data.readers import base
+from selfe.data.readers.base import READERS, RawSample, Skipped, open_reader, split_spelling
 from tests.helpers.image_data import (
     LAYOUTS,
     add_member,
@@ -158,8 +158,8 @@ def hostile(kind: str) -> tarfile.TarInfo:
     ["parent", "inner parent", "absolute", "symbolic link", "hard link", "device", "oversized"],
 )
 def test_hostile_members_are_refused_and_nothing_is_written(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(raw, "MOST_IMAGE_BYTES", 100_000)
-    monkeypatch.setattr("selfe.data.tars.MOST_IMAGE_BYTES", 100_000)
+    monkeypatch.setattr(base, "MOST_IMAGE_BYTES", 100_000)
+    monkeypatch.setattr("selfe.data.readers.tars.MOST_IMAGE_BYTES", 100_000)
     member, content = hostile(kind), ITEMS[0].png
     if kind == "oversized":
         content = bytes(100_001)

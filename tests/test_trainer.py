@@ -17,7 +17,7 @@ from selfe.checkpoint import list_checkpoints
 from selfe.config.resolve import build_objective
 from selfe.config.stages import first_position
 from selfe.device import uses_bf16
-from selfe.dist import OneProcess
+from selfe.distributed.processes import OneProcess
 from selfe.methods import OBJECTIVES
 from selfe.objectives.base import LossOutput, Nets
 from selfe.optim import learning_rate

@@ -25,16 +25,16 @@ from safetensors.torch import save_file
 
 from scripts.bench.paired_timing import measurement_facts, paired_ratio, print_table, write_report
 from selfe.config.resolve import resolve
-from selfe.data.buckets import Bucket
-from selfe.data.cache_files import (
+from selfe.data.latent_cache.buckets import Bucket
+from selfe.data.latent_cache.index import (
     CacheIndex,
     EncoderRecord,
     ShardRecord,
-    ShardWriter,
     shard_folder,
     write_index,
 )
-from selfe.data.cached_latents import CachedLatents, padded_length
+from selfe.data.latent_cache.shard_writer import ShardWriter
+from selfe.data.latent_cache.source import CachedLatents, padded_length
 from selfe.files import file_sha256
 from selfe.seeding import SampleRng
 

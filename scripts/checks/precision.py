@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from selfe.builder import build_model, build_source
+from selfe.builder import build_model
 from selfe.checkpoint import load_tensors, load_weights
 from selfe.config.resolve import build_objective
+from selfe.data.registry import build_source
 from selfe.device import autocast
 from selfe.files import write_atomically
 from selfe.objectives.base import Nets

@@ -8,9 +8,9 @@ from functools import partial
 
 from evals.scoring.benchmark import BenchmarkSettings, score_model
 from scripts.gpu_study.rows import Measurement, Part, Row, Settings, Unfinished
-from selfe.builder import build_source
 from selfe.config.resolve import resolve, run_name
 from selfe.config.schema import RunConfig
+from selfe.data.registry import build_source
 from selfe.errors import Stopped
 from selfe.footprint import count_parameters
 from selfe.runlog import read_lines

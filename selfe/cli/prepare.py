@@ -13,7 +13,7 @@ import typer
 from selfe.cli.common import Device, Ticker, command_line, console, pick_device, progress_bar
 
 if TYPE_CHECKING:
-    from selfe.data.cache_files import CacheIndex
+    from selfe.data.latent_cache.index import CacheIndex
 
 
 def prepare(
@@ -73,10 +73,11 @@ def prepare(
     Under torchrun every process takes its share of the shards.
     """
     from selfe.builder import load_codec, load_text_encoder
-    from selfe.data.cache_files import read_index
-    from selfe.data.prepare import PrepareSettings, verify_cache
-    from selfe.data.prepare import prepare as encode
-    from selfe.data.raw import open_reader
+    from selfe.data.latent_cache.encode_shard import PrepareSettings
+    from selfe.data.latent_cache.index import read_index
+    from selfe.data.latent_cache.prepare import prepare as encode
+    from selfe.data.latent_cache.prepare import verify_cache
+    from selfe.data.readers.base import open_reader
     from selfe.provenance import provenance
 
     if data is None:

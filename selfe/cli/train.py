@@ -80,11 +80,11 @@ def train(
     For many GPUs start it with scripts/launch_torchrun.sh or scripts/launch_slurm.sh.
     """
     from selfe.config.resolve import resolve, run_name
-    from selfe.dist import open_processes
+    from selfe.distributed.launch import open_processes
+    from selfe.distributed.workers import open_workers, workers_for
     from selfe.session import train_run
     from selfe.trainer import Callbacks
     from selfe.trainer import Progress as TrainProgress
-    from selfe.workers import open_workers, workers_for
 
     config = resolve(recipe, method, variant=variant, seed=seed, assignments=settings or [])
     if name is not None and (name != Path(name).name or name.startswith(".")):

@@ -9,7 +9,7 @@ import torch
 from selfe.builder import build_model
 from selfe.config.resolve import build_objective, resolve
 from selfe.config.schema import RunConfig
-from selfe.data.latents import InMemoryLatents
+from selfe.data.in_memory import InMemoryLatents
 from selfe.encoders.shapes import ShapesTextEncoder
 from selfe.trainer import Callbacks, TrainState, train
 

@@ -26,10 +26,10 @@ from selfe.registry import Registry
 READERS = Registry(
     "data scheme",
     {
-        "wds": "selfe.data.tars:TarReader",
-        "folder": "selfe.data.folders:FolderReader",
-        "parquet": "selfe.data.parquet:ParquetReader",
-        "hf": "selfe.data.hub_datasets:HubReader",
+        "wds": "selfe.data.readers.tars:TarReader",
+        "folder": "selfe.data.readers.folders:FolderReader",
+        "parquet": "selfe.data.readers.parquet:ParquetReader",
+        "hf": "selfe.data.readers.hub_datasets:HubReader",
     },
 )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from selfe.data.raw import (
+from selfe.data.readers.base import (
     CAPTION_NAMES,
     IMAGE_NAMES,
     MOST_IMAGE_BYTES,

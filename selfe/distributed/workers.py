@@ -22,7 +22,8 @@ import torch
 from selfe.config.resolve import build_objective
 from selfe.config.schema import RunConfig
 from selfe.config.stages import check_batches, stages_of
-from selfe.dist import OneProcess
+from selfe.distributed.launch import launched
+from selfe.distributed.processes import OneProcess
 from selfe.errors import PeerError, WorkerDied
 from selfe.footprint import count_parameters
 from selfe.runs import recorded_facts
@@ -41,10 +42,6 @@ GLOO = "gloo"
 
 Job = Callable[..., object]
 """Called with the keyword argument `processes`."""
-
-
-def launched() -> bool:
-    return int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
 def usable_workers(config: RunConfig, device: str) -> int:
@@ -91,7 +88,7 @@ def open_workers(count: int, job: Job, device: str = "cpu") -> Iterator[OneProce
         ValueError: where there are no cores to share: on a GPU, or below a launcher.
         WorkerDied: instead of what the group raised, if one of the others ended before.
     """
-    from selfe import process_group
+    from selfe.distributed import group
 
     if device != "cpu":
         raise ValueError(f"workers share the cores of the CPU, not {device!r}")
@@ -114,7 +111,7 @@ def open_workers(count: int, job: Job, device: str = "cpu") -> Iterator[OneProce
         torch.set_num_threads(share)
         try:
             with _group(0, count, meeting):
-                yield process_group.Replicas(meeting.parent)
+                yield group.Replicas(meeting.parent)
             for worker in workers:
                 worker.join()
         except RuntimeError as error:
@@ -158,13 +155,13 @@ def _reason(worker: multiprocessing.process.BaseProcess, end: Connection) -> str
 
 
 def _work(rank: int, size: int, threads: int, meeting: Path, job: Job, end: Connection) -> None:
-    from selfe import process_group
+    from selfe.distributed import group
 
     torch.set_num_threads(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         with _group(rank, size, meeting):
-            job(processes=process_group.Replicas(meeting.parent))
+            job(processes=group.Replicas(meeting.parent))
     except (PeerError, KeyboardInterrupt):
         sys.exit(1)
     except Exception as error:

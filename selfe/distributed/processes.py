@@ -1,17 +1,14 @@
 """The processes that train together: one alone, or those that a launcher has started.
 
 torchrun, or scripts/launch_slurm.sh, says through the environment which process this is; on the
-cores of one machine `selfe.workers` starts them. The global batch of an iteration is cut into equal
-contiguous parts, one a process; randomness is keyed by global position, so every number of
-processes computes the same loss up to rounding. What a group of processes does is in
-`selfe.process_group`, which a run on one process does not import.
-"""
+cores of one machine `selfe.distributed.workers` starts them. The global batch of an iteration is
+cut into equal contiguous parts, one a process; randomness is keyed by global position, so every
+number of processes computes the same loss up to rounding. What a group of processes does is in
+`selfe.distributed.group`, which a run on one process does not import."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -84,35 +81,3 @@ class OneProcess:
             build: makes a module of the same architecture, for weights gathered from shards.
         """
         return module
-
-
-@contextlib.contextmanager
-def open_processes(device: str, shard: int | None = None) -> Iterator[OneProcess]:
-    """The processes a launcher has started, or the one there is without a launcher.
-
-    Reads WORLD_SIZE, RANK, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
-
-    Args:
-        device: "cuda" becomes this process' own GPU of its machine.
-        shard: processes that share one copy of the weights; None for those of one machine.
-
-    Raises:
-        ValueError: if the layout does not fit the number of processes.
-    """
-    size = int(os.environ.get("WORLD_SIZE", 1))
-    if size == 1:
-        if shard not in (None, 1):
-            raise ValueError(
-                f"--shard {shard} needs as many processes: start with scripts/launch_torchrun.sh"
-            )
-        yield OneProcess(device)
-        return
-    from selfe import process_group
-
-    on_gpu = device.startswith("cuda")
-    if on_gpu:
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
-        torch.cuda.set_device(device)
-    with process_group.initialised("cpu:gloo,cuda:nccl" if on_gpu else "gloo"):
-        shard = shard or int(os.environ.get("LOCAL_WORLD_SIZE", size))
-        yield process_group.ManyProcesses(device, shard)

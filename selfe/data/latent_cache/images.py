@@ -8,7 +8,7 @@ import struct
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from selfe.data.buckets import Bucket
+from selfe.data.latent_cache.buckets import Bucket
 
 _BROKEN = (
     OSError,  # truncated, unidentified

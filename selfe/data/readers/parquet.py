@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from selfe.data.raw import (
+from selfe.data.readers.base import (
     CAPTION_NAMES,
     IMAGE_NAMES,
     RawSample,

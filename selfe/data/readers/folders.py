@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from selfe.data.raw import (
+from selfe.data.readers.base import (
     CAPTION_NAMES,
     IMAGE_ENDINGS,
     SHARD_ROWS,

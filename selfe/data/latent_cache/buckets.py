@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from selfe.config.stages import Stage
-from selfe.data.latents import SampleOrder
+from selfe.data.in_memory import SampleOrder
 from selfe.seeding import derive_seed
 
 MOST_ELONGATED = 2.0

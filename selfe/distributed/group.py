@@ -24,7 +24,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from selfe.dist import OneProcess
+from selfe.distributed.processes import OneProcess
 from selfe.errors import PeerError
 
 T = TypeVar("T")

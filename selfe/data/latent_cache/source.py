@@ -17,20 +17,19 @@ from torch import Tensor
 from selfe.batch import LatentBatch, TextCondition
 from selfe.config.schema import RunConfig
 from selfe.config.stages import stages_of
-from selfe.data.buckets import Bucket, BucketSchedule
-from selfe.data.cache_files import (
+from selfe.data.in_memory import width_problems
+from selfe.data.latent_cache.buckets import Bucket, BucketSchedule
+from selfe.data.latent_cache.index import (
     DTYPES,
     SAMPLES,
     CacheIndex,
-    DamagedRow,
-    OpenFiles,
     checksum,
     read_index,
     shard_folder,
 )
-from selfe.data.latents import width_problems
-from selfe.data.padded_rows import PaddedRows
-from selfe.data.prefetch import ReadAhead
+from selfe.data.latent_cache.mapped_files import DamagedRow, OpenFiles
+from selfe.data.latent_cache.padded_rows import PaddedRows
+from selfe.data.latent_cache.read_ahead import ReadAhead
 from selfe.files import file_sha256
 from selfe.seeding import SampleRng
 

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from selfe.data.raw import (
+from selfe.data.readers.base import (
     IMAGE_ENDINGS,
     MOST_IMAGE_BYTES,
     RawSample,

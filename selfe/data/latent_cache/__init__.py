@@ -1,0 +1,1 @@
+"""Latents and text encoded once: written by `prepare`, read by training."""

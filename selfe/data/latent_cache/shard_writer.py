@@ -1,0 +1,140 @@
+"""Writes one shard of a latent cache, row group by row group."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from selfe.data.latent_cache.buckets import Bucket
+from selfe.data.latent_cache.index import (
+    SAMPLES,
+    FileRecord,
+    ShardRecord,
+    checksum,
+    read_shard_record,
+)
+from selfe.files import file_sha256, fsync_directory, write_atomically
+
+
+def to_bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().contiguous().cpu().view(torch.uint8).numpy().tobytes()
+
+
+class ShardWriter:
+    """Writes one shard under a temporary name; `commit` renames it into place.
+
+    Args:
+        folder: of the finished shard.
+        fake: whether samples carry the features of their fake captions.
+    """
+
+    def __init__(self, folder: Path, fake: bool) -> None:
+        self.folder, self.fake = folder, fake
+        self._temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        shutil.rmtree(self._temporary, ignore_errors=True)
+        self._temporary.mkdir(parents=True)
+        self._writers: dict[str, Any] = {}
+        self.rows: Counter[str] = Counter()
+
+    def add_samples(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Rows of samples.arrow: key, caption, sha256, height, width, tokens, pooled and, where
+        asked for, fake_tokens and fake_pooled, as lists of equal length."""
+        checked = dict(columns)
+        checked["checksum"] = [
+            checksum(*parts) for parts in zip(columns["tokens"], columns["pooled"], strict=True)
+        ]
+        if self.fake:
+            checked["fake_checksum"] = [
+                checksum(*parts)
+                for parts in zip(columns["fake_tokens"], columns["fake_pooled"], strict=True)
+            ]
+        self._write(SAMPLES, checked, _sample_features(self.fake))
+
+    def add_latents(self, bucket: Bucket, samples: Sequence[int], latents: Sequence[bytes]) -> None:
+        """Rows of a bucket's file; `samples` are their rows in samples.arrow."""
+        pairs = zip(latents, samples, strict=True)
+        columns: dict[str, Sequence[Any]] = {
+            "sample": list(samples),
+            "latents": list(latents),
+            "checksum": [checksum(content, seed=sample) for content, sample in pairs],
+        }
+        self._write(f"{bucket.name}.arrow", columns, _latent_features())
+
+    def _write(self, name: str, columns: dict[str, Sequence[Any]], features: Any) -> None:
+        import pyarrow
+        from datasets.arrow_writer import ArrowWriter
+
+        if name not in self._writers:
+            path = str(self._temporary / name)
+            self._writers[name] = ArrowWriter(features=features, path=path)
+        table = pyarrow.table(dict(columns), schema=features.arrow_schema)
+        self._writers[name].write_table(table)
+        self.rows[name] += len(columns["checksum"])
+
+    def commit(self, **facts: Any) -> ShardRecord:
+        """Flush, record and rename; `facts` are the other fields of `ShardRecord`.
+
+        A shard of the same name that is already in place, by another process, is kept.
+        """
+        files = {}
+        for name, writer in sorted(self._writers.items()):
+            writer.finalize()
+            path = self._temporary / name
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+            files[name] = FileRecord(self.rows[name], path.stat().st_size, file_sha256(path))
+        record = ShardRecord(files=files, **facts)
+        content = json.dumps(record.as_json(), indent=1).encode()
+        write_atomically(self._temporary / "shard.json", content)
+        try:
+            os.rename(self._temporary, self.folder)
+        except OSError:
+            there = read_shard_record(self.folder)
+            if there is None:
+                raise
+            shutil.rmtree(self._temporary)
+            return there
+        fsync_directory(self.folder.parent)
+        return record
+
+
+def _sample_features(fake: bool) -> Any:
+    from datasets import Features, Value
+
+    columns = {
+        "key": Value("string"),
+        "caption": Value("string"),
+        "sha256": Value("string"),
+        "height": Value("int32"),
+        "width": Value("int32"),
+        "tokens": Value("large_binary"),
+        "pooled": Value("large_binary"),
+        "checksum": Value("uint64"),
+    }
+    if fake:
+        columns |= {
+            "fake_tokens": Value("large_binary"),
+            "fake_pooled": Value("large_binary"),
+            "fake_checksum": Value("uint64"),
+        }
+    return Features(columns)
+
+
+def _latent_features() -> Any:
+    from datasets import Features, Value
+
+    return Features(
+        {
+            "sample": Value("int32"),
+            "latents": Value("large_binary"),
+            "checksum": Value("uint64"),
+        }
+    )

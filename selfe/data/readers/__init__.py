@@ -1,0 +1,1 @@
+"""Readers of raw images with captions: tars, folders, parquet, datasets of the hub."""
