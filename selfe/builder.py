@@ -2,79 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from selfe.config.schema import RunConfig
-from selfe.encoders.base import LatentCodec, TextEncoder
-from selfe.registry import Registry
 
 if TYPE_CHECKING:
     from selfe.network.denoiser import DualTimeDenoiser
-
-CODECS = Registry(
-    "codec",
-    {
-        "shapes-grid": "selfe.builder:shapes_grid_codec",
-        "shapes-free": "selfe.builder:shapes_free_codec",
-        "flux": "selfe.encoders.flux:load_flux_vae",
-    },
-)
-TEXT_ENCODERS = Registry(
-    "text encoder",
-    {
-        "shapes": "selfe.encoders.shapes:ShapesTextEncoder",
-        "flux": "selfe.encoders.flux:load_flux_text",
-    },
-)
-
-
-def build_codec(config: RunConfig, device: torch.device | str) -> LatentCodec:
-    return load_codec(config.data.codec, device, config.data.revision)
-
-
-def load_codec(name: str, device: torch.device | str, revision: str = "") -> LatentCodec:
-    """Raises ValueError for an unknown name, and for a revision of what has none."""
-    return _load(CODECS, name, revision=revision or None).to(str(device))
-
-
-def load_text_encoder(
-    name: str, device: torch.device | str, revision: str = "", max_tokens: int | None = None
-) -> TextEncoder:
-    """Raises ValueError for an unknown name, and for options that the encoder does not have."""
-    options = {"revision": revision or None, "max_tokens": max_tokens}
-    return _load(TEXT_ENCODERS, name, **options).to(str(device))
-
-
-def _load(table: Registry, name: str, **options: Any) -> Any:
-    """Call what a name stands for with the options that are given."""
-    given = {key: value for key, value in options.items() if value is not None}
-    make = table.load(name)
-    parameters = inspect.signature(make).parameters
-    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    for key in given:
-        if key not in parameters and not takes_all:
-            raise ValueError(f"the {table.kind} {name!r} has no option {key}")
-    return make(**given)
-
-
-def shapes_grid_codec() -> LatentCodec:
-    from selfe.encoders.shapes import ShapesVAE
-
-    return ShapesVAE("grid")
-
-
-def shapes_free_codec() -> LatentCodec:
-    from selfe.encoders.shapes import ShapesVAE
-
-    return ShapesVAE("free")
-
-
-def build_text_encoder(config: RunConfig, device: torch.device | str) -> TextEncoder:
-    data = config.data
-    return load_text_encoder(data.text, device, data.revision, data.text_tokens)
 
 
 def build_model(config: RunConfig, device: torch.device | str) -> DualTimeDenoiser:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from selfe.any_step import AnyStepGenerator, sampling_facts
-from selfe.builder import build_codec, build_model, build_text_encoder
+from selfe.builder import build_model
 from selfe.checkpoint import (
     Checkpoint,
     list_checkpoints,
@@ -22,6 +22,7 @@ from selfe.checkpoint import (
 from selfe.config.resolve import changed_settings, validate, validate_section
 from selfe.config.schema import RunConfig, SamplingConfig
 from selfe.encoders.base import LatentCodec, TextEncoder
+from selfe.encoders.registry import build_codec, build_text_encoder
 from selfe.files import write_atomically
 from selfe.generator import GeneratorFacts
 from selfe.methods import method_label

@@ -16,13 +16,14 @@ from torch import nn
 
 from selfe.allocator import keep_freed_memory
 from selfe.any_step import AnyStepGenerator
-from selfe.builder import build_codec, build_model, build_text_encoder
+from selfe.builder import build_model
 from selfe.checkpoint import verify
 from selfe.config.resolve import build_objective
 from selfe.config.schema import RunConfig
 from selfe.data.registry import build_source
 from selfe.device import used_on
 from selfe.distributed.processes import OneProcess
+from selfe.encoders.registry import build_codec, build_text_encoder
 from selfe.errors import Stopped
 from selfe.files import folder_lock
 from selfe.generator import GeneratorFacts, image_seed

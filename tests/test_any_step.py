@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from selfe.any_step import AnyStepGenerator, latents_to_images
-from selfe.builder import build_codec, build_model, build_text_encoder
+from selfe.builder import build_model
 from selfe.captions import EncodedCaptions
 from selfe.config.schema import SamplingConfig
+from selfe.encoders.registry import build_codec, build_text_encoder
 from selfe.generator import GeneratorFacts, image_seed
 from selfe.runs import find_checkpoint, load_run, override_sampling, write_config
 from selfe.sampler import time_grid

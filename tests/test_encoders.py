@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from selfe.batch import TextCondition
-from selfe.builder import CODECS, TEXT_ENCODERS
 from selfe.data.in_memory import fake_caption
 from selfe.encoders.flux import FluxTextEncoder, dtype_on, load_flux_text, load_flux_vae
+from selfe.encoders.registry import CODECS, TEXT_ENCODERS
 from tests.helpers.tiny_pipelines import build_tiny
 from tests.test_pretrained_hub import COMMIT, make_cache
 

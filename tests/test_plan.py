@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from selfe.batch import LatentBatch, TextCondition
-from selfe.builder import CODECS
 from selfe.config.recipes import RECIPES
 from selfe.config.resolve import build_objective, resolve
 from selfe.config.stages import stage_at
 from selfe.data.in_memory import InMemoryLatents
 from selfe.device import GPUS, gpu_named
+from selfe.encoders.registry import CODECS
 from selfe.encoders.shapes import ShapesTextEncoder
 from selfe.footprint import (
     CODEC_GEOMETRY,

@@ -18,7 +18,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from selfe.builder import load_codec
 from selfe.cli.prepare import describe
 from selfe.data.in_memory import fake_caption
 from selfe.data.latent_cache.buckets import Bucket
@@ -28,6 +27,7 @@ from selfe.data.latent_cache.index import SAMPLES, CacheIndex, read_index, write
 from selfe.data.latent_cache.prepare import prepare, verify_cache
 from selfe.data.readers.base import open_reader
 from selfe.data.shapes_latents import images_to_float
+from selfe.encoders.registry import load_codec
 from selfe.encoders.shapes import ShapesTextEncoder
 from tests.helpers.image_data import (
     add_member,

@@ -23,6 +23,7 @@ from selfe.files import (
 )
 
 STORED_SCORE = 0.05
+"""Detections above this score are stored, so that lower thresholds can be tried later."""
 
 
 STORED_PER_IMAGE = 100

@@ -34,8 +34,6 @@ from selfe.files import (
     folder_lock,
 )
 
-"""Detections above this score are stored, so that lower thresholds can be tried later."""
-
 
 @dataclass(frozen=True)
 class ScoredFolder:

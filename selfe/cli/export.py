@@ -17,7 +17,7 @@ def export(
 ) -> None:
     """Write a run as a diffusers pipeline that loads without this project."""
     from selfe.cli.targets import find_runs, parse_run
-    from selfe.export import export_run
+    from selfe.export.save import export_run
 
     found = parse_run(run, runs_dir)
     if found is None:

@@ -72,12 +72,12 @@ def prepare(
 
     Under torchrun every process takes its share of the shards.
     """
-    from selfe.builder import load_codec, load_text_encoder
     from selfe.data.latent_cache.encode_shard import PrepareSettings
     from selfe.data.latent_cache.index import read_index
     from selfe.data.latent_cache.prepare import prepare as encode
     from selfe.data.latent_cache.prepare import verify_cache
     from selfe.data.readers.base import open_reader
+    from selfe.encoders.registry import load_codec, load_text_encoder
     from selfe.provenance import provenance
 
     if data is None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from selfe.builder import build_codec, build_text_encoder
 from selfe.config.schema import RunConfig
+from selfe.encoders.registry import build_codec, build_text_encoder
 from selfe.registry import Registry
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""A trained model as a diffusers pipeline. `selfe.export` ships this file's code with the weights.
+"""A trained model as a diffusers pipeline; `selfe.export.save` ships its code with the weights.
 
 Images are those of `selfe.any_step`, bit for bit on the CPU: work is done in the same batches.
 """
