@@ -12,8 +12,8 @@ from selfe.config.resolve import build_objective
 from selfe.config.schema import ModelConfig, RunConfig
 from selfe.config.stages import Stage, stages_of
 from selfe.device import without_device
-from selfe.mfu import FORWARD_BACKWARD
 from selfe.network.denoiser import DualTimeDenoiser
+from selfe.network.flops import FORWARD_BACKWARD
 from selfe.passes import Pass
 
 KEPT = {"none": (31, 27), "blocks": (1, 1), "selective": (11, 10)}

@@ -15,19 +15,8 @@ from torch import Tensor
 from selfe.batch import TextCondition
 from selfe.config.schema import ModelConfig
 from selfe.device import peak_flops
-from selfe.network.derivative import carries_tangent
-from selfe.network.flops import flops_per_image
+from selfe.network.flops import cost_of_pass, flops_per_image
 from selfe.objectives.base import Velocity
-
-FORWARD, FORWARD_TANGENT, FORWARD_BACKWARD = 1, 2, 3
-"""Cost of a pass alone, with a derivative beside it and with a backward pass, in forward passes."""
-
-
-def cost_of_pass(x_t: Tensor) -> int:
-    """Of these the one that applies to a network called with x_t now."""
-    if carries_tangent(x_t):
-        return FORWARD_TANGENT
-    return FORWARD_BACKWARD if torch.is_grad_enabled() else FORWARD
 
 
 @dataclass(frozen=True)

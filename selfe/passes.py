@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from selfe.batch import LatentBatch, TextCondition
-from selfe.mfu import FORWARD, FORWARD_BACKWARD, FORWARD_TANGENT, cost_of_pass
+from selfe.network.flops import FORWARD, FORWARD_BACKWARD, FORWARD_TANGENT, cost_of_pass
 from selfe.objectives.base import Nets, Objective, Velocity
 from selfe.seeding import SampleRng
 

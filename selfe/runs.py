@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from selfe.any_step import AnyStepGenerator, sampling_facts
 from selfe.builder import build_model
 from selfe.checkpoint import (
     Checkpoint,
@@ -24,8 +23,9 @@ from selfe.config.schema import RunConfig, SamplingConfig
 from selfe.encoders.base import LatentCodec, TextEncoder
 from selfe.encoders.registry import build_codec, build_text_encoder
 from selfe.files import write_atomically
+from selfe.generation.any_step import AnyStepGenerator, sampling_facts
 from selfe.generator import GeneratorFacts
-from selfe.methods import method_label
+from selfe.objectives.registry import method_label
 
 
 def write_config(run_dir: Path, config: RunConfig, **facts: object) -> None:

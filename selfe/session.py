@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from selfe.allocator import keep_freed_memory
-from selfe.any_step import AnyStepGenerator
 from selfe.builder import build_model
 from selfe.checkpoint import verify
 from selfe.config.resolve import build_objective
@@ -26,8 +25,9 @@ from selfe.distributed.processes import OneProcess
 from selfe.encoders.registry import build_codec, build_text_encoder
 from selfe.errors import Stopped
 from selfe.files import folder_lock
+from selfe.generation.any_step import AnyStepGenerator
 from selfe.generator import GeneratorFacts, image_seed
-from selfe.methods import method_label
+from selfe.objectives.registry import method_label
 from selfe.provenance import provenance
 from selfe.runs import (
     check_data,
@@ -290,7 +290,7 @@ class SampleSheets:
             self._draw(whole, step)
 
     def _draw(self, network: nn.Module, step: int) -> None:
-        from selfe.sheets import write_sheet
+        from selfe.generation.contact_sheet import write_sheet
 
         config = self.config
         shape = latent_shape_of(config, self.codec)

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from selfe.network import activation
-from selfe.network.activation import beside_gelu, gelu
+from selfe.network import cpu_kernels
+from selfe.network.cpu_kernels import beside_gelu, gelu
 
 
 def spread(dtype: torch.dtype) -> torch.Tensor:
@@ -23,7 +23,7 @@ def spread(dtype: torch.dtype) -> torch.Tensor:
 @pytest.mark.parametrize("part", [1, 30, 2**16])
 @pytest.mark.parametrize("beside", [False, True])
 def test_value_and_slope_are_the_librarys(dtype, tolerance, part, beside, monkeypatch):
-    monkeypatch.setattr(activation, "_PART", part)
+    monkeypatch.setattr(cpu_kernels, "_PART", part)
     x, left = spread(dtype).requires_grad_(), torch.randn(3, 7, 5).to(dtype).requires_grad_()
     exact_x, exact_left = (p.detach().double().requires_grad_() for p in (x, left))
     expected = F.gelu(exact_x, approximate="tanh")

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from selfe.any_step import AnyStepGenerator, latents_to_images
 from selfe.builder import build_model
-from selfe.captions import EncodedCaptions
 from selfe.config.schema import SamplingConfig
 from selfe.encoders.registry import build_codec, build_text_encoder
+from selfe.generation.any_step import AnyStepGenerator, latents_to_images
+from selfe.generation.captions import EncodedCaptions
 from selfe.generator import GeneratorFacts, image_seed
 from selfe.runs import find_checkpoint, load_run, override_sampling, write_config
 from selfe.sampler import time_grid

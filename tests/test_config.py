@@ -18,7 +18,7 @@ from selfe.config.resolve import (
 )
 from selfe.config.schema import RunConfig, TimesConfig
 from selfe.config.stages import first_position, stage_at, stages_of
-from selfe.methods import OBJECTIVES
+from selfe.objectives.registry import OBJECTIVES
 
 
 @pytest.mark.parametrize("method", OBJECTIVES.names())

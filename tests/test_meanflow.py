@@ -8,8 +8,7 @@ import torch
 
 from baselines.meanflow import MeanFlow
 from selfe.batch import TextCondition
-from selfe.network.activation import GeluBeside
-from selfe.network.attention import NormaliseAndRotate
+from selfe.network.cpu_kernels import GeluBeside, NormaliseAndRotate
 from selfe.network.derivative import carries_tangent, time_derivative
 from selfe.objectives.base import Nets
 from selfe.seeding import SampleRng

@@ -24,9 +24,9 @@ from selfe.footprint import (
     count_parameters,
     resolutions_of,
 )
-from selfe.methods import OBJECTIVES
 from selfe.mfu import Throughput
 from selfe.network.denoiser import DualTimeDenoiser
+from selfe.objectives.registry import OBJECTIVES
 from selfe.passes import passes_of
 from selfe.plan import largest_fitting, make_plan
 from selfe.runlog import read_lines

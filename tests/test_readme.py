@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from selfe.config.resolve import resolve
-from selfe.methods import METHOD_LABELS
+from selfe.objectives.registry import METHOD_LABELS
 from selfe.plan import make_plan
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -8,7 +8,7 @@ import pytest
 
 from selfe.config.describe import attribute_docs, list_settings
 from selfe.config.resolve import resolve
-from selfe.methods import OBJECTIVES
+from selfe.objectives.registry import OBJECTIVES
 from tests.helpers.command_line import selfe_bench
 
 

@@ -18,8 +18,8 @@ from selfe.config.resolve import build_objective
 from selfe.config.stages import first_position
 from selfe.device import uses_bf16
 from selfe.distributed.processes import OneProcess
-from selfe.methods import OBJECTIVES
 from selfe.objectives.base import LossOutput, Nets
+from selfe.objectives.registry import OBJECTIVES
 from selfe.optim import learning_rate
 from selfe.runlog import RunLog, read_lines
 from selfe.runs import load_run, write_config

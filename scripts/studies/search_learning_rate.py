@@ -25,7 +25,7 @@ from scripts.studies.search_sampling import overall_score, validation_prompts
 from selfe.config.resolve import resolve
 from selfe.distributed.workers import open_workers, workers_for
 from selfe.files import write_atomically
-from selfe.methods import OBJECTIVES
+from selfe.objectives.registry import OBJECTIVES
 from selfe.provenance import provenance
 from selfe.runs import load_run
 from selfe.session import train_run

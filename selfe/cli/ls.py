@@ -84,7 +84,7 @@ def _runs(runs_dir: Path) -> list[dict]:
 
 def _methods() -> list[dict]:
     from selfe.config.recipes import VARIANTS
-    from selfe.methods import METHOD_LABELS, OBJECTIVES
+    from selfe.objectives.registry import METHOD_LABELS, OBJECTIVES
 
     return [
         {
@@ -111,7 +111,7 @@ def _recipes() -> list[dict]:
 def _settings(recipe: str, method: str) -> list[dict]:
     from selfe.config.describe import list_settings
     from selfe.config.resolve import resolve
-    from selfe.methods import OBJECTIVES
+    from selfe.objectives.registry import OBJECTIVES
 
     config = resolve(recipe, method)
     return [asdict(setting) for setting in list_settings(config, OBJECTIVES.load(method))]

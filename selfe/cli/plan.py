@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from selfe.cli.common import Settings
-from selfe.methods import OBJECTIVES
+from selfe.objectives.registry import OBJECTIVES
 
 if TYPE_CHECKING:
     from selfe.plan import CostStage, Plan

@@ -36,8 +36,8 @@ def sample(
 ) -> None:
     """Draw prompts at several numbers of steps, and a grid whose rows are step counts."""
     from selfe.cli.targets import find_targets
+    from selfe.generation.contact_sheet import write_sheet
     from selfe.generator import image_seed
-    from selfe.sheets import write_sheet
 
     counts = parse_steps(steps)
     if out.exists() and not out.is_dir():

@@ -19,7 +19,7 @@ from selfe.cli.common import (
     pick_device,
     progress_bar,
 )
-from selfe.methods import OBJECTIVES, method_label
+from selfe.objectives.registry import OBJECTIVES, method_label
 
 
 def train(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from selfe.config.assignments import merge
-from selfe.methods import OBJECTIVES
+from selfe.objectives.registry import OBJECTIVES
 
 _SHAPES: dict[str, Any] = {
     "model": {

@@ -15,7 +15,7 @@ from selfe.config.describe import fields_of, first_problem, unknown_key
 from selfe.config.recipes import METHOD_PARTS, RECIPES, VARIANTS
 from selfe.config.schema import RunConfig, SectionT, TimesConfig, TrainConfig
 from selfe.config.stages import check_stages
-from selfe.methods import OBJECTIVES
+from selfe.objectives.registry import OBJECTIVES
 from selfe.registry import Registry
 
 # How a run is kept and watched, where its data lies and how images are drawn from it: the weights
@@ -159,7 +159,7 @@ def resolve(
 
     Args:
         recipe: name in `RECIPES`.
-        method: name in `selfe.methods.OBJECTIVES`.
+        method: name in `selfe.objectives.registry.OBJECTIVES`.
         variant: "" or an ablation of the method.
         assignments: `section.key=value` texts; they win over all but the names and the seed.
 

@@ -16,7 +16,7 @@ DENOISER_MODULES: tuple[Module, ...] = (
     ("selfe.network.embeddings", ()),
     ("selfe.network.derivative", ("carries_tangent",)),
     ("selfe.network.attention", ()),
-    ("selfe.network.activation", ()),
+    ("selfe.network.cpu_kernels", ()),
     ("selfe.network.blocks", ()),
     ("selfe.network.denoiser", ()),
 )
@@ -43,9 +43,9 @@ PIPELINE_MODULES: tuple[Module, ...] = (
         "selfe.encoders.flux",
         ("CLIP_TOKENS", "T5_TOKENS", "MOST_T5_TOKENS", "dtype_on", "FluxTextEncoder"),
     ),
-    ("selfe.captions", ()),
-    ("selfe.slots", ()),
-    ("selfe.any_step", ("latents_to_images", "Velocity", "guided_velocity")),
+    ("selfe.generation.captions", ()),
+    ("selfe.generation.fixed_batches", ()),
+    ("selfe.generation.any_step", ("latents_to_images", "Velocity", "guided_velocity")),
     ("selfe.export.pipeline", ()),
 )
 

@@ -1,7 +1,7 @@
 """A trained model as a diffusers pipeline; `selfe.export.save` ships its code with the weights.
 
-Images are those of `selfe.any_step`, bit for bit on the CPU: work is done in the same batches.
-"""
+Images are those of `selfe.generation.any_step`, bit for bit on the CPU: work is done in the same
+batches."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from diffusers import (
 from PIL import Image
 from torch import Tensor
 
-from selfe.any_step import guided_velocity, latents_to_images
 from selfe.batch import TextCondition
-from selfe.captions import EncodedCaptions
 from selfe.encoders.flux import FluxTextEncoder
 from selfe.encoders.shapes import ShapesTextEncoder
+from selfe.generation.any_step import guided_velocity, latents_to_images
+from selfe.generation.captions import EncodedCaptions
+from selfe.generation.fixed_batches import fill_slots
 from selfe.guidance import Guidance
 from selfe.seeding import SampleRng, derive_seed
-from selfe.slots import fill_slots
 
 
 class SelfEPipeline(DiffusionPipeline):

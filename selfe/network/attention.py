@@ -5,16 +5,12 @@ Shape suffixes: B batch, L tokens, H heads, K features of a head; 3 is (query, k
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from selfe.network.derivative import carries_tangent
+from selfe.network.cpu_kernels import NormaliseAndRotate, eager_on_cpu, inverse_rms
 
-NORM_EPS = 1e-6
 FEW_TOKENS = 96
 """Up to here plain matmuls beat the CPU's fused attention kernel."""
 
@@ -42,59 +38,6 @@ def normalise_and_rotate(x_BL2HK: Tensor, gains: Tensor, table: Tensor) -> tuple
     normed = (rotate(wide * gains, table) * inverse_rms(wide)).to(x_BL2HK.dtype)
     q_BLHK, k_BLHK = normed.unbind(2)
     return q_BLHK.transpose(1, 2), k_BLHK.transpose(1, 2)
-
-
-def inverse_rms(x: Tensor) -> Tensor:
-    """1 / sqrt(mean of x^2 + eps) over the last dimension, which is kept with size 1."""
-    mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / x.shape[-1]
-    return torch.rsqrt(mean_square + NORM_EPS)
-
-
-def eager_on_cpu(x: Tensor) -> bool:
-    """Whether functions written for processors will do for x; they know no forward mode."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not carries_tangent(x)
-
-
-class NormaliseAndRotate(torch.autograd.Function):
-    """The same in 3 passes over memory forward and 6 backward, where autograd makes 6 and 14; both
-    results are laid out as attention reads them.
-
-    Compilers for accelerators do this themselves. Pairs are multiplied as complex numbers, in
-    place. With u the input, g gains, R the rotation and r = 1 / rms(u), y = r R(g u), hence
-    z = r R^T(dy), dg = sum z u, du = g z - u r^2 / K sum_k (z u g)_k.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, gains: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-        x = x.contiguous()
-        wide = x.float()
-        inverse = inverse_rms(wide)
-        turned = wide * gains
-        _as_complex(turned).mul_(torch.view_as_complex(table))
-        ctx.save_for_backward(x, gains, table, inverse)
-        queries_and_keys = x.new_empty([x.shape[i] for i in (2, 0, 3, 1, 4)])
-        torch.mul(turned, inverse, out=queries_and_keys.permute(1, 3, 0, 2, 4))
-        return queries_and_keys[0], queries_and_keys[1]
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_queries: Tensor, grad_keys: Tensor) -> tuple[Tensor, Tensor, None]:
-        x, gains, table, inverse = ctx.saved_tensors
-        wide = x.float()
-        turned = torch.empty_like(wide)
-        turned[:, :, 0].copy_(grad_queries.transpose(1, 2))
-        turned[:, :, 1].copy_(grad_keys.transpose(1, 2))
-        _as_complex(turned).mul_(torch.view_as_complex(table).conj())
-        z = turned.mul_(inverse)
-        product = z * wide
-        grad_gains = product.sum_to_size(gains.shape)
-        along = product.mul_(gains).sum(-1, keepdim=True)
-        along.mul_(inverse.square()).div_(-x.shape[-1])
-        return z.mul_(gains).addcmul_(wide, along).to(x.dtype), grad_gains, None
-
-
-def _as_complex(x: Tensor) -> Tensor:
-    return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
 
 
 def attend(q_BHLK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor, mask: Tensor | None) -> Tensor:

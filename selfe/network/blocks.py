@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfe.network.activation import beside_gelu, gelu
-from selfe.network.attention import NORM_EPS, joint_attention
+from selfe.network.attention import joint_attention
+from selfe.network.cpu_kernels import NORM_EPS, beside_gelu, gelu
 
 MLP_RATIO = 4
 

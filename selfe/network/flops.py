@@ -10,8 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from selfe.network.blocks import MLP_RATIO
+from selfe.network.derivative import carries_tangent
 from selfe.network.embeddings import TIME_FEATURES
+
+FORWARD, FORWARD_TANGENT, FORWARD_BACKWARD = 1, 2, 3
+"""Cost of a pass alone, with a derivative beside it and with a backward pass, in forward passes."""
+
 
 VAE_FACTOR = 8
 
@@ -47,3 +55,10 @@ def flops_per_image(
     modulations = (12 * double + 3 * single + 2) * dim * dim
     vectors = dim * (2 * TIME_FEATURES + config["pooled_projection_dim"] + 3 * dim)
     return 2 * ((double + single) * (projections + attention) + ends + modulations + vectors)
+
+
+def cost_of_pass(x_t: Tensor) -> int:
+    """Of these the one that applies to a network called with x_t now."""
+    if carries_tangent(x_t):
+        return FORWARD_TANGENT
+    return FORWARD_BACKWARD if torch.is_grad_enabled() else FORWARD

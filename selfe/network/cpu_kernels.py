@@ -10,7 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from selfe.network.attention import eager_on_cpu
+from selfe.network.derivative import carries_tangent
+
+NORM_EPS = 1e-6
+
 
 _RATE = 2 * math.sqrt(2 / math.pi)
 _CUBIC = 0.044715
@@ -79,3 +82,56 @@ def _fill(x: Tensor, y: Tensor, slope: Tensor | None) -> None:
             results[0].copy_(sigma.mul_(wide))
         else:
             torch.mul(sigma, wide, out=results[0])
+
+
+def inverse_rms(x: Tensor) -> Tensor:
+    """1 / sqrt(mean of x^2 + eps) over the last dimension, which is kept with size 1."""
+    mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / x.shape[-1]
+    return torch.rsqrt(mean_square + NORM_EPS)
+
+
+def eager_on_cpu(x: Tensor) -> bool:
+    """Whether functions written for processors will do for x; they know no forward mode."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not carries_tangent(x)
+
+
+class NormaliseAndRotate(torch.autograd.Function):
+    """The same in 3 passes over memory forward and 6 backward, where autograd makes 6 and 14; both
+    results are laid out as attention reads them.
+
+    Compilers for accelerators do this themselves. Pairs are multiplied as complex numbers, in
+    place. With u the input, g gains, R the rotation and r = 1 / rms(u), y = r R(g u), hence
+    z = r R^T(dy), dg = sum z u, du = g z - u r^2 / K sum_k (z u g)_k.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gains: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.contiguous()
+        wide = x.float()
+        inverse = inverse_rms(wide)
+        turned = wide * gains
+        _as_complex(turned).mul_(torch.view_as_complex(table))
+        ctx.save_for_backward(x, gains, table, inverse)
+        queries_and_keys = x.new_empty([x.shape[i] for i in (2, 0, 3, 1, 4)])
+        torch.mul(turned, inverse, out=queries_and_keys.permute(1, 3, 0, 2, 4))
+        return queries_and_keys[0], queries_and_keys[1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_queries: Tensor, grad_keys: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, gains, table, inverse = ctx.saved_tensors
+        wide = x.float()
+        turned = torch.empty_like(wide)
+        turned[:, :, 0].copy_(grad_queries.transpose(1, 2))
+        turned[:, :, 1].copy_(grad_keys.transpose(1, 2))
+        _as_complex(turned).mul_(torch.view_as_complex(table).conj())
+        z = turned.mul_(inverse)
+        product = z * wide
+        grad_gains = product.sum_to_size(gains.shape)
+        along = product.mul_(gains).sum(-1, keepdim=True)
+        along.mul_(inverse.square()).div_(-x.shape[-1])
+        return z.mul_(gains).addcmul_(wide, along).to(x.dtype), grad_gains, None
+
+
+def _as_complex(x: Tensor) -> Tensor:
+    return torch.view_as_complex(x.unflatten(-1, (-1, 2)))

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from selfe.batch import TextCondition, join_conditions
-from selfe.captions import EncodedCaptions
 from selfe.config.schema import SamplingConfig
 from selfe.encoders.base import LatentCodec, TextEncoder
+from selfe.generation.captions import EncodedCaptions
+from selfe.generation.fixed_batches import fill_slots
 from selfe.generator import GeneratedImage, GeneratorFacts
 from selfe.guidance import Guidance
 from selfe.sampler import SamplerSettings, any_step_sample, pushforward_sample
 from selfe.seeding import SampleRng
-from selfe.slots import fill_slots
 
 Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]
 """V(x, t, s), of one batch's captions, guided."""
