@@ -20,10 +20,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfe.checkpoint import list_checkpoints
 from selfe.config.recipes import RECIPES
 from selfe.config.resolve import resolve, run_name
-from selfe.plan import Plan, make_plan
+from selfe.planning.plan import Plan, make_plan
+from selfe.run_folder.checkpoint import list_checkpoints
 
 BENCH = Path(sys.executable).with_name("selfe-bench")
 STEPS = (2, 4, 8, 50)

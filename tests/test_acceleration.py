@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from selfe.acceleration import accelerate
 from selfe.batch import TextCondition
 from selfe.config.schema import TrainConfig
-from selfe.footprint import KEPT
 from selfe.network.denoiser import DualTimeDenoiser
+from selfe.planning.memory import KEPT
+from selfe.training.block_execution import accelerate
 from tests.helpers.tiny import differing, tiny_config, tiny_train
 from tests.test_network import TINY, make_inputs, tiny_model
 

@@ -6,7 +6,7 @@ import platform
 import subprocess
 import sys
 
-CODE = "from selfe.allocator import keep_freed_memory; print(keep_freed_memory())"
+CODE = "from selfe.training.host_memory import keep_freed_memory; print(keep_freed_memory())"
 
 
 def test_glibc_takes_the_options():

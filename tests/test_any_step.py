@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from selfe.builder import build_model
 from selfe.config.schema import SamplingConfig
 from selfe.encoders.registry import build_codec, build_text_encoder
 from selfe.generation.any_step import AnyStepGenerator, latents_to_images
 from selfe.generation.captions import EncodedCaptions
 from selfe.generator import GeneratorFacts, image_seed
-from selfe.runs import find_checkpoint, load_run, override_sampling, write_config
+from selfe.run_folder.model import build_model, load_run, override_sampling
+from selfe.run_folder.records import find_checkpoint, write_config
 from selfe.sampler import time_grid
 from tests.helpers.tiny import tiny_config, tiny_train
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from selfe import background, train_state
-from selfe.background import WholeInBackground
-from selfe.checkpoint import list_checkpoints, verify, write_checkpoint
+from selfe.run_folder import checkpoint_background
+from selfe.run_folder.checkpoint import list_checkpoints, verify, write_checkpoint
+from selfe.run_folder.checkpoint_background import WholeInBackground
 from tests.helpers.tiny import differing, tiny_config, tiny_train
 
 CPU = torch.device("cpu")
@@ -40,7 +40,7 @@ def test_a_slow_disk_changes_no_bit(in_background, tmp_path, monkeypatch):
         time.sleep(0.3)
         return write_checkpoint(*content)
 
-    monkeypatch.setattr(background, "write_checkpoint", slow)
+    monkeypatch.setattr(checkpoint_background, "write_checkpoint", slow)
     written = tiny_train(CONFIG, tmp_path / "background")
     monkeypatch.undo()
     expected = tiny_train(CONFIG, tmp_path / "whole")
@@ -61,7 +61,7 @@ def test_training_does_not_wait_for_the_disk(in_background, tmp_path, monkeypatc
         steps_when_written.append((record["step"], json.loads(lines[-1])["step"]))
         return write_checkpoint(folder, parts, record)
 
-    monkeypatch.setattr(background, "write_checkpoint", waits)
+    monkeypatch.setattr(checkpoint_background, "write_checkpoint", waits)
     config = tiny_config("fm", "train.checkpoint_every=4", "train.iterations=7")
     tiny_train(config, tmp_path)
     first, reached = steps_when_written[0]
@@ -86,7 +86,7 @@ def test_a_failure_is_raised_by_the_next_call(in_background, tmp_path, monkeypat
     def full(*content):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(background, "write_checkpoint", full)
+    monkeypatch.setattr(checkpoint_background, "write_checkpoint", full)
     with pytest.raises(OSError, match="No space left"):
         tiny_train(CONFIG, tmp_path)
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").open()]

@@ -20,7 +20,8 @@ from selfe.data.latent_cache.source import CachedLatents, padded_length
 from selfe.data.registry import build_source
 from selfe.encoders.shapes import ShapesTextEncoder
 from selfe.seeding import SampleRng, derive_seed
-from selfe.trainer import Callbacks, micro_batches
+from selfe.training.callbacks import Callbacks
+from selfe.training.loop import micro_batches
 from tests.helpers.image_data import make_items, write_tars
 from tests.helpers.tiny import TINY_MODEL, differing, tiny_train
 from tests.test_prepare import rows_of, run_prepare

@@ -18,12 +18,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from selfe import checkpoint
-from selfe.builder import build_model
-from selfe.checkpoint import CheckpointError, list_checkpoints, newest_valid, verify
 from selfe.distributed.processes import OneProcess
-from selfe.session import check_folder, occupy, parse_fork, train_run
-from selfe.train_state import TrainState, new_state, restore
+from selfe.run_folder import checkpoint
+from selfe.run_folder.checkpoint import CheckpointError, list_checkpoints, newest_valid, verify
+from selfe.run_folder.model import build_model
+from selfe.training.run import check_folder, occupy, parse_fork, train_run
+from selfe.training.state import TrainState, new_state, restore
 from tests.helpers.tiny import TINY_MODEL, differing, tiny_config, tiny_train
 
 FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
@@ -286,9 +286,9 @@ def test_fork_notation(tmp_path):
 def test_a_fork_continues_from_the_other_runs_step(tmp_path, monkeypatch):
     from tests.helpers.tiny import tiny_source
 
-    monkeypatch.setattr("selfe.session.build_source", lambda config, **_: tiny_source(config))
+    monkeypatch.setattr("selfe.training.run.build_source", lambda config, **_: tiny_source(config))
     base = tiny_train(tiny_config(), tmp_path / "base")
-    from selfe.runs import write_config
+    from selfe.run_folder.records import write_config
 
     write_config(tmp_path / "base", tiny_config())
     same = train_run(

@@ -17,8 +17,8 @@ from PIL import Image
 
 from selfe.cli import app
 from selfe.cli.targets import run_targets
-from selfe.runlog import read_lines
-from selfe.runs import read_config, write_config
+from selfe.run_folder.records import read_config, write_config
+from selfe.training.metrics_log import read_lines
 from tests.helpers.command_line import selfe_bench
 from tests.helpers.synthetic_results import write_study
 from tests.helpers.tiny import TINY_MODEL, tiny_config, tiny_train
@@ -114,7 +114,7 @@ def test_a_run_that_failed_before_its_first_checkpoint_gives_up_its_name(run, mo
     words = ["train", "--method", "fm", "--name", "again", "--device", "cpu", "--workers", "1"]
     words += [*tiny_options(2), "--set", "data.size=64"]
     with monkeypatch.context() as patch:
-        patch.setattr("selfe.trainer._mean_metrics", fail)
+        patch.setattr("selfe.training.loop._mean_metrics", fail)
         assert run(*words, "--set", "train.sample_every=1")[0] == 2
     assert Path("runs/again/config.json").exists()
     code, _, err = run(*words, "--seed", "1")

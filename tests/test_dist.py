@@ -25,9 +25,6 @@ import torch
 import torch.multiprocessing as mp
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from selfe import checkpoint, sharded
-from selfe.builder import build_model
-from selfe.checkpoint import PARTS, list_checkpoints, newest_valid, read_state
 from selfe.config.resolve import build_objective
 from selfe.config.stages import check_batches
 from selfe.distributed.group import ManyProcesses, Replicas
@@ -36,12 +33,16 @@ from selfe.distributed.processes import OneProcess
 from selfe.errors import PeerError, Stopped
 from selfe.network.denoiser import DualTimeDenoiser  # noqa: F401  imported before the fork
 from selfe.objectives.base import Nets
-from selfe.runlog import read_lines
-from selfe.runs import find_checkpoint, load_run
-from selfe.session import train_run
-from selfe.sharded import load_part
-from selfe.train_state import TrainState, new_state, restore
-from selfe.trainer import Callbacks, accumulate, train
+from selfe.run_folder import checkpoint, checkpoint_sharded
+from selfe.run_folder.checkpoint import PARTS, list_checkpoints, newest_valid, read_state
+from selfe.run_folder.checkpoint_sharded import load_part
+from selfe.run_folder.model import build_model, load_run
+from selfe.run_folder.records import find_checkpoint
+from selfe.training.callbacks import Callbacks
+from selfe.training.loop import accumulate, train
+from selfe.training.metrics_log import read_lines
+from selfe.training.run import train_run
+from selfe.training.state import TrainState, new_state, restore
 from tests.helpers.tiny import everything, tiny_config, tiny_source, tiny_train
 from tests.test_trainer import Breaking
 
@@ -279,7 +280,7 @@ def test_a_run_of_two_processes_has_the_losses_of_one(whole, alone):
 
 
 def test_a_sharded_checkpoint_is_read_like_any_other(whole):
-    from selfe.runs import write_config
+    from selfe.run_folder.records import write_config
 
     path = find_checkpoint(whole).path
     assert sorted(p.name for p in path.iterdir()) == [
@@ -402,7 +403,7 @@ def elastic_agent(folder: Path) -> None:
 def test_kill_of_one_process_restarts_the_group_and_changes_no_bit(whole, tmp_path, monkeypatch):
     # the first sample of rank 1 at iteration 5: checkpoint 4 is there or still being written
     source = Killer(tiny_source(tiny_config(*RUN)), 5 * 16 + 8, tmp_path / "killed")
-    monkeypatch.setattr("selfe.session.build_source", lambda config, **_: source)
+    monkeypatch.setattr("selfe.training.run.build_source", lambda config, **_: source)
     agent = mp.get_context("fork").Process(target=elastic_agent, args=(tmp_path,))
     agent.start()
     agent.join(300)
@@ -415,7 +416,7 @@ def test_kill_of_one_process_restarts_the_group_and_changes_no_bit(whole, tmp_pa
 
 
 def stopped_in_a_save(processes: OneProcess, folder: Path) -> str:
-    commit = sharded.commit
+    commit = checkpoint_sharded.commit
 
     def signalled(temporary, record):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -423,8 +424,8 @@ def stopped_in_a_save(processes: OneProcess, folder: Path) -> str:
 
     config = tiny_config(*RUN)
     with (
-        patch("selfe.session.build_source", lambda config, **_: tiny_source(config)),
-        patch("selfe.sharded.commit", signalled),  # called by rank 0 alone
+        patch("selfe.training.run.build_source", lambda config, **_: tiny_source(config)),
+        patch("selfe.run_folder.checkpoint_sharded.commit", signalled),  # called by rank 0 alone
         pytest.raises(Stopped) as stopped,
     ):
         train_run(config, folder, runs_dir=folder, processes=processes)
@@ -462,7 +463,7 @@ def test_sigterm_in_a_save_of_one_process_leaves_one_complete_checkpoint(
 
     for name in ("prepare", "save_file", "file_sha256", "write_atomically", "commit"):
         monkeypatch.setattr(checkpoint, name, signalled(getattr(checkpoint, name)))
-    monkeypatch.setattr("selfe.session.build_source", lambda config, **_: tiny_source(config))
+    monkeypatch.setattr("selfe.training.run.build_source", lambda config, **_: tiny_source(config))
     with pytest.raises(Stopped, match="SIGTERM"):
         train_run(tiny_config(*RUN), tmp_path, runs_dir=tmp_path)
     # a save has 18 such instants: the last trials reach into the next one
@@ -476,7 +477,7 @@ def full_disk(processes: OneProcess, folder: Path) -> str:
         raise OSError(28, "No space left on device")
 
     with (
-        patch("selfe.checkpoint.save_file", full),  # called by rank 0 alone
+        patch("selfe.run_folder.checkpoint.save_file", full),  # called by rank 0 alone
         pytest.raises((OSError, PeerError)) as raised,
     ):
         plain_run(processes, folder)

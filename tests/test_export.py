@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 import torch
 
-from selfe.builder import build_model
-from selfe.checkpoint import save_checkpoint
 from selfe.config.resolve import resolve
 from selfe.config.schema import RunConfig, SamplingConfig
-from selfe.ema import Ema
 from selfe.export.bundle import DENOISER_MODULES, PIPELINE_MODULES, SCHEDULER_MODULES, bundle
 from selfe.export.save import export_run
 from selfe.export.scheduler import AnyStepScheduler
 from selfe.generator import image_seed
-from selfe.optim import build_optimizer
-from selfe.runs import load_run, write_config
+from selfe.run_folder.checkpoint import save_checkpoint
+from selfe.run_folder.model import build_model, load_run
+from selfe.run_folder.records import write_config
 from selfe.sampler import SamplerSettings, any_step_sample, pushforward_sample
+from selfe.training.ema import Ema
+from selfe.training.optim import build_optimizer
 from tests.helpers.tiny import TINY_MODEL, tiny_config
 from tests.helpers.tiny_pipelines import build_tiny
 from tests.test_pretrained_hub import make_cache

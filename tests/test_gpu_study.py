@@ -24,7 +24,7 @@ from scripts.gpu_study.rows import (
     largest_that_fits,
     release,
 )
-from selfe.acceleration import accelerate
+from selfe.training.block_execution import accelerate
 
 ROOT = Path(__file__).resolve().parent.parent
 FACTS = {"commit": "c", "machine": "m", "gpu": "g", "torch": "t", "settings": {}}

@@ -18,14 +18,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from selfe.builder import build_model
 from selfe.config.resolve import build_objective
-from selfe.ema import Ema
 from selfe.generation.any_step import guided_velocity
 from selfe.guidance import Guidance
 from selfe.objectives.base import Nets
+from selfe.run_folder.model import build_model
 from selfe.sampler import SamplerSettings, any_step_sample, pushforward_sample
 from selfe.seeding import SampleRng
+from selfe.training.ema import Ema
 from tests.helpers.tiny import tiny_config, tiny_source
 
 DEVICE = torch.device("meta")

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from scripts.gpu_study import run
 from scripts.gpu_study.rows import Settings
-from selfe.runlog import read_lines
+from selfe.training.metrics_log import read_lines
 from tests.helpers.command_line import selfe_bench
 from tests.helpers.pretend_gpu import CUDA, pretend_gpu
 from tests.helpers.tiny import TINY_MODEL

@@ -16,21 +16,21 @@ from selfe.data.in_memory import InMemoryLatents
 from selfe.device import GPUS, gpu_named
 from selfe.encoders.registry import CODECS
 from selfe.encoders.shapes import ShapesTextEncoder
-from selfe.footprint import (
+from selfe.network.denoiser import DualTimeDenoiser
+from selfe.objectives.registry import OBJECTIVES
+from selfe.planning.memory import (
     CODEC_GEOMETRY,
     KEPT,
     cache_bytes_per_image,
     checkpoint_bytes,
-    count_parameters,
     resolutions_of,
 )
-from selfe.mfu import Throughput
-from selfe.network.denoiser import DualTimeDenoiser
-from selfe.objectives.registry import OBJECTIVES
-from selfe.passes import passes_of
-from selfe.plan import largest_fitting, make_plan
-from selfe.runlog import read_lines
+from selfe.planning.passes import passes_of
+from selfe.planning.plan import largest_fitting, make_plan
+from selfe.run_folder.model import count_parameters
 from selfe.seeding import SampleRng
+from selfe.training.metrics_log import read_lines
+from selfe.training.throughput import Throughput
 from tests.helpers.command_line import selfe_bench
 from tests.helpers.tiny import tiny_config, tiny_train
 
@@ -331,7 +331,7 @@ def test_checkpoints_are_as_large_as_planned(tmp_path):
 
 
 def tiny_parameters(config):
-    from selfe.builder import build_model
+    from selfe.run_folder.model import build_model
 
     return list(build_model(config, "meta").parameters())
 

@@ -11,7 +11,7 @@ from selfe import device
 from selfe.config.recipes import RECIPES
 from selfe.config.resolve import resolve
 from selfe.device import matrix_products, used_on
-from selfe.runs import write_config
+from selfe.run_folder.records import write_config
 from tests.helpers.tiny import tiny_config, tiny_train
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -11,7 +11,7 @@ import pytest
 
 from selfe.config.resolve import resolve
 from selfe.objectives.registry import METHOD_LABELS
-from selfe.plan import make_plan
+from selfe.planning.plan import make_plan
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()

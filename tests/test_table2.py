@@ -14,7 +14,7 @@ from evals.report.rows import paper_table
 from scripts import table2
 from selfe.cli import app
 from selfe.config.resolve import build_objective, resolve, run_name
-from selfe.session import parse_fork
+from selfe.training.run import parse_fork
 from tests.helpers.command_line import selfe_bench
 from tests.helpers.tiny import TINY_MODEL
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from selfe.runlog import read_lines
-from selfe.session import train_run
-from selfe.trackers import open_tracker, scalars
-from selfe.trainer import Callbacks
+from selfe.training.callbacks import Callbacks
+from selfe.training.metrics_log import read_lines
+from selfe.training.run import train_run
+from selfe.training.trackers import open_tracker, scalars
 from tests.helpers.tiny import tiny_config, tiny_train
 
 

@@ -10,23 +10,24 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from selfe import trainer
 from selfe.batch import LatentBatch
-from selfe.builder import build_model
-from selfe.checkpoint import list_checkpoints
 from selfe.config.resolve import build_objective
 from selfe.config.stages import first_position
 from selfe.device import uses_bf16
 from selfe.distributed.processes import OneProcess
 from selfe.objectives.base import LossOutput, Nets
 from selfe.objectives.registry import OBJECTIVES
-from selfe.optim import learning_rate
-from selfe.runlog import RunLog, read_lines
-from selfe.runs import load_run, write_config
+from selfe.run_folder.checkpoint import list_checkpoints
+from selfe.run_folder.model import build_model, load_run
+from selfe.run_folder.records import write_config
 from selfe.seeding import SampleRng, derive_seed
-from selfe.session import train_run
-from selfe.trainer import Callbacks, NonFiniteLoss, ObjectiveError, accumulate
-from selfe.updates import ask_and_update, update_of, update_unasked
+from selfe.training import loop
+from selfe.training.callbacks import Callbacks
+from selfe.training.loop import ObjectiveError, accumulate
+from selfe.training.metrics_log import RunLog, read_lines
+from selfe.training.optim import learning_rate
+from selfe.training.run import train_run
+from selfe.training.update import NonFiniteLoss, ask_and_update, update_of, update_unasked
 from tests.helpers.tiny import differing, tiny_config, tiny_source, tiny_train
 
 
@@ -182,13 +183,13 @@ class Breaking:
 def decision(request, monkeypatch):
     """Who keeps a non-finite update from the weights."""
     if request.param == "the host decides":
-        monkeypatch.setattr(trainer, "update_of", lambda processes: (ask_and_update, 0))
+        monkeypatch.setattr(loop, "update_of", lambda processes: (ask_and_update, 0))
 
 
 def test_both_ways_to_decide_make_the_same_updates(tmp_path, monkeypatch):
     assert update_of(1) == (update_unasked, 1)
     unasked = tiny_train(tiny_config(), tmp_path / "unasked")
-    monkeypatch.setattr(trainer, "update_of", lambda processes: update_of(2))
+    monkeypatch.setattr(loop, "update_of", lambda processes: update_of(2))
     asked = tiny_train(tiny_config(), tmp_path / "asked")
     assert differing(unasked, asked) == []
     lines = [read_lines(tmp_path / name / "metrics.jsonl") for name in ("unasked", "asked")]

@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from selfe.checkpoint import PARTS
 from selfe.config.resolve import resolve
 from selfe.distributed import workers
-from selfe.distributed.workers import open_workers, usable_workers
+from selfe.distributed.workers import open_workers
 from selfe.errors import WorkerDied
-from selfe.runlog import read_lines
-from selfe.runs import find_checkpoint
+from selfe.run_folder.checkpoint import PARTS
+from selfe.run_folder.records import find_checkpoint
+from selfe.training.metrics_log import read_lines
+from selfe.training.worker_count import usable_workers
 from tests.helpers.tiny import TINY_MODEL
 
 

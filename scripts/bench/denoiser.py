@@ -25,11 +25,11 @@ from scripts.bench.paired_timing import (
     print_table,
     write_report,
 )
-from selfe.allocator import keep_freed_memory
 from selfe.batch import TextCondition
 from selfe.config.recipes import RECIPES
 from selfe.network.denoiser import DualTimeDenoiser
 from selfe.network.flux_conversion import to_flux
+from selfe.training.host_memory import keep_freed_memory
 
 SEED = 0
 WIDE = {

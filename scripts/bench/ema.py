@@ -22,10 +22,10 @@ from scripts.bench.paired_timing import (
     print_table,
     write_report,
 )
-from selfe.builder import build_model
 from selfe.config.resolve import resolve
 from selfe.config.schema import RunConfig
-from selfe.ema import Ema, ema_decay
+from selfe.run_folder.model import build_model
+from selfe.training.ema import Ema, ema_decay
 
 SEED = 0
 LATE = 1_000_000

@@ -13,18 +13,18 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from selfe.acceleration import accelerate
 from selfe.batch import LatentBatch, TextCondition
-from selfe.builder import build_model
 from selfe.config.resolve import build_objective
 from selfe.config.schema import RunConfig
 from selfe.device import autocast, matrix_products
-from selfe.ema import Ema
 from selfe.network.denoiser import DualTimeDenoiser
 from selfe.network.embeddings import PATCH
 from selfe.objectives.base import Nets
-from selfe.optim import build_optimizer, clip_gradients
+from selfe.run_folder.model import build_model
 from selfe.seeding import SampleRng, derive_seed
+from selfe.training.block_execution import accelerate
+from selfe.training.ema import Ema
+from selfe.training.optim import build_optimizer, clip_gradients
 
 LATE = 1_000_000
 """Iteration at which every schedule of an objective has come to its end."""

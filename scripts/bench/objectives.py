@@ -27,9 +27,9 @@ from scripts.bench.paired_timing import (
     print_table,
     write_report,
 )
-from selfe.allocator import keep_freed_memory
 from selfe.config.resolve import resolve
 from selfe.config.schema import RunConfig
+from selfe.training.host_memory import keep_freed_memory
 
 SEED = 0
 # Width 512, 512 tokens, batch 8: nearly all the work is matrix products, as in the paper. At

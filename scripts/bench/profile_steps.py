@@ -21,8 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from scripts.bench.objectives import SEED, shapes, shapes_step, wide, wide_step
 from scripts.bench.paired_timing import measurement_facts
-from selfe.allocator import keep_freed_memory
 from selfe.files import write_atomically
+from selfe.training.host_memory import keep_freed_memory
 
 
 class Clock(TorchDispatchMode):

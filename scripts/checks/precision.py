@@ -23,16 +23,16 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from selfe.builder import build_model
-from selfe.checkpoint import load_tensors, load_weights
 from selfe.config.resolve import build_objective
 from selfe.data.registry import build_source
 from selfe.device import autocast
 from selfe.files import write_atomically
 from selfe.objectives.base import Nets
 from selfe.provenance import provenance
-from selfe.runs import find_checkpoint, read_config
-from selfe.trainer import micro_batches
+from selfe.run_folder.checkpoint import load_tensors, load_weights
+from selfe.run_folder.model import build_model
+from selfe.run_folder.records import find_checkpoint, read_config
+from selfe.training.loop import micro_batches
 
 ROOT = Path(__file__).resolve().parents[2]
 MATRIX_PRODUCTS = {torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm}

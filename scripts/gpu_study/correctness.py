@@ -13,15 +13,15 @@ from torch import Tensor
 
 from scripts.bench.fixed_batch_step import TrainingStep, build_perturbed, random_batch
 from scripts.gpu_study.rows import Measurement, Mismatch, Part, Row, Settings
-from selfe.acceleration import accelerate
 from selfe.batch import LatentBatch
 from selfe.config.resolve import resolve
 from selfe.encoders.registry import build_codec, build_text_encoder
 from selfe.generation.any_step import AnyStepGenerator
 from selfe.generator import GeneratorFacts
 from selfe.network.denoiser import DualTimeDenoiser
-from selfe.runs import latent_shape_of
+from selfe.run_folder.model import latent_shape_of
 from selfe.seeding import SampleRng
+from selfe.training.block_execution import accelerate
 
 ABOUT = (
     "Relative errors are ||a - b|| / ||b|| over all elements; the reference is in fp64 unless the "

@@ -13,12 +13,12 @@ from evals.scoring.draw import draw_images
 from evals.suites.geneval import geneval_records
 from scripts.bench.fixed_batch_step import build_perturbed
 from scripts.gpu_study.rows import Measurement, Part, Row, Settings, synchronize
-from selfe.acceleration import accelerate
 from selfe.batch import TextCondition
 from selfe.encoders.flux import FluxVAE
 from selfe.generation.any_step import AnyStepGenerator
 from selfe.generator import GeneratorFacts
 from selfe.seeding import derive_seed
+from selfe.training.block_execution import accelerate
 
 PROMPTS, IMAGES_PER_PROMPT = 553, 4
 TARGET_MINUTES = 6

@@ -12,11 +12,10 @@ from selfe.config.resolve import resolve, run_name
 from selfe.config.schema import RunConfig
 from selfe.data.registry import build_source
 from selfe.errors import Stopped
-from selfe.footprint import count_parameters
-from selfe.runlog import read_lines
-from selfe.runs import load_run
-from selfe.session import train_run
-from selfe.trainer import Callbacks
+from selfe.run_folder.model import count_parameters, load_run
+from selfe.training.callbacks import Callbacks
+from selfe.training.metrics_log import read_lines
+from selfe.training.run import train_run
 
 SUITE = "shapes-free@1"
 STEP_COUNTS = (2, 4, 8, 50)

@@ -27,16 +27,17 @@ from scripts.gpu_study.rows import (
     median_seconds,
     wall_seconds,
 )
-from selfe.acceleration import accelerate
 from selfe.batch import LatentBatch
 from selfe.config.resolve import build_objective
 from selfe.config.schema import RunConfig
 from selfe.device import autocast, used_on, uses_bf16
 from selfe.network.flops import flops_per_image
 from selfe.network.flux_conversion import to_flux
-from selfe.passes import passes_of
+from selfe.planning.passes import passes_of
 from selfe.seeding import SampleRng
-from selfe.trainer import Callbacks, Progress, train
+from selfe.training.block_execution import accelerate
+from selfe.training.callbacks import Callbacks, Progress
+from selfe.training.loop import train
 
 RESOLUTION = 256
 GROUP = 4

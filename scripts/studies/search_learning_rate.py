@@ -23,12 +23,13 @@ from typing import Any
 
 from scripts.studies.search_sampling import overall_score, validation_prompts
 from selfe.config.resolve import resolve
-from selfe.distributed.workers import open_workers, workers_for
+from selfe.distributed.workers import open_workers
 from selfe.files import write_atomically
 from selfe.objectives.registry import OBJECTIVES
 from selfe.provenance import provenance
-from selfe.runs import load_run
-from selfe.session import train_run
+from selfe.run_folder.model import load_run
+from selfe.training.run import train_run
+from selfe.training.worker_count import workers_for
 
 RATES = (5e-4, 1e-3, 2e-3)
 STEPS = (2, 4, 8)

@@ -27,7 +27,8 @@ from selfe.config.resolve import changed_settings
 from selfe.files import write_atomically
 from selfe.generator import image_seed
 from selfe.provenance import provenance
-from selfe.runs import load_run, read_config
+from selfe.run_folder.model import load_run
+from selfe.run_folder.records import read_config
 
 GUIDANCE = (
     ("none", 1.0),

@@ -16,8 +16,8 @@ def export(
     runs_dir: RunsDir = RUNS,
 ) -> None:
     """Write a run as a diffusers pipeline that loads without this project."""
-    from selfe.cli.targets import find_runs, parse_run
     from selfe.export.save import export_run
+    from selfe.run_folder.records import find_runs, parse_run
 
     found = parse_run(run, runs_dir)
     if found is None:

@@ -58,9 +58,10 @@ def _models() -> list[dict]:
 
 
 def _runs(runs_dir: Path) -> list[dict]:
-    from selfe.checkpoint import list_checkpoints
-    from selfe.cli.targets import is_finished, readable_runs
+    from selfe.cli.targets import readable_runs
     from selfe.config.resolve import changed_settings
+    from selfe.run_folder.checkpoint import list_checkpoints
+    from selfe.run_folder.records import is_finished
 
     rows = []
     for folder, config in readable_runs(runs_dir):

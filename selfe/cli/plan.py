@@ -11,7 +11,7 @@ from selfe.cli.common import Settings
 from selfe.objectives.registry import OBJECTIVES
 
 if TYPE_CHECKING:
-    from selfe.plan import CostStage, Plan
+    from selfe.planning.plan import CostStage, Plan
 
 
 def plan(
@@ -49,7 +49,7 @@ def plan(
 ) -> None:
     """What a run will cost: parameters, FLOPs, memory, GPU-days and disk. Nothing is started."""
     from selfe.config.resolve import resolve
-    from selfe.plan import make_plan
+    from selfe.planning.plan import make_plan
 
     made = make_plan(
         resolve(recipe, method, variant=variant, assignments=settings or []),

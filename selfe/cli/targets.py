@@ -6,12 +6,20 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfe.checkpoint import Checkpoint, list_checkpoints
 from selfe.cli.common import console
 from selfe.config.assignments import parse_assignments
 from selfe.config.schema import RunConfig
 from selfe.generator import TextToImage
-from selfe.runs import find_checkpoint, load_run, read_config
+from selfe.run_folder.checkpoint import Checkpoint
+from selfe.run_folder.model import load_run
+from selfe.run_folder.records import (
+    find_checkpoint,
+    find_runs,
+    is_finished,
+    milestone_steps,
+    parse_run,
+    read_config,
+)
 
 PHOTO_SUITE = "geneval@1"
 SHAPES_SUITES = {"grid": "shapes@1", "free": "shapes-free@1"}
@@ -37,11 +45,6 @@ class Target:
     load: Callable[[], TextToImage]
 
 
-def find_runs(runs_dir: Path) -> list[Path]:
-    """Folders below `runs_dir` that hold a training run."""
-    return sorted(path.parent for path in runs_dir.glob("*/config.json"))
-
-
 def readable_runs(runs_dir: Path) -> Iterator[tuple[Path, RunConfig]]:
     """The runs below `runs_dir`; one that cannot be read is told of and left out."""
     for run_dir in find_runs(runs_dir):
@@ -51,11 +54,6 @@ def readable_runs(runs_dir: Path) -> Iterator[tuple[Path, RunConfig]]:
             console.print(f"left out: {error}", markup=False, soft_wrap=True)
         else:
             yield run_dir, config
-
-
-def is_finished(run_dir: Path, config: RunConfig) -> bool:
-    found = list_checkpoints(run_dir / "checkpoints")
-    return bool(found) and found[-1].step >= config.train.iterations
 
 
 def run_targets(
@@ -81,21 +79,6 @@ def run_targets(
             )
         )
     return targets
-
-
-def parse_run(text: str, runs_dir: Path) -> tuple[Path, int | None] | None:
-    """RUN or RUN@STEP, a folder or a name below `runs_dir`; None where there is no such folder."""
-    name, at, step = text.rpartition("@")
-    forms = [(name, int(step)), (text, None)] if at and step.isdigit() else [(text, None)]
-    for path_text, number in forms:
-        for folder in (Path(path_text), runs_dir / path_text):
-            if (folder / "config.json").is_file():
-                return folder, number
-    return None
-
-
-def milestone_steps(run_dir: Path) -> list[int | None]:
-    return [c.step for c in list_checkpoints(run_dir / "checkpoints") if c.milestone]
 
 
 def find_targets(

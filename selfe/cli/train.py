@@ -81,10 +81,11 @@ def train(
     """
     from selfe.config.resolve import resolve, run_name
     from selfe.distributed.launch import open_processes
-    from selfe.distributed.workers import open_workers, workers_for
-    from selfe.session import train_run
-    from selfe.trainer import Callbacks
-    from selfe.trainer import Progress as TrainProgress
+    from selfe.distributed.workers import open_workers
+    from selfe.training.callbacks import Callbacks
+    from selfe.training.callbacks import Progress as TrainProgress
+    from selfe.training.run import train_run
+    from selfe.training.worker_count import workers_for
 
     config = resolve(recipe, method, variant=variant, seed=seed, assignments=settings or [])
     if name is not None and (name != Path(name).name or name.startswith(".")):

@@ -39,7 +39,7 @@ class ModelConfig(Section):
 
 
 class DataConfig(Section):
-    """Where samples come from. Names are those of selfe.registry tables in selfe.builder."""
+    """Where samples come from. Names are those of the registries."""
 
     source: str = Field("shapes", description="reader: shapes, latents")
     preset: str = Field("grid", description="preset of the shapes world")

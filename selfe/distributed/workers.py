@@ -19,20 +19,10 @@ from pathlib import Path
 
 import torch
 
-from selfe.config.resolve import build_objective
-from selfe.config.schema import RunConfig
-from selfe.config.stages import check_batches, stages_of
 from selfe.distributed.launch import launched
 from selfe.distributed.processes import OneProcess
 from selfe.errors import PeerError, WorkerDied
-from selfe.footprint import count_parameters
-from selfe.runs import recorded_facts
 
-SMALLEST_SHARE = 32
-"""Samples of a batch a process must get: with fewer it waits for Python again."""
-LARGEST_NETWORK = 100_000_000
-"""Parameters up to which every process gets a copy of its own; matrix products of larger networks
-keep several threads busy."""
 GRACE = 5
 """Seconds a worker gets to notice that it is over."""
 LOOPBACK = {"linux": "lo", "darwin": "lo0"}
@@ -42,36 +32,6 @@ GLOO = "gloo"
 
 Job = Callable[..., object]
 """Called with the keyword argument `processes`."""
-
-
-def usable_workers(config: RunConfig, device: str) -> int:
-    """Processes worth training with on `device`: no more than torch would use threads.
-
-    One where a launcher has already decided, or where there is a GPU.
-    """
-    if device != "cpu" or launched():
-        return 1
-    if count_parameters(config.model) > LARGEST_NETWORK:
-        return 1
-    smallest_batch = min(stage.batch_size for stage in stages_of(config))
-    group_size = build_objective(config).group_size
-    for count in range(min(torch.get_num_threads(), smallest_batch // SMALLEST_SHARE), 1, -1):
-        with contextlib.suppress(ValueError):
-            check_batches(config, group_size, count)
-            return count
-    return 1
-
-
-def workers_for(config: RunConfig, run_dir: Path, device: str) -> int:
-    """`usable_workers` of a new run; as many as it began with where there is one to be resumed.
-
-    Sums over other parts of the batch are rounded differently.
-    """
-    usable = usable_workers(config, device)
-    if device != "cpu" or launched() or not (run_dir / "config.json").exists():
-        return usable
-    facts = recorded_facts(run_dir)
-    return facts.get("processes", 1) if facts.get("shard", 1) == 1 else 1
 
 
 @contextlib.contextmanager

@@ -15,13 +15,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from selfe.builder import build_model
-from selfe.checkpoint import load_tensors, load_weights, verify
 from selfe.config.schema import RunConfig, SamplingConfig
 from selfe.encoders.base import LatentCodec, TextEncoder
 from selfe.encoders.registry import build_codec, build_text_encoder
 from selfe.export.bundle import DENOISER_MODULES, PIPELINE_MODULES, SCHEDULER_MODULES, bundle
-from selfe.runs import find_checkpoint, latent_shape_of, read_config
+from selfe.run_folder.checkpoint import load_tensors, load_weights, verify
+from selfe.run_folder.model import build_model, latent_shape_of
+from selfe.run_folder.records import find_checkpoint, read_config
 
 DENOISER_FILE, SCHEDULER_FILE, PIPELINE_FILE = "selfe_denoiser", "selfe_scheduler", "selfe_pipeline"
 

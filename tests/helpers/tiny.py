@@ -6,12 +6,13 @@ from pathlib import Path
 
 import torch
 
-from selfe.builder import build_model
 from selfe.config.resolve import build_objective, resolve
 from selfe.config.schema import RunConfig
 from selfe.data.in_memory import InMemoryLatents
 from selfe.encoders.shapes import ShapesTextEncoder
-from selfe.trainer import Callbacks, TrainState, train
+from selfe.run_folder.model import build_model
+from selfe.training.callbacks import Callbacks
+from selfe.training.loop import TrainState, train
 
 TINY_MODEL = (
     "model.num_layers=1",

@@ -45,7 +45,7 @@ class PrepareSettings:
         limit: most samples read, spread evenly over the shards; None for all.
         batch_size: images and captions encoded at once.
         image_column, caption_column: of tables with unusual names.
-        revision, text_tokens: what the encoders were loaded with (`selfe.builder`).
+        revision, text_tokens: what the encoders were loaded with (`selfe.run_folder.model`).
 
     Raises:
         ValueError: for values that do not fit.

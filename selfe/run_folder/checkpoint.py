@@ -2,10 +2,9 @@
 
 A checkpoint is a folder `step-00001000` with the parts model, ema and optimizer, and state.json,
 which holds the sha256 of every other file. A part is one safetensors file or, in sharded runs, a
-folder of them (`selfe.sharded`); ema is the file ema.safetensors in both. The folder is written
-under a dotted name, flushed, and renamed: it is there whole or not at all. Milestones are never
-pruned.
-"""
+folder of them (`selfe.run_folder.checkpoint_sharded`); ema is the file ema.safetensors in both. The
+folder is written under a dotted name, flushed, and renamed: it is there whole or not at all.
+Milestones are never pruned."""
 
 from __future__ import annotations
 

@@ -10,7 +10,11 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from selfe.checkpoint import (
+from selfe.config.schema import RunConfig
+from selfe.config.stages import first_position
+from selfe.device import uses_bf16
+from selfe.distributed.processes import OneProcess
+from selfe.run_folder.checkpoint import (
     CheckpointError,
     WholeWriter,
     load_optimizer,
@@ -18,12 +22,8 @@ from selfe.checkpoint import (
     newest_valid,
     read_state,
 )
-from selfe.config.schema import RunConfig
-from selfe.config.stages import first_position
-from selfe.device import uses_bf16
-from selfe.distributed.processes import OneProcess
-from selfe.ema import Ema
-from selfe.optim import build_optimizer
+from selfe.training.ema import Ema
+from selfe.training.optim import build_optimizer
 
 
 @dataclass
@@ -70,7 +70,7 @@ def restore(state: TrainState, path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if it does not fit.
     """
-    from selfe.sharded import load_part
+    from selfe.run_folder.checkpoint_sharded import load_part
 
     saved = read_state(path)
     for part, module in (("model", state.model), ("ema", state.ema.module)):
@@ -144,12 +144,12 @@ def open_writer(config: RunConfig, run_dir: Path, processes: OneProcess) -> Chec
     """
     folder, keep_last = run_dir / "checkpoints", config.train.keep_last
     if processes.sharded:
-        from selfe.sharded import ShardedWriter
+        from selfe.run_folder.checkpoint_sharded import ShardedWriter
 
         return ShardedWriter(folder, keep_last, processes.device)
     writer: CheckpointWriter = WholeWriter(folder, keep_last)
     if processes.device.type == "cuda":
-        from selfe.background import WholeInBackground
+        from selfe.run_folder.checkpoint_background import WholeInBackground
 
         writer = WholeInBackground(folder, keep_last, processes.device)
     return writer if processes.size == 1 else OnMain(writer, processes)

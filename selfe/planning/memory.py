@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-import torch
-
 from selfe.config.resolve import build_objective
-from selfe.config.schema import ModelConfig, RunConfig
+from selfe.config.schema import RunConfig
 from selfe.config.stages import Stage, stages_of
 from selfe.device import without_device
-from selfe.network.denoiser import DualTimeDenoiser
 from selfe.network.flops import FORWARD_BACKWARD
-from selfe.passes import Pass
+from selfe.planning.passes import Pass
+from selfe.run_folder.model import _parameter_counts
 
 KEPT = {"none": (31, 27), "blocks": (1, 1), "selective": (11, 10)}
 """By `train.recompute`: what a double-stream and a single-stream block keep for the backward pass,
@@ -46,21 +43,6 @@ class Memory:
     @property
     def total(self) -> int:
         return sum(asdict(self).values())
-
-
-@functools.lru_cache
-def _parameter_counts(model: ModelConfig) -> tuple[int, int]:
-    """Of the network, and of its largest block; built without memory (the meta device)."""
-    with torch.device("meta"):
-        network = DualTimeDenoiser(**model.model_dump())
-    blocks = [*network.double_blocks, *network.single_blocks]
-    sizes = [sum(p.numel() for p in module.parameters()) for module in (network, *blocks)]
-    return sizes[0], max(sizes[1:])
-
-
-def count_parameters(model: ModelConfig) -> int:
-    """Exact, from the network itself."""
-    return _parameter_counts(model)[0]
 
 
 def resolutions_of(config: RunConfig, stage: Stage) -> Mapping[int, float]:

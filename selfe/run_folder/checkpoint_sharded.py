@@ -1,7 +1,7 @@
 """Checkpoints of sharded runs: torch.distributed.checkpoint, with safetensors as its format.
 
-The folder is that of `selfe.checkpoint`, except that model and optimizer are folders of one
-safetensors file a process: each writes what it holds, and nobody needs room for the whole. The
+The folder is that of `selfe.run_folder.checkpoint`, except that model and optimizer are folders of
+one safetensors file a process: each writes what it holds, and nobody needs room for the whole. The
 moving average is what everybody else reads (scoring, export), so rank 0 joins its shards, on the
 host and in the background, into the one ema.safetensors of an unsharded run: same bytes, same
 digest. Any number of processes, one included, resumes from either kind of folder.
@@ -31,8 +31,9 @@ from torch.distributed.checkpoint.hf_storage import (
 )
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from selfe.background import BackgroundWriter
-from selfe.checkpoint import (
+from selfe.distributed.group import HostGroup
+from selfe.files import file_sha256, fsync_directory
+from selfe.run_folder.checkpoint import (
     CheckpointError,
     Parts,
     commit,
@@ -41,8 +42,7 @@ from selfe.checkpoint import (
     prune,
     write_tensors,
 )
-from selfe.distributed.group import HostGroup
-from selfe.files import file_sha256, fsync_directory
+from selfe.run_folder.checkpoint_background import BackgroundWriter
 
 
 class ShardedWriter(BackgroundWriter):

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.distributed.checkpoint._state_dict_stager import StateDictStager
 
-from selfe.checkpoint import Parts, collect_parts, prune, write_checkpoint
+from selfe.run_folder.checkpoint import Parts, collect_parts, prune, write_checkpoint
 
 
 class BackgroundWriter(ABC):
@@ -84,7 +84,7 @@ class BackgroundWriter(ABC):
 
 
 class WholeInBackground(BackgroundWriter):
-    """What `selfe.checkpoint.WholeWriter` writes."""
+    """What `selfe.run_folder.checkpoint.WholeWriter` writes."""
 
     def _write(self, parts: Parts, record: Mapping[str, Any]) -> None:
         write_checkpoint(self.folder, parts, record)

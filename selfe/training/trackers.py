@@ -17,8 +17,8 @@ from selfe.registry import Registry
 TRACKERS = Registry(
     "tracker",
     {
-        "tensorboard": "selfe.trackers:TensorBoardTracker",
-        "wandb": "selfe.trackers:WandbTracker",
+        "tensorboard": "selfe.training.trackers:TensorBoardTracker",
+        "wandb": "selfe.training.trackers:WandbTracker",
     },
 )
 

@@ -1,8 +1,8 @@
 """What a run will cost: parameters, FLOPs, memory, GPU-days, disk; pure functions of its settings.
 
-FLOPs are those of `selfe.network.flops`, by which the trainer states its MFU (`selfe.mfu`). Every
-figure that is assumed rather than counted is listed in `assumptions`.
-"""
+FLOPs are those of `selfe.network.flops`, by which the trainer states its MFU
+(`selfe.training.throughput`). Every figure that is assumed rather than counted is listed in
+`assumptions`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from selfe.config.resolve import build_objective
 from selfe.config.schema import RunConfig
 from selfe.config.stages import stage_at, stages_of
 from selfe.device import GPUS, PEAK_SHARES, without_device
-from selfe.footprint import (
+from selfe.network.flops import flops_per_image
+from selfe.planning.memory import (
     CODEC_GEOMETRY,
     KEPT,
     Memory,
@@ -23,14 +24,13 @@ from selfe.footprint import (
     cache_bytes_per_image,
     checkpoint_bytes,
     checkpoints_kept,
-    count_parameters,
     image_tokens,
     memory_of,
     resolutions_of,
 )
-from selfe.network.flops import flops_per_image
-from selfe.passes import TRAINING_PASS, Pass, passes_of
+from selfe.planning.passes import TRAINING_PASS, Pass, passes_of
 from selfe.registry import Registry
+from selfe.run_folder.model import count_parameters
 
 SECONDS_PER_DAY = 86_400
 NULL_TOKENS = 1

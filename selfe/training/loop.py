@@ -8,65 +8,32 @@ rounded differently."""
 from __future__ import annotations
 
 import contextlib
-import math
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from selfe import train_state
-from selfe.acceleration import accelerate
 from selfe.batch import BatchSource, LatentBatch, ReadsAhead
 from selfe.config.schema import RunConfig
 from selfe.config.stages import check_batches, first_position, micro_batch_size, stage_at
 from selfe.device import autocast, matrix_products
 from selfe.distributed.processes import OneProcess
-from selfe.mfu import Speed, Throughput
 from selfe.objectives.base import LossOutput, Nets, Objective
-from selfe.optim import clip_gradients, learning_rate, set_learning_rate
-from selfe.runlog import NoLog, RunLog
 from selfe.seeding import SampleRng, derive_seed
-from selfe.train_state import CheckpointWriter, TrainState
-from selfe.updates import Reading, update_of
-
-
-class NonFiniteLoss(ValueError):
-    """Too many iterations in a row without a finite loss and gradient."""
+from selfe.training import state as train_state
+from selfe.training.block_execution import accelerate
+from selfe.training.callbacks import Callbacks, Progress
+from selfe.training.metrics_log import NoLog, RunLog
+from selfe.training.optim import clip_gradients, learning_rate, set_learning_rate
+from selfe.training.state import CheckpointWriter, TrainState
+from selfe.training.throughput import Throughput
+from selfe.training.update import Iteration, settle, update_of
 
 
 class ObjectiveError(RuntimeError):
     """An objective failed on a batch. Its cause says where, for whoever writes the objective."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a progress bar shows after an iteration.
-
-    Attributes:
-        metrics: the objective's own (`LossOutput.metrics`).
-    """
-
-    step: int
-    iterations: int
-    loss: float
-    metrics: Mapping[str, float]
-    speed: Speed
-
-
-@dataclass(frozen=True)
-class Callbacks:
-    """Everything outside the loop: showing, drawing sample grids, and being asked to stop."""
-
-    progress: Callable[[Progress], None] = lambda progress: None
-    message: Callable[[str], None] = lambda text: None
-    draw_samples: Callable[[nn.Module, int], None] | None = None
-    should_stop: Callable[[], bool] = lambda: False
-    record: Callable[[Mapping[str, Any]], None] = lambda record: None
-    """Mirrors lines of metrics.jsonl, to a tracker for example."""
 
 
 def micro_batches(
@@ -142,72 +109,6 @@ def loss_of(
     if not output.loss.requires_grad:
         raise TypeError(f"{name}: loss must carry a gradient")
     return output
-
-
-@dataclass(frozen=True)
-class Iteration:
-    """An iteration whose update is queued and whose outcome may not be known yet.
-
-    Attributes:
-        step: before it (0-based).
-        reading: its loss and gradient norm.
-        outputs, indices: of this process' micro-batches.
-    """
-
-    step: int
-    reading: Reading
-    outputs: list[LossOutput]
-    indices: Tensor
-
-
-def explain_nonfinite(iteration: Iteration, processes: OneProcess) -> dict[str, Any]:
-    """Which samples and times went wrong, on any process: what a person needs to look into it."""
-    outputs = iteration.outputs
-    per_sample = torch.cat([output.per_sample for output in outputs]).cpu()
-    t = torch.cat([output.t for output in outputs]).cpu()
-    s = torch.cat([output.s for output in outputs]).cpu()
-    bad = torch.nonzero(~torch.isfinite(per_sample))[:, 0][:8]
-    indices = iteration.indices.cpu()[bad]
-    here = list(zip(indices.tolist(), t[bad].tolist(), s[bad].tolist(), strict=True))
-    rows = [row for part in processes.gather(here) for row in part][:8]
-    finite = all(processes.gather(all(bool(torch.isfinite(o.loss)) for o in outputs)))
-    return {
-        "event": "nonfinite",
-        "step": iteration.step + 1,
-        "where": "gradient" if finite and not rows else "loss",
-        "samples": [index for index, _, _ in rows],
-        "t": [t for _, t, _ in rows],
-        "s": [s for _, _, s in rows],
-    }
-
-
-def settle(
-    iteration: Iteration,
-    state: TrainState,
-    config: RunConfig,
-    log: RunLog | NoLog,
-    callbacks: Callbacks,
-    processes: OneProcess,
-) -> None:
-    """Find out whether an iteration made its update; count, log and tell where it did not.
-
-    Raises:
-        NonFiniteLoss: after more than `max_nonfinite` in a row without one, or if none of the
-            whole run made one.
-    """
-    if all(math.isfinite(value) for value in iteration.reading.wait()):
-        state.skipped = 0
-        return
-    state.skipped += 1
-    record = explain_nonfinite(iteration, processes)
-    log.write(record)
-    callbacks.message(f"iteration {record['step']}: no update, {record}")
-    if state.skipped > config.train.max_nonfinite or state.skipped == config.train.iterations:
-        raise NonFiniteLoss(
-            f"{state.skipped} iterations in a row without a finite {record['where']}, the "
-            f"last at iteration {record['step']} with samples {record['samples']}, "
-            f"t = {record['t']}, s = {record['s']}"
-        )
 
 
 def train(

@@ -1,0 +1,148 @@
+"""From a configuration to the objects it names. Names live in lazy tables: one line each."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from selfe.config.resolve import changed_settings, validate_section
+from selfe.config.schema import ModelConfig, RunConfig, SamplingConfig
+from selfe.encoders.base import LatentCodec
+from selfe.encoders.registry import build_codec, build_text_encoder
+from selfe.generation.any_step import AnyStepGenerator, sampling_facts
+from selfe.generator import GeneratorFacts
+from selfe.objectives.registry import method_label
+from selfe.run_folder.checkpoint import load_tensors, load_weights, verify
+from selfe.run_folder.records import (
+    check_encoders,
+    find_checkpoint,
+    read_config,
+    recorded_data,
+    recorded_facts,
+)
+
+if TYPE_CHECKING:
+    from selfe.network.denoiser import DualTimeDenoiser
+
+
+def build_model(config: RunConfig, device: torch.device | str) -> DualTimeDenoiser:
+    """The denoiser, initialised from the run's seed alone: the same for every method."""
+    from selfe.network.denoiser import DualTimeDenoiser
+    from selfe.seeding import derive_seed
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, "initialisation"))
+        model = DualTimeDenoiser(**config.model.model_dump())
+    return model.to(device)
+
+
+@functools.lru_cache
+def _parameter_counts(model: ModelConfig) -> tuple[int, int]:
+    """Of the network, and of its largest block; built without memory (the meta device)."""
+    with torch.device("meta"):
+        network = DualTimeDenoiser(**model.model_dump())
+    blocks = [*network.double_blocks, *network.single_blocks]
+    sizes = [sum(p.numel() for p in module.parameters()) for module in (network, *blocks)]
+    return sizes[0], max(sizes[1:])
+
+
+def count_parameters(model: ModelConfig) -> int:
+    """Exact, from the network itself."""
+    return _parameter_counts(model)[0]
+
+
+def latent_shape_of(config: RunConfig, codec: LatentCodec) -> tuple[int, int, int]:
+    """(C, h, w) of the images a run is trained on."""
+    if config.data.source == "shapes":
+        from selfe.data.shapes_world import ShapesWorld
+
+        size = ShapesWorld(config.data.preset).image_size
+    else:
+        size = config.data.resolution
+    side = size // codec.downsample
+    return (codec.latent_channels, side, side)
+
+
+def _data_facts(config: RunConfig, run_dir: Path) -> dict[str, object]:
+    """Which latent cache a run was trained on; nothing for data that follow from the settings."""
+    cache = recorded_data(run_dir).get("cache")
+    return {"data": {"cache": cache, "path": config.data.path}} if cache else {}
+
+
+def override_sampling(base: SamplingConfig, over: dict[str, object]) -> SamplingConfig:
+    """A run's sampling section with a user's overrides, which apply to every number of steps.
+
+    Raises:
+        ValueError: for an unknown key or a value that does not fit.
+    """
+    values = validate_section(SamplingConfig, {**base.model_dump(), **over}, "sampling").model_dump(
+        exclude_none=True
+    )
+    if over:
+        values["by_steps"] = {
+            steps: {key: value for key, value in entry.items() if key not in over}
+            for steps, entry in values["by_steps"].items()
+        }
+    return validate_section(SamplingConfig, values, "sampling")
+
+
+def load_run(
+    run_dir: Path,
+    *,
+    step: int | None = None,
+    device: torch.device | str = "cpu",
+    sampling: dict[str, object] | None = None,
+) -> AnyStepGenerator:
+    """The moving-average weights of a run's checkpoint, ready to draw.
+
+    Args:
+        step: iteration; None for the newest.
+        sampling: overrides of the run's own sampling section.
+
+    Raises:
+        ValueError: if there is no such run or checkpoint, or the checkpoint is damaged.
+    """
+    config, started = read_config(run_dir), recorded_facts(run_dir)
+    checkpoint = find_checkpoint(run_dir, step)
+    verify(checkpoint.path)
+    network = build_model(config, device)
+    weights = checkpoint.path / "ema.safetensors"
+    load_weights(network, load_tensors(weights), weights)
+    codec, text = build_codec(config, device), build_text_encoder(config, device)
+    check_encoders(run_dir, codec, text)
+    settings = override_sampling(config.sampling, sampling or {})
+    shape = latent_shape_of(config, codec)
+    facts = GeneratorFacts(
+        name=f"{run_dir.name}@{checkpoint.step}",
+        label=method_label(config.method),
+        method=config.method,
+        variant=config.variant,
+        iterations=checkpoint.step,
+        digest=checkpoint.digest,
+        resolution=(shape[1] * codec.downsample, shape[2] * codec.downsample),
+        parameters=sum(p.numel() for p in network.parameters()),
+        sampling=sampling_facts(settings),
+        training={
+            "recipe": config.recipe,
+            "seed": config.seed,
+            "iterations_planned": config.train.iterations,
+            "config_digest": config.digest,
+            "seedless_digest": config.seedless_digest,
+            "text": config.data.text,
+            "changed": changed_settings(config),
+            "precision": started.get("precision", config.train.precision),
+            "init_from": started.get("init_from"),
+            **_data_facts(config, run_dir),
+        },
+    )
+    return AnyStepGenerator(
+        network,
+        codec,
+        text,
+        latent_shape=shape,
+        settings=settings,
+        facts=facts,
+    )

@@ -1,0 +1,1 @@
+"""One run: its loop, one update, callbacks, logs."""
