@@ -42,6 +42,8 @@ def build_model(config: RunConfig, device: torch.device | str) -> DualTimeDenois
 @functools.lru_cache
 def _parameter_counts(model: ModelConfig) -> tuple[int, int]:
     """Of the network, and of its largest block; built without memory (the meta device)."""
+    from selfe.network.denoiser import DualTimeDenoiser
+
     with torch.device("meta"):
         network = DualTimeDenoiser(**model.model_dump())
     blocks = [*network.double_blocks, *network.single_blocks]
