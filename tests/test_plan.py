@@ -16,7 +16,10 @@ from selfe.data.in_memory import InMemoryLatents
 from selfe.device import GPUS, gpu_named
 from selfe.encoders.registry import CODECS
 from selfe.encoders.shapes import ShapesTextEncoder
+from selfe.network import blocks as network_blocks
+from selfe.network import flops
 from selfe.network.denoiser import DualTimeDenoiser
+from selfe.network.embeddings import TIME_FEATURES
 from selfe.objectives.registry import OBJECTIVES
 from selfe.planning.memory import (
     CODEC_GEOMETRY,
@@ -45,6 +48,17 @@ def plan_of(method: str, *assignments: str, variant: str = "", recipe: str = "0.
 @pytest.mark.parametrize(("recipe", "count"), [("0.5b", 564_967_488), ("2b", 2_247_716_928)])
 def test_parameters_are_the_published_counts(recipe, count):
     assert count_parameters(resolve(recipe, "selfe").model) == count
+
+
+@pytest.mark.parametrize("recipe", ["shapes", "shapes-64", "2b"])
+def test_counts_of_weights_are_those_of_the_network(recipe):
+    settings = resolve(recipe, "fm").model.model_dump()
+    with torch.device("meta"):
+        network = DualTimeDenoiser(**settings)
+    blocks = [*network.double_blocks, *network.single_blocks]
+    total, *sizes = (sum(p.numel() for p in part.parameters()) for part in (network, *blocks))
+    assert flops.parameter_counts(settings) == (total, max(sizes))
+    assert (flops.MLP_RATIO, flops.TIME_FEATURES) == (network_blocks.MLP_RATIO, TIME_FEATURES)
 
 
 def test_forward_flops_of_the_ablation_network_by_hand():
@@ -176,7 +190,7 @@ def test_the_trainer_counts_the_flops_of_the_plan(method, variant, tmp_path):
 
 
 def test_mfu_is_the_share_of_the_devices_peak(monkeypatch):
-    monkeypatch.setattr("selfe.device.peak_flops", lambda device: 1e12)
+    monkeypatch.setattr("selfe.training.throughput.peak_flops", lambda device: 1e12)
     throughput = Throughput(resolve("shapes", "fm").model, torch.device("cpu"))
     throughput.images, throughput.flops = 3, 10**11
     speed = throughput.read()

@@ -1,21 +1,24 @@
-"""Matrix-multiplication FLOPs of the denoiser, the numerator of every MFU figure.
+"""Sizes of the denoiser that follow from its configuration: FLOPs of a pass, numbers of weights.
 
-A multiply-add counts 2; norms, activations and rotations count nothing. The count is that of the
-architecture: our last block skips text outputs that nobody reads, which is not credited, so that
-figures compare with other implementations.
+A multiply-add counts 2 FLOPs; norms, activations and rotations count nothing. The count is that of
+the architecture: our last block skips text outputs that nobody reads, which is not credited, so
+that figures compare with other implementations.
+
+Nothing here imports torch before a pass is made, so that a plan costs no start of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from selfe.network.blocks import MLP_RATIO
-from selfe.network.derivative import carries_tangent
-from selfe.network.embeddings import TIME_FEATURES
+# Stated by the network too (`selfe.network.blocks`, `selfe.network.embeddings`), which needs torch;
+# tests compare every count with the network itself.
+MLP_RATIO = 4
+TIME_FEATURES = 256
 
 FORWARD, FORWARD_TANGENT, FORWARD_BACKWARD = 1, 2, 3
 """Cost of a pass alone, with a derivative beside it and with a backward pass, in forward passes."""
@@ -57,8 +60,40 @@ def flops_per_image(
     return 2 * ((double + single) * (projections + attention) + ends + modulations + vectors)
 
 
+def parameter_counts(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Numbers of weights of the network, and of its largest block.
+
+    Args:
+        config: as for `flops_per_image`.
+    """
+    head = config["attention_head_dim"]
+    width = head * config["num_attention_heads"]
+
+    def linear(inputs: int, outputs: int) -> int:
+        return (inputs + 1) * outputs
+
+    def embedder(features: int) -> int:
+        return linear(features, width) + linear(width, width)
+
+    hidden = MLP_RATIO * width
+    stream = linear(width, 3 * width) + 2 * head + linear(width, width)
+    stream += linear(width, hidden) + linear(hidden, width)
+    double = 2 * stream + linear(width, 12 * width)
+    single = linear(width, 3 * width) + linear(width, 3 * width + hidden) + 2 * head
+    single += linear(width + hidden, width)
+    blocks = [double] * config["num_layers"] + [single] * config["num_single_layers"]
+    ends = linear(config["in_channels"], width) + linear(config["joint_attention_dim"], width)
+    ends += linear(width, 2 * width) + linear(width, config["in_channels"])
+    times = 2 * embedder(TIME_FEATURES) + embedder(config["pooled_projection_dim"])
+    return ends + times + sum(blocks), max(blocks, default=0)
+
+
 def cost_of_pass(x_t: Tensor) -> int:
     """Of these the one that applies to a network called with x_t now."""
+    import torch
+
+    from selfe.network.derivative import carries_tangent
+
     if carries_tangent(x_t):
         return FORWARD_TANGENT
     return FORWARD_BACKWARD if torch.is_grad_enabled() else FORWARD

@@ -9,9 +9,8 @@ from selfe.config.resolve import build_objective
 from selfe.config.schema import RunConfig
 from selfe.config.stages import Stage, stages_of
 from selfe.device import without_device
-from selfe.network.flops import FORWARD_BACKWARD
+from selfe.network.flops import FORWARD_BACKWARD, parameter_counts
 from selfe.planning.passes import Pass
-from selfe.run_folder.model import _parameter_counts
 
 KEPT = {"none": (31, 27), "blocks": (1, 1), "selective": (11, 10)}
 """By `train.recompute`: what a double-stream and a single-stream block keep for the backward pass,
@@ -89,7 +88,7 @@ def memory_of(
         images: in a micro-batch.
         shard: GPUs that share one copy of the state; 1 where every GPU has its own.
     """
-    parameters, block = _parameter_counts(config.model)
+    parameters, block = parameter_counts(config.model.model_dump())
     own = -(-parameters // shard)
     size = bytes_per_number(config)
     copies = size * parameters if size == 2 else 0  # fp32 weights are multiplied as they lie there

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from selfe.encoders.base import LatentCodec
 from selfe.encoders.registry import build_codec, build_text_encoder
 from selfe.generation.any_step import AnyStepGenerator, sampling_facts
 from selfe.generator import GeneratorFacts
+from selfe.network.flops import parameter_counts
 from selfe.objectives.registry import method_label
 from selfe.run_folder.checkpoint import load_tensors, load_weights, verify
 from selfe.run_folder.records import (
@@ -39,21 +39,9 @@ def build_model(config: RunConfig, device: torch.device | str) -> DualTimeDenois
     return model.to(device)
 
 
-@functools.lru_cache
-def _parameter_counts(model: ModelConfig) -> tuple[int, int]:
-    """Of the network, and of its largest block; built without memory (the meta device)."""
-    from selfe.network.denoiser import DualTimeDenoiser
-
-    with torch.device("meta"):
-        network = DualTimeDenoiser(**model.model_dump())
-    blocks = [*network.double_blocks, *network.single_blocks]
-    sizes = [sum(p.numel() for p in module.parameters()) for module in (network, *blocks)]
-    return sizes[0], max(sizes[1:])
-
-
 def count_parameters(model: ModelConfig) -> int:
-    """Exact, from the network itself."""
-    return _parameter_counts(model)[0]
+    """Weights of the whole network."""
+    return parameter_counts(model.model_dump())[0]
 
 
 def latent_shape_of(config: RunConfig, codec: LatentCodec) -> tuple[int, int, int]:
