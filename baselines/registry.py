@@ -29,6 +29,7 @@ MODELS = Registry(
         "sdxl-turbo": "baselines.pretrained.sdxl:SDXL_TURBO",
         "sd3.5-turbo": "baselines.pretrained.sd35:SD35_TURBO",
     },
+    group="selfe_bench.models",
 )
 
 GENERIC_PREFIX = "diffusers:"
@@ -61,8 +62,15 @@ def card(name: str) -> ModelCard:
 
 
 def list_models() -> list[dict[str, Any]]:
-    """The facts of every named model as JSON values, in the order of the paper's Table 1."""
-    return [card(name).to_json() for name in MODELS]
+    """The facts of every named model as JSON values, in the order of the paper's Table 1; of a
+    package whose model cannot be loaded the reason."""
+    rows = []
+    for name in MODELS:
+        try:
+            rows.append(card(name).to_json())
+        except (TypeError, ValueError) as error:
+            rows.append({"name": name, "problem": str(error)})
+    return rows
 
 
 def load(

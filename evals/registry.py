@@ -18,6 +18,7 @@ SUITES = Registry(
         "geneval-long@1": "evals.suites.geneval:geneval_long_suite",
         "geneval-hf@1": "evals.suites.geneval:geneval_hf_suite",
     },
+    group="selfe_bench.suites",
 )
 """name -> function of (split, prompts) that returns a `Suite`."""
 
@@ -29,6 +30,7 @@ DETECTORS = Registry(
         "mask2former-hf": "evals.detectors.mask2former.detector:Mask2FormerDetector.from_hub",
         "mmdet": "evals.detectors.mmdet:MMDetDetector.from_published",
     },
+    group="selfe_bench.detectors",
 )
 """name -> function of (device=..., batch_size=..., further options) that returns a `Detector`."""
 
@@ -38,6 +40,7 @@ COLOR_CLASSIFIERS = Registry(
         "shapes": "evals.detectors.shapes:ShapesColorClassifier",
         "clip": "evals.detectors.clip_colors:ClipColorClassifier.from_published",
     },
+    group="selfe_bench.color_classifiers",
 )
 """name -> function of (device=...) that returns a `ColorClassifier`."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from selfe.config.recipes import RECIPES, VARIANTS
+from selfe.config.recipes import RECIPES
 from selfe.config.resolve import (
     build_objective,
     changed_settings,
@@ -18,10 +18,10 @@ from selfe.config.resolve import (
 )
 from selfe.config.schema import RunConfig, TimesConfig
 from selfe.config.stages import first_position, stage_at, stages_of
-from selfe.objectives.registry import OBJECTIVES
+from selfe.objectives.registry import METHODS, Method, variants_of
 
 
-@pytest.mark.parametrize("method", OBJECTIVES.names())
+@pytest.mark.parametrize("method", METHODS.names())
 @pytest.mark.parametrize("recipe", list(RECIPES))
 def test_every_recipe_resolves_for_every_method_and_round_trips(recipe, method):
     config = resolve(recipe, method)
@@ -52,7 +52,7 @@ def test_paper_recipes_are_the_papers():
 
 
 def test_methods_share_everything_but_objective_and_sampling():
-    dumps = {m: resolve("shapes", m).model_dump() for m in OBJECTIVES.names()}
+    dumps = {m: resolve("shapes", m).model_dump() for m in METHODS.names()}
     # what subtracts near copies may be given more precision than others, never less
     precisions = {m: dump["train"].pop("precision") for m, dump in dumps.items()}
     assert precisions == dict.fromkeys(dumps, "auto") | dict.fromkeys(("imm", "transition"), "fp32")
@@ -106,13 +106,13 @@ def test_a_micro_batch_divides_the_batch_of_every_stage():
 
 
 def test_variants_set_the_ablations_of_table_2():
-    assert set(VARIANTS["selfe"]) == {"no-target-norm", "aux", "smooth-time"}
+    assert set(variants_of("selfe")) == {"no-target-norm", "aux", "smooth-time"}
     assert build_objective(resolve("0.5b", "selfe", variant="no-target-norm")).target_norm is False
     assert build_objective(resolve("0.5b", "selfe", variant="aux")).aux_from == 0
 
 
 def test_smooth_time_changes_the_network_alone():
-    for method in OBJECTIVES.names():
+    for method in METHODS.names():
         plain = resolve("shapes", method).model_dump()
         smooth = resolve("shapes", method, variant="smooth-time").model_dump()
         assert (plain["model"].pop("time_factor"), smooth["model"].pop("time_factor")) == (1000, 10)
@@ -232,7 +232,7 @@ def test_gradients_may_be_left_unclipped():
 
 
 def test_an_objective_is_a_dataclass(monkeypatch):
-    monkeypatch.setitem(OBJECTIVES.table, "plain", f"{__name__}:Plain")
+    monkeypatch.setitem(METHODS.table, "plain", Method(f"{__name__}:Plain", "Plain"))
     with pytest.raises(TypeError, match="Plain, the objective of method 'plain', must be a datac"):
         objective_of_section("plain", {}, TimesConfig())
 
@@ -242,7 +242,7 @@ class Plain:
 
 
 def test_what_an_objective_lacks_is_named(monkeypatch):
-    monkeypatch.setitem(OBJECTIVES.table, "lacking", f"{__name__}:Lacking")
+    monkeypatch.setitem(METHODS.table, "lacking", Method(f"{__name__}:Lacking", "Lacking"))
     with pytest.raises(TypeError, match="of method 'lacking' has no loss, needs_fake_captions"):
         objective_of_section("lacking", {}, TimesConfig())
 

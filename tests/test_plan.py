@@ -20,7 +20,7 @@ from selfe.network import blocks as network_blocks
 from selfe.network import flops
 from selfe.network.denoiser import DualTimeDenoiser
 from selfe.network.embeddings import TIME_FEATURES
-from selfe.objectives.registry import OBJECTIVES
+from selfe.objectives.registry import METHODS
 from selfe.planning.memory import (
     CODEC_GEOMETRY,
     KEPT,
@@ -156,7 +156,7 @@ def test_a_fork_pays_from_its_first_iteration_on():
 
 
 @pytest.mark.parametrize(
-    ("method", "variant"), [*((name, "") for name in OBJECTIVES.names()), ("selfe", "aux")]
+    ("method", "variant"), [*((name, "") for name in METHODS.names()), ("selfe", "aux")]
 )
 def test_the_trainer_counts_the_flops_of_the_plan(method, variant, tmp_path):
     """The numerator of the MFU, from what the networks were really given, is the plan's."""

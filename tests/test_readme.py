@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from selfe.config.resolve import resolve
-from selfe.objectives.registry import METHOD_LABELS
+from selfe.objectives.registry import method_label
 from selfe.planning.plan import make_plan
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,7 +87,7 @@ def test_errors_by_precision_are_those_measured():
     page = (ROOT / "reports" / "README.md").read_text()
     measured = {}
     for row in json.loads((ROOT / "reports" / "precision.json").read_text())["rows"]:
-        measured.setdefault(METHOD_LABELS[row["method"]], {})[row["precision"]] = row
+        measured.setdefault(method_label(row["method"]), {})[row["precision"]] = row
     for label, rows in measured.items():
         errors = f"{rows['bf16']['error']:.1%} | {rows['tf32']['error']:.1%}"
         assert f"| {label} | {errors} | {rows['bf16']['batch_noise']:.0%} |" in page

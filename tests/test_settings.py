@@ -8,16 +8,16 @@ import pytest
 
 from selfe.config.describe import attribute_docs, list_settings
 from selfe.config.resolve import resolve
-from selfe.objectives.registry import OBJECTIVES
+from selfe.objectives.registry import METHODS, objective_class
 from tests.helpers.command_line import selfe_bench
 
 
 def settings_of(method, recipe="shapes", *assignments):
     config = resolve(recipe, method, assignments=assignments)
-    return {each.key: each for each in list_settings(config, OBJECTIVES.load(method))}
+    return {each.key: each for each in list_settings(config, objective_class(method))}
 
 
-@pytest.mark.parametrize("method", OBJECTIVES)
+@pytest.mark.parametrize("method", METHODS)
 def test_every_setting_is_explained(method):
     for key, setting in settings_of(method).items():
         assert setting.about and setting.takes, key

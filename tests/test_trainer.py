@@ -16,7 +16,7 @@ from selfe.config.stages import first_position
 from selfe.device import uses_bf16
 from selfe.distributed.processes import OneProcess
 from selfe.objectives.base import LossOutput, Nets
-from selfe.objectives.registry import OBJECTIVES
+from selfe.objectives.registry import METHODS
 from selfe.run_folder.checkpoint import list_checkpoints
 from selfe.run_folder.model import build_model, load_run
 from selfe.run_folder.records import write_config
@@ -41,7 +41,7 @@ class StopAfter:
 
 
 @pytest.mark.fault(6, full=7)
-@pytest.mark.parametrize("method", OBJECTIVES.names())
+@pytest.mark.parametrize("method", METHODS.names())
 def test_resume_is_bit_equal_to_never_stopping(method, trial, tmp_path):
     stop = (3, 7, 4, 1, 2, 5, 6)[trial]  # of 8 iterations; 4 is saved anyway
     config = tiny_config(method)
@@ -126,7 +126,7 @@ def test_the_batch_follows_the_stages(tmp_path):
 
 def test_the_same_seed_gives_every_method_the_same_start_and_data(tmp_path):
     rng = SampleRng(5, torch.arange(16))
-    batches = [tiny_source(tiny_config(m)).batch(rng) for m in OBJECTIVES.names()]
+    batches = [tiny_source(tiny_config(m)).batch(rng) for m in METHODS.names()]
     for batch in batches[1:]:
         assert torch.equal(batch.x_0, batches[0].x_0)
         assert torch.equal(batch.dropped, batches[0].dropped)

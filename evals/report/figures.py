@@ -12,9 +12,10 @@ from evals.base import Interval
 from evals.report import curves, image_grids, training_seeds
 from evals.report.commands import STEPS
 from evals.report.page import TASK_NAMES
+from evals.report.reference import REFERENCE_METHOD
 from evals.report.result_folders import ResultFolder
 from evals.report.rows import cell_of, choose, one_training_a_row
-from evals.report.table2 import horizons
+from evals.report.table2 import TABLE2_ROWS, horizons
 from evals.results import protocol_slug
 
 Draw = Callable[[str, Figure | None], list[str]]
@@ -55,7 +56,8 @@ def draw_group(draw: Draw, group: ResultGroup, suffix: str) -> list[str]:
     drawn += draw(f"scores_by_steps{suffix}", curves.scores_against_steps(final, title))
     rows: dict[str, dict[int, ResultFolder]] = {}
     trained = sorted(folder.result.model.method for folder in final)
-    for method in dict.fromkeys(["fm", "imm", "selfe", *trained]):
+    papers = [kind.method for kind in TABLE2_ROWS if kind.block == "long"]
+    for method in dict.fromkeys([*papers, *trained]):
         for folder in final:
             if folder.result.model.method == method:
                 label = folder.result.model.label
@@ -119,7 +121,7 @@ def _draw_policies(draw: Draw, group: ResultGroup, long: int | None, suffix: str
     selfe = [
         f
         for f in one_training_a_row(group.folders, [], cell_of)
-        if f.result.model.method == "selfe"
+        if f.result.model.method == REFERENCE_METHOD
         and not f.result.model.variant
         and f.result.model.iterations == long
     ]

@@ -9,6 +9,7 @@ import pandas as pd
 
 from evals.report.commands import STEPS, CommandContext, not_run
 from evals.report.groups import require_one_protocol
+from evals.report.reference import TABLE1_TRAINED
 from evals.report.result_folders import ResultFolder
 from evals.report.rows import (
     TASK_ENDS,
@@ -52,9 +53,8 @@ TABLE1_ROWS = (
     ("Self-E (2B)", "selfe"),
 )
 _EXTRA = ("settings", "eta", "iterations", "failed", "partial", "under_trained", "folder")
-_PUBLISHED = {name: label for label, name in TABLE1_ROWS if name != "selfe"}
-_OURS = "Self-E (2B)"
-_PAPER_RECIPE = "2b"
+_PUBLISHED = {name: label for label, name in TABLE1_ROWS if label not in TABLE1_TRAINED}
+_TRAINED = {(row.method, row.recipe): label for label, row in TABLE1_TRAINED.items()}
 
 
 def is_published(folder: ResultFolder) -> bool:
@@ -70,8 +70,8 @@ def row_label(folder: ResultFolder) -> str:
         return _PUBLISHED[model.method]
     if model.iterations is None:
         return model.label
-    if model.method == "selfe" and folder.recipe == _PAPER_RECIPE:
-        return _OURS
+    if (label := _TRAINED.get((model.method, folder.recipe))) is not None:
+        return label
     recipe = f"{folder.recipe}, " if folder.recipe else ""
     return f"{model.label} ({recipe}{model.iterations} it.)"
 
@@ -166,10 +166,9 @@ def require_same_kind_of_weights(folders: Sequence[ResultFolder]) -> bool:
 
 
 def _command(label: str, context: CommandContext) -> str:
-    name = dict(TABLE1_ROWS)[label]
-    if name == "selfe":
-        return CommandContext(_PAPER_RECIPE, context.runs_dir, context.options).train("selfe")
-    return context.geneval(name)
+    if (row := TABLE1_TRAINED.get(label)) is not None:
+        return CommandContext(row.recipe, context.runs_dir, context.options).train(row.method)
+    return context.geneval(dict(TABLE1_ROWS)[label])
 
 
 def _paper_row(label: str, steps: int) -> dict[str, Any]:

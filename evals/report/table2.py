@@ -18,6 +18,7 @@ import pandas as pd
 from evals.base import TASKS
 from evals.report.commands import STEPS, CommandContext, not_run
 from evals.report.groups import require_one_protocol
+from evals.report.reference import REFERENCE_METHOD
 from evals.report.result_folders import ResultFolder
 from evals.report.rows import (
     TASK_ENDS,
@@ -97,11 +98,11 @@ def horizons(
     for method, variant, iterations, _ in chosen:
         if iterations is not None:
             found.setdefault((method, variant), set()).add(iterations)
-    trained = [found[m, ""] for m in ("fm", "imm", "selfe") if (m, "") in found]
+    trained = [found[key] for key in _LONG if key in found]
     common = set.intersection(*trained) if trained else set()
     every = set().union(*trained)
     long = max(common or every, default=None)
-    selfe = found.get(("selfe", ""), set())
+    selfe = found.get((REFERENCE_METHOD, ""), set())
     ablations = [found[key] for key in found if key in _KINDS and key[1]]
     together = set.intersection(*ablations) if ablations else set()
     ran = set().union(*ablations)
@@ -155,7 +156,7 @@ def build_table2(folders: Sequence[ResultFolder], context: CommandContext | None
             else:
                 shown.append(folder)
                 row = measured_row(folder, kind.label)
-                row |= _against_selfe(folder, chosen.get(("selfe", "", iterations, n)))
+                row |= _against_selfe(folder, chosen.get((REFERENCE_METHOD, "", iterations, n)))
             rows.append({**row, "block": kind.block, "label": kind.label, "paper": paper})
     frame = pd.DataFrame(rows).reindex(columns=[*TABLE2_COLUMNS, *_EXTRA])
     protocol = folders[0].result.protocol if folders else None
@@ -169,6 +170,7 @@ def build_table2(folders: Sequence[ResultFolder], context: CommandContext | None
 
 
 _KINDS = {(kind.method, kind.variant) for kind in TABLE2_ROWS}
+_LONG = [(kind.method, kind.variant) for kind in TABLE2_ROWS if kind.block == "long"]
 _EXTRA = (
     "settings",
     "failed",
@@ -252,7 +254,8 @@ def _against_selfe(folder: ResultFolder, selfe: ResultFolder | None) -> dict[str
 
 def ordering(chosen: dict[Cell, ResultFolder], iterations: int | None, steps: int) -> str:
     """The methods at one number of steps, best first, each step down resolved or not."""
-    methods = dict.fromkeys(["selfe", "imm", "fm", *(key[0] for key in chosen)])
+    papers = [method for method, _ in reversed(_LONG)]
+    methods = dict.fromkeys([*papers, *(key[0] for key in chosen)])
     found = [chosen.get((method, "", iterations, steps)) for method in methods]
     scored = [
         (folder.result.scores.overall.mean, folder)

@@ -17,6 +17,7 @@ import pandas as pd
 from evals.base import TASKS, Interval
 from evals.report.groups import require_one_protocol
 from evals.report.model_columns import row_of
+from evals.report.reference import REFERENCE_METHOD
 from evals.report.result_folders import ResultFolder
 from evals.report.rows import choose, configuration_of, training_of
 from evals.report.table2 import NOT_RESOLVED, REFERENCE, RESOLVED
@@ -184,8 +185,10 @@ def _self_e_for(
     one, else the only one.
     """
     recipe, method, variant, iterations, steps = configuration[:5]
-    for its_variant in dict.fromkeys(["" if method == "selfe" else variant, ""]):
-        place = (recipe, "selfe", its_variant, iterations, steps)
+    for its_variant in dict.fromkeys([variant, ""]):
+        place = (recipe, REFERENCE_METHOD, its_variant, iterations, steps)
+        if its_variant and place == configuration[:5]:
+            continue  # a variant of Self-E is compared with Self-E
         every = [c for c in found if c[:5] == place]
         reference = usual(every)
         if every and not reference:

@@ -25,7 +25,7 @@ from scripts.studies.search_sampling import overall_score, validation_prompts
 from selfe.config.resolve import resolve
 from selfe.distributed.workers import open_workers
 from selfe.files import write_atomically
-from selfe.objectives.registry import OBJECTIVES
+from selfe.objectives.registry import METHODS
 from selfe.provenance import provenance
 from selfe.run_folder.model import load_run
 from selfe.training.run import train_run
@@ -122,7 +122,7 @@ def render(results: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", default="shapes")
-    parser.add_argument("--methods", nargs="+", default=list(OBJECTIVES.names()))
+    parser.add_argument("--methods", nargs="+", default=list(METHODS.names()))
     parser.add_argument("--rates", nargs="+", type=float, default=list(RATES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of training")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs/search"))

@@ -84,18 +84,20 @@ def _runs(runs_dir: Path) -> list[dict]:
 
 
 def _methods() -> list[dict]:
-    from selfe.config.recipes import VARIANTS
-    from selfe.objectives.registry import METHOD_LABELS, OBJECTIVES
+    from selfe.objectives.registry import METHODS, load_method, variants_of
 
-    return [
-        {
-            "method": name,
-            "label": METHOD_LABELS.get(name, name),
-            "objective": target,
-            "variants": list(VARIANTS.get(name, {})),
-        }
-        for name, target in OBJECTIVES.table.items()
-    ]
+    rows: list[dict] = []
+    for name in METHODS:
+        try:
+            row = load_method(name)
+        except (TypeError, ValueError) as error:  # of another package: the others can be listed
+            rows.append({"method": name, "problem": str(error)})
+            continue
+        variants = list(variants_of(name))
+        rows.append(
+            {"method": name, "label": row.label, "objective": row.target, "variants": variants}
+        )
+    return rows
 
 
 def _recipes() -> list[dict]:
@@ -112,7 +114,7 @@ def _recipes() -> list[dict]:
 def _settings(recipe: str, method: str) -> list[dict]:
     from selfe.config.describe import list_settings
     from selfe.config.resolve import resolve
-    from selfe.objectives.registry import OBJECTIVES
+    from selfe.objectives.registry import objective_class
 
     config = resolve(recipe, method)
-    return [asdict(setting) for setting in list_settings(config, OBJECTIVES.load(method))]
+    return [asdict(setting) for setting in list_settings(config, objective_class(method))]

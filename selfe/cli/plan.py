@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from selfe.cli.common import Settings
-from selfe.objectives.registry import OBJECTIVES
+from selfe.objectives.registry import METHODS
 
 if TYPE_CHECKING:
     from selfe.planning.plan import CostStage, Plan
 
 
 def plan(
-    method: Annotated[str, typer.Option(help=f"Objective: {', '.join(OBJECTIVES)}.")],
+    method: Annotated[str, typer.Option(help=f"Objective: {', '.join(METHODS)}.")],
     recipe: Annotated[str, typer.Option(help="What to train; see selfe-bench ls recipes.")] = (
         "0.5b"
     ),

@@ -19,11 +19,11 @@ from selfe.cli.common import (
     pick_device,
     progress_bar,
 )
-from selfe.objectives.registry import OBJECTIVES, method_label
+from selfe.objectives.registry import METHODS, method_label
 
 
 def train(
-    method: Annotated[str, typer.Option(help=f"Objective: {', '.join(OBJECTIVES)}.")],
+    method: Annotated[str, typer.Option(help=f"Objective: {', '.join(METHODS)}.")],
     recipe: Annotated[
         str, typer.Option(help="What to train: shapes, shapes-quick, shapes-64, 0.5b, 2b.")
     ] = "shapes",

@@ -1,8 +1,9 @@
 """Recipes: what is trained, on what, for how long. The same for every method.
 
-Two things belong to one method: how it is sampled, because guidance, eta and update are searched
-per method on validation prompts and never carried over (see reports/shapes/search.md), and when an
-objective switches a term of its own on.
+What belongs to one method alone is in its row (`selfe.objectives.registry.METHODS`): how it is
+sampled, because guidance, eta and update are searched per method on validation prompts and never
+carried over (see reports/shapes/search.md), whether it wants full precision, and when an objective
+switches a term of its own on.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from selfe.config.assignments import merge
-from selfe.objectives.registry import OBJECTIVES
+from selfe.objectives.registry import Method
 
 _SHAPES: dict[str, Any] = {
     "model": {
@@ -108,90 +109,25 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
 }
 
-_ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
-    "selfe": {
-        "no-target-norm": {"objective": {"target_norm": False}},
-        "aux": {"objective": {"aux_from": 0}},
-    },
-    "transition": {"no-loss-norm": {"objective": {"loss_norm": False}}},
-}
-# Sinusoids of 10 t, not FLUX's 1000 t: asked for by objectives that take the network's derivative
-# in t, and there for all, so that none is compared with another network.
-_SMOOTH_TIME: dict[str, dict[str, Any]] = {"smooth-time": {"model": {"time_factor": 10.0}}}
+FAMILIES = dict.fromkeys(("shapes", "shapes-quick", "shapes-64"), "shapes") | dict.fromkeys(
+    ("0.5b", "2b"), "paper"
+)
+"""Recipe -> its family: recipes of one family are sampled alike (`Method.sampling`)."""
 
-# `--variant`, as overrides of what a recipe sets.
-VARIANTS = {method: _ABLATIONS.get(method, {}) | _SMOOTH_TIME for method in OBJECTIVES.names()}
-
-# Found on validation prompts by scripts/studies/search_sampling.py: the best of the same guidance
-# for every method and number of steps, at iteration 3,000 of the reference runs
-# (reports/shapes/search.md);
-# for `shortcut`, `transition` and `meanflow` at 800 of quick ones, at 2e-3
-# (reports/quickstart-2e-3/search.md).
-SHAPES_SAMPLING: dict[str, dict[str, Any]] = {
-    "selfe": {
-        "guidance": "linear",
-        "guidance_scale": 2.0,
-        "eta": 1.0,
-        "by_steps": {
-            4: {"guidance_scale": 3.0, "eta": 0.0},
-            8: {"guidance": "ep-v", "guidance_scale": 3.0},
-            50: {"guidance": "linear", "guidance_scale": 2.0},
-        },
-    },
-    "fm": {
-        "guidance": "linear",
-        "guidance_scale": 2.0,
-        "eta": 0.0,
-        "by_steps": {50: {"guidance": "ep-v", "guidance_scale": 3.0, "eta": 1.0}},
-    },
-    "imm": {
-        "sampler": "restart",
-        "guidance": "linear",
-        "guidance_scale": 2.0,
-        "by_steps": {
-            4: {"guidance_scale": 3.0},
-            8: {"guidance_scale": 2.0},
-            50: {"guidance_scale": 3.0},
-        },
-    },
-    "shortcut": {
-        "guidance": "linear",
-        "guidance_scale": 3.0,
-        "eta": 0.0,
-        "by_steps": {8: {"guidance_scale": 5.0}},
-    },
-    "transition": {"guidance": "linear", "guidance_scale": 3.0, "eta": 0.0},
-    "meanflow": {
-        "guidance": "linear",
-        "guidance_scale": 2.0,
-        "eta": 0.0,
-        "by_steps": {8: {"guidance_scale": 3.0, "eta": 1.0}},
-    },
+# What a recipe trains objectives in that want more than bf16 (`Method.full_precision`): numbers are
+# then twice as long, so that half the samples fit at once.
+_FULL_PRECISION: dict[str, dict[str, Any]] = {
+    "shapes": {"precision": "fp32"},
+    "shapes-quick": {"precision": "fp32"},
+    "shapes-64": {"precision": "fp32"},
+    "0.5b": {"precision": "tf32", "micro_batch_size": 32},
+    "2b": {"precision": "tf32", "micro_batch_size": 16},
 }
 
 
-# Objectives that subtract from a prediction a near copy of it, whose rounding is then left: IMM,
-# whose authors compute both in fp32, and TiM's, which divides a difference by 0.01
-# (reports/README.md, "Precision").
-_NEAR_COPIES = ("imm", "transition")
-
-
-def _in_tf32(micro_batch_size: int) -> dict[str, dict[str, Any]]:
-    """Numbers are twice as long as in bf16, so that half the samples fit at once."""
-    part = {"precision": "tf32", "micro_batch_size": micro_batch_size}
-    return {method: {"train": part} for method in _NEAR_COPIES}
-
-
-# What a recipe sets for one method alone.
-METHOD_PARTS: dict[str, dict[str, dict[str, Any]]] = {
-    **{
-        recipe: merge(
-            {method: {"sampling": part} for method, part in SHAPES_SAMPLING.items()},
-            {method: {"train": {"precision": "fp32"}} for method in _NEAR_COPIES},
-        )
-        for recipe in ("shapes", "shapes-quick", "shapes-64")
-    },
-    "0.5b": _in_tf32(32),
-    # the auxiliary term is a late stage of the main run (S.2)
-    "2b": {**_in_tf32(16), "selfe": {"objective": {"aux_from": 550_000}}},
-}
+def part_of_method(recipe: str, method: Method) -> dict[str, Any]:
+    """What a recipe sets for one method alone."""
+    part: dict[str, Any] = {"sampling": method.sampling.get(FAMILIES[recipe], {})}
+    if method.full_precision:
+        part["train"] = _FULL_PRECISION[recipe]
+    return merge(part, method.recipes.get(recipe, {}))

@@ -12,10 +12,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from selfe.config.assignments import merge, parse_assignments
 from selfe.config.describe import fields_of, first_problem, unknown_key
-from selfe.config.recipes import METHOD_PARTS, RECIPES, VARIANTS
+from selfe.config.recipes import RECIPES, part_of_method
 from selfe.config.schema import RunConfig, SectionT, TimesConfig, TrainConfig
 from selfe.config.stages import check_stages
-from selfe.objectives.registry import OBJECTIVES
+from selfe.objectives.registry import load_method, objective_class, variants_of
 from selfe.registry import Registry
 
 # How a run is kept and watched, where its data lies and how images are drawn from it: the weights
@@ -44,7 +44,7 @@ def objective_of_section(method: str, section: Mapping[str, Any], times: TimesCo
         TypeError: if the objective's class is no dataclass or not an `Objective`.
         ValidationError: if the section does not fit it.
     """
-    cls = OBJECTIVES.load(method)
+    cls = objective_class(method)
     if not dataclasses.is_dataclass(cls):
         raise TypeError(
             f"{cls.__qualname__}, the objective of method {method!r}, must be a dataclass: its "
@@ -66,14 +66,14 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
         ValueError: names the key, what it must be, and for unknown keys the nearest known one.
     """
     method = values.get("method", "")
-    objective_class = OBJECTIVES.load(method)
+    cls = objective_class(method)
     objective_values = values.get("objective", {})
     if not isinstance(objective_values, Mapping):
         raise ValueError(f"objective is a section, not a value: got {objective_values!r}")
     for key in objective_values:
         # pydantic ignores unknown keys of a plain dataclass
-        if key not in fields_of(objective_class):
-            raise ValueError(unknown_key(["objective"], key, fields_of(objective_class)))
+        if key not in fields_of(cls):
+            raise ValueError(unknown_key(["objective"], key, fields_of(cls)))
     try:
         config = RunConfig.model_validate(values)
     except ValidationError as error:
@@ -81,7 +81,7 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
     try:
         objective = build_objective(config)
     except ValidationError as error:
-        raise ValueError(first_problem(error, objective_class, "objective")) from None
+        raise ValueError(first_problem(error, cls, "objective")) from None
     resolved = dataclasses.asdict(objective)
     resolved.pop("times", None)
     for key, value in resolved.items():
@@ -159,7 +159,7 @@ def resolve(
 
     Args:
         recipe: name in `RECIPES`.
-        method: name in `selfe.objectives.registry.OBJECTIVES`.
+        method: name in `selfe.objectives.registry.METHODS`.
         variant: "" or an ablation of the method.
         assignments: `section.key=value` texts; they win over all but the names and the seed.
 
@@ -168,12 +168,12 @@ def resolve(
     """
     if recipe not in RECIPES:
         raise ValueError(Registry("recipe", dict.fromkeys(RECIPES, ":")).unknown(recipe))
-    OBJECTIVES.load(method)
+    row = load_method(method)
     values: dict[str, Any] = {"recipe": recipe, "method": method, "variant": variant, "seed": seed}
     values = merge(values, RECIPES[recipe])
-    values = merge(values, METHOD_PARTS.get(recipe, {}).get(method, {}))
+    values = merge(values, part_of_method(recipe, row))
     if variant:
-        known = VARIANTS.get(method, {})
+        known = variants_of(method)
         if variant not in known:
             table = Registry(f"variant of {method}", dict.fromkeys(known, ":"))
             raise ValueError(table.unknown(variant))

@@ -22,6 +22,7 @@ SOURCES = Registry(
         "shapes": "selfe.data.registry:shapes_source",
         "latents": "selfe.data.registry:latents_source",
     },
+    group="selfe_bench.sources",
 )
 
 

@@ -18,6 +18,7 @@ CODECS = Registry(
         "shapes-free": "selfe.encoders.registry:shapes_free_codec",
         "flux": "selfe.encoders.flux:load_flux_vae",
     },
+    group="selfe_bench.codecs",
 )
 
 
@@ -27,6 +28,7 @@ TEXT_ENCODERS = Registry(
         "shapes": "selfe.encoders.shapes:ShapesTextEncoder",
         "flux": "selfe.encoders.flux:load_flux_text",
     },
+    group="selfe_bench.text_encoders",
 )
 
 

@@ -1,30 +1,169 @@
-"""The methods there are: what `--method` takes, and their names in tables."""
+"""The methods there are, one row each: what `--method` takes and what comes with it.
+
+A method of another package is an entry point of the group "selfe_bench.methods" that leads to a
+`Method`.
+"""
 
 from __future__ import annotations
 
-from selfe.registry import Registry
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-OBJECTIVES = Registry(
+from selfe.registry import Registry, import_target
+
+Overrides = Mapping[str, Mapping[str, Any]]
+"""Section of a run's configuration -> what is set in it."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """Everything the benchmark knows of one objective.
+
+    Attributes:
+        target: "module:Class" of the objective (`selfe.objectives.base.Objective`).
+        label: its name in tables.
+        variants: name of an ablation, as `--variant` takes it -> what it sets.
+        sampling: family of recipes ("shapes", "paper") -> the section "sampling" with which the
+            method's images are drawn; a family that is missing uses the recipe's own section.
+        full_precision: the objective subtracts near copies of a prediction, whose rounding is then
+            what is left, so that recipes train it in more than bf16.
+        recipes: recipe -> what it sets for this method alone, sampling and precision apart.
+    """
+
+    target: str
+    label: str
+    variants: Mapping[str, Overrides] = field(default_factory=dict)
+    sampling: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    full_precision: bool = False
+    recipes: Mapping[str, Overrides] = field(default_factory=dict)
+
+
+# Sampling of the shapes recipes was found on validation prompts by
+# scripts/studies/search_sampling.py: the best of the same guidance for every method and number of
+# steps, at iteration 3,000 of the reference runs (reports/shapes/search.md); for `shortcut`,
+# `transition` and `meanflow` at 800 of quick ones, at 2e-3 (reports/quickstart-2e-3/search.md).
+METHODS = Registry(
     "method",
     {
-        "selfe": "selfe.objectives.self_evaluation:SelfEvaluation",
-        "fm": "baselines.flow_matching:FlowMatching",
-        "imm": "baselines.imm:InductiveMomentMatching",
-        "shortcut": "baselines.shortcut:ShortcutModel",
-        "transition": "baselines.transition:TransitionModel",
-        "meanflow": "baselines.meanflow:MeanFlow",
+        "selfe": Method(
+            "selfe.objectives.self_evaluation:SelfEvaluation",
+            "Self-E",
+            variants={
+                "no-target-norm": {"objective": {"target_norm": False}},
+                "aux": {"objective": {"aux_from": 0}},
+            },
+            sampling={
+                "shapes": {
+                    "guidance": "linear",
+                    "guidance_scale": 2.0,
+                    "eta": 1.0,
+                    "by_steps": {
+                        4: {"guidance_scale": 3.0, "eta": 0.0},
+                        8: {"guidance": "ep-v", "guidance_scale": 3.0},
+                        50: {"guidance": "linear", "guidance_scale": 2.0},
+                    },
+                },
+            },
+            # the auxiliary term is a late stage of the main run (S.2)
+            recipes={"2b": {"objective": {"aux_from": 550_000}}},
+        ),
+        "fm": Method(
+            "baselines.flow_matching:FlowMatching",
+            "Flow Matching",
+            sampling={
+                "shapes": {
+                    "guidance": "linear",
+                    "guidance_scale": 2.0,
+                    "eta": 0.0,
+                    "by_steps": {50: {"guidance": "ep-v", "guidance_scale": 3.0, "eta": 1.0}},
+                },
+            },
+        ),
+        "imm": Method(
+            "baselines.imm:InductiveMomentMatching",
+            "IMM",
+            sampling={
+                "shapes": {
+                    "sampler": "restart",
+                    "guidance": "linear",
+                    "guidance_scale": 2.0,
+                    "by_steps": {
+                        4: {"guidance_scale": 3.0},
+                        8: {"guidance_scale": 2.0},
+                        50: {"guidance_scale": 3.0},
+                    },
+                },
+            },
+            full_precision=True,  # as its authors have it
+        ),
+        "shortcut": Method(
+            "baselines.shortcut:ShortcutModel",
+            "Shortcut",
+            sampling={
+                "shapes": {
+                    "guidance": "linear",
+                    "guidance_scale": 3.0,
+                    "eta": 0.0,
+                    "by_steps": {8: {"guidance_scale": 5.0}},
+                },
+            },
+        ),
+        "transition": Method(
+            "baselines.transition:TransitionModel",
+            "Transition (TiM)",
+            variants={"no-loss-norm": {"objective": {"loss_norm": False}}},
+            sampling={"shapes": {"guidance": "linear", "guidance_scale": 3.0, "eta": 0.0}},
+            full_precision=True,  # it divides a difference by 0.01 (reports/README.md, "Precision")
+        ),
+        "meanflow": Method(
+            "baselines.meanflow:MeanFlow",
+            "MeanFlow",
+            sampling={
+                "shapes": {
+                    "guidance": "linear",
+                    "guidance_scale": 2.0,
+                    "eta": 0.0,
+                    "by_steps": {8: {"guidance_scale": 3.0, "eta": 1.0}},
+                },
+            },
+        ),
     },
+    group="selfe_bench.methods",
 )
-METHOD_LABELS = {
-    "selfe": "Self-E",
-    "fm": "Flow Matching",
-    "imm": "IMM",
-    "shortcut": "Shortcut",
-    "transition": "Transition (TiM)",
-    "meanflow": "MeanFlow",
-}
+
+# Variants of every method. Sinusoids of 10 t, not FLUX's 1000 t: asked for by objectives that take
+# the network's derivative in t, and there for all, so that none is compared with another network.
+SHARED_VARIANTS: Mapping[str, Overrides] = {"smooth-time": {"model": {"time_factor": 10.0}}}
 
 
-def method_label(method: str) -> str:
-    """The name of a method in tables and headlines."""
-    return METHOD_LABELS.get(method, method)
+def load_method(name: str) -> Method:
+    """The row of a method.
+
+    Raises:
+        ValueError: if the name is unknown, claimed twice, or of a package that cannot be imported.
+        TypeError: if another package's entry point leads to something else than a `Method`.
+    """
+    row = METHODS.load(name)
+    if not isinstance(row, Method):
+        raise TypeError(
+            f"the entry point {name!r} of the group {METHODS.group} must lead to a "
+            f"selfe.objectives.registry.Method; got {row!r}"
+        )
+    return row
+
+
+def objective_class(name: str) -> Any:
+    """The class of a method's objective; raises what `load_method` raises."""
+    return import_target(load_method(name).target)
+
+
+def variants_of(name: str) -> dict[str, Overrides]:
+    """Variant -> what it sets, those that all methods have included."""
+    return {**load_method(name).variants, **SHARED_VARIANTS}
+
+
+def method_label(name: str) -> str:
+    """The name of a method in tables and headlines; the name itself where no such method is
+    known here, as in a result that another installation made."""
+    return load_method(name).label if name in METHODS else name

@@ -31,6 +31,7 @@ READERS = Registry(
         "parquet": "selfe.data.readers.parquet:ParquetReader",
         "hf": "selfe.data.readers.hub_datasets:HubReader",
     },
+    group="selfe_bench.readers",
 )
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")

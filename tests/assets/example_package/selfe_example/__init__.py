@@ -1,0 +1,1 @@
+"""Everything that selfe-bench takes from other packages, one file each."""
