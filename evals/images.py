@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from selfe.files import read_json_lines, write_atomically
+from selfe.files import write_atomically
+from selfe.json_files import read_json_lines
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _OTHER_FORMATS = (".jpg", ".jpeg", ".webp")

@@ -18,7 +18,7 @@ from evals.stats import (
     count_by_prompt,
     paired_difference,
 )
-from selfe.files import read_json_lines
+from selfe.json_files import read_json_lines
 
 _IMAGE = ["prompt_id", "sample_id", "tag"]
 

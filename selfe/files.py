@@ -58,42 +58,6 @@ def append_lines(path: str | Path, rows: Iterable[Any]) -> None:
         os.fsync(file.fileno())
 
 
-def read_json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
-    """(line number from 1, value) of every line that is not blank.
-
-    A last line without its line break that is not JSON was torn by a crash and is dropped.
-
-    Raises:
-        ValueError: if another line is not JSON; names file and line.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist")
-    lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        if not line or line.isspace():
-            continue
-        try:
-            value = json.loads(line.decode())
-        except ValueError:
-            if number == len(lines):
-                return
-            raise ValueError(f"{path}, line {number}: not JSON") from None
-        yield number, value
-
-
-def drop_torn_tail(path: str | Path) -> None:
-    """Cut what follows the last line break, so that appending starts on a fresh line."""
-    path = Path(path)
-    if not path.exists():
-        return
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole < len(data):
-        with open(path, "r+b") as file:
-            file.truncate(whole)
-
-
 @contextlib.contextmanager
 def folder_lock(folder: str | Path, name: str = ".lock") -> Iterator[None]:
     """Hold a folder for this process; the lock goes with the process, however it ends.

@@ -26,7 +26,8 @@ from evals.images import (
 from evals.scoring.detections import read_detections, rescore
 from evals.scoring.score import score_folder
 from evals.suites.rules import RuleSettings
-from selfe.files import folder_lock, read_json_lines, write_atomically
+from selfe.files import folder_lock, write_atomically
+from selfe.json_files import read_json_lines
 
 RECORDS = [
     {"tag": "single_object", "include": [{"class": "cow", "count": 1}], "prompt": "a cow"},

@@ -14,13 +14,8 @@ from evals.base import ColorClassifier, Detection, Detector
 from evals.images import FoundImage, ImageFolder, read_image
 from evals.results import DETECTIONS
 from evals.scoring.detections import FAILED_SIZE, PROVENANCE, Row, read_detections, records_digest
-from selfe.files import (
-    append_lines,
-    as_json_lines,
-    drop_torn_tail,
-    read_json_lines,
-    write_atomically,
-)
+from selfe.files import append_lines, as_json_lines, write_atomically
+from selfe.json_files import end_last_line, read_json_lines
 
 STORED_SCORE = 0.05
 """Detections above this score are stored, so that lower thresholds can be tried later."""
@@ -82,7 +77,7 @@ class _DetectionRun:
             progress(total, total)
             return 0
         known = self._known_rows()
-        drop_torn_tail(self.work)
+        end_last_line(self.work)
         if not self._has_header(self.work):
             write_atomically(self.work, as_json_lines([self.header]))
         detected = done = 0

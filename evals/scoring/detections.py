@@ -14,7 +14,8 @@ from typing import Any
 
 from evals.base import ImageVerdict
 from evals.suites.rules import DEFAULT_RULES, Judgement, RuleSettings, judge_columns
-from selfe.files import as_json_lines, read_json_lines, write_atomically
+from selfe.files import as_json_lines, write_atomically
+from selfe.json_files import read_json_lines
 
 PROVENANCE = ".detections.json"
 """Beside a file of detections that `evals.scoring.score` wrote: what it was made from."""
@@ -40,7 +41,7 @@ def iterate_detections(path: str | Path, num_prompts: int | None = None) -> Iter
             have; names file and line.
     """
     seen: set[tuple[int, int]] = set()
-    for number, row in read_json_lines(path):
+    for number, row in read_json_lines(path, nonfinite=True):
         fault = row_fault(row)
         if fault is None:
             key = (row["prompt_id"], row["sample_id"])

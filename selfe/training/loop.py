@@ -146,7 +146,7 @@ def train(
         train_state.resume(state, config, run_dir, processes, callbacks.message)
     log: RunLog | NoLog = NoLog()
     if processes.is_main:
-        log = RunLog(run_dir / "metrics.jsonl", state.step, callbacks.record)
+        log = RunLog(run_dir / "metrics.jsonl", state.step, callbacks.record, config.digest)
     if processes.layout:
         log.write({"event": "layout", "step": state.step, **processes.layout})
     writer = train_state.open_writer(config, run_dir, processes)

@@ -1,4 +1,6 @@
-"""metrics.jsonl: one JSON object a line, the source of truth of a run's history."""
+"""metrics.jsonl: one JSON object a line, the source of truth of a run's history.
+
+Each line is sealed with the one before it (`selfe.sealed_files`), the first with the run."""
 
 from __future__ import annotations
 
@@ -9,23 +11,27 @@ from pathlib import Path
 from typing import Any
 
 from selfe.files import write_atomically
+from selfe.json_files import JsonFault
+from selfe.sealed_files import CHECK, chained, read_chained_lines
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All records; a last line without its newline (a write cut short) is dropped.
+def read_lines(path: Path, run: str | None = None) -> list[dict[str, Any]]:
+    """All records; a last line that was cut short is dropped.
+
+    Args:
+        run: what the log belongs to, as `RunLog` was given it; None not to compare.
 
     Raises:
-        ValueError: for any other malformed line, with its number.
+        JsonFault: for any other line that is no JSON object or was changed after it was written,
+            with its number; for one without a whole number as its step.
     """
     if not path.exists():
         return []
-    *lines, _torn = path.read_bytes().split(b"\n")
     records = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            raise ValueError(f"{path}, line {number}: not a JSON object") from None
+    for number, record in read_chained_lines(path, run, nonfinite=True):
+        if type(record.get("step", 0)) is not int:
+            raise JsonFault(path, number, "step must be a whole number")
+        records.append(record)
     return records
 
 
@@ -36,6 +42,10 @@ class RunLog:
         path: the file.
         resume_step: last step to keep.
         mirror: told about every record written from now on.
+        run: what the log belongs to: another run's log is not continued.
+
+    Raises:
+        ValueError: if the file is damaged or another run's; says what to do.
     """
 
     def __init__(
@@ -43,15 +53,28 @@ class RunLog:
         path: Path,
         resume_step: int = 0,
         mirror: Callable[[Mapping[str, Any]], None] = lambda record: None,
+        run: str = "",
     ) -> None:
         self.path = path
         self._mirror = mirror
-        kept = [r for r in read_lines(path) if r.get("step", 0) <= resume_step]
-        write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
+        self._last = run
+        try:
+            kept = [r for r in read_lines(path, run) if r.get("step", 0) <= resume_step]
+        except JsonFault as fault:
+            raise ValueError(
+                f"{path} is damaged ({fault.detail}): move it away to go on without the history "
+                "before this point"
+            ) from None
+        write_atomically(path, "".join(self._sealed(record) for record in kept))
         self._file = path.open("a")
 
+    def _sealed(self, record: Mapping[str, Any]) -> str:
+        record = chained(record, self._last)
+        self._last = record[CHECK]
+        return json.dumps(record) + "\n"
+
     def write(self, record: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(record) + "\n")
+        self._file.write(self._sealed(record))
         self._file.flush()
         self._mirror(record)
 
