@@ -50,6 +50,27 @@ def as_json_lines(rows: Iterable[Any]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
+def default_cache() -> Path:
+    """$SELFE_BENCH_CACHE, or else selfe-bench below $XDG_CACHE_HOME or ~/.cache.
+
+    Raises:
+        RuntimeError: where none of these is set and there is no home.
+    """
+    if folder := os.environ.get("SELFE_BENCH_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "selfe-bench"
+
+
+def writable_cache(name: str) -> Path | None:
+    """A folder of `default_cache` that can be written; None where there is no place for one."""
+    try:
+        folder = default_cache() / name
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # a read-only disk; no home
+        return None
+    return folder if os.access(folder, os.W_OK) else None
+
+
 def append_lines(path: str | Path, rows: Iterable[Any]) -> None:
     """Append JSON lines and sync, so that a kill loses no more than this call."""
     with open(path, "ab") as file:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "SELFE_BENCH_CACHE" not in os.environ:  # workers take it over from the process that starts them
+    _cache = tempfile.TemporaryDirectory(prefix="selfe-bench-tests-")
+    os.environ["SELFE_BENCH_CACHE"] = _cache.name
 
 import pytest
 import torch

@@ -12,6 +12,7 @@ import torch
 from selfe.run_folder import checkpoint_background
 from selfe.run_folder.checkpoint import list_checkpoints, verify, write_checkpoint
 from selfe.run_folder.checkpoint_background import WholeInBackground
+from selfe.training import state
 from tests.helpers.tiny import differing, tiny_config, tiny_train
 
 CPU = torch.device("cpu")
@@ -21,7 +22,7 @@ CONFIG = tiny_config("selfe", "train.checkpoint_every=2", "train.keep_last=9")
 @pytest.fixture
 def in_background(monkeypatch):
     monkeypatch.setattr(
-        train_state,
+        state,
         "open_writer",
         lambda config, run_dir, processes: WholeInBackground(
             run_dir / "checkpoints", config.train.keep_last, CPU

@@ -7,12 +7,14 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from evals.base import Detection
 from evals.scoring.diversity import DiversityReference, observations, total_variation
+from evals.scoring.diversity_cache import stored_reference
 from selfe.data.shapes_world import Scene, ShapesWorld
 from selfe.data.shapes_world.vocabulary import color_attr, position, single_object, two_object
 
@@ -49,6 +51,18 @@ class SceneDetector:
     def detect(self, images: Sequence[np.ndarray]) -> list[list[Detection]]:
         found = [_boxes(scene) for scene in self.scenes[: len(images)]]
         del self.scenes[: len(images)]
+        return found
+
+
+class CountingDetector(SceneDetector):
+    """Answers for the scenes rendered last, and counts how often it is asked."""
+
+    calls = 0
+
+    def detect(self, images: Sequence[np.ndarray]) -> list[list[Detection]]:
+        self.calls += 1
+        found = [_boxes(scene) for scene in self.scenes[-len(images) :]]
+        self.scenes.clear()
         return found
 
 
@@ -195,3 +209,47 @@ def test_too_small_a_reference_is_refused(reference: DiversityReference) -> None
     rows = _rows(lambda record, k: WORLD.scene_for(record, rng), images=1) * 200
     with pytest.raises(ValueError, match="ask for a larger one"):
         reference.measure(rows)
+
+
+def test_a_reference_is_detected_once_and_read_back(tmp_path: Path) -> None:
+    world = RecordingWorld()
+    detector = CountingDetector(world.scenes)
+
+    def reference(detector: SceneDetector, images: int = 30) -> DiversityReference:
+        return stored_reference(
+            world, RECORDS, detector, TrueColors(), images_per_prompt=images, folder=tmp_path
+        )
+
+    made = reference(detector)
+    assert detector.calls > 0
+    calls = detector.calls
+    read = reference(detector)
+    assert detector.calls == calls
+    assert read.by_prompt == made.by_prompt
+    rng = np.random.default_rng(5)
+    rows = _rows(lambda record, k: WORLD.scene_for(record, rng), images=10)
+    assert read.measure(rows) == made.measure(rows)
+    # what it depends on: number of images, detector
+    reference(detector, images=31)
+    assert detector.calls > calls
+    calls = detector.calls
+    detector.identity = "another"
+    reference(detector)
+    assert detector.calls > calls
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda text: text[:-20], lambda text: text.replace("0", "1", 1)]
+)
+def test_a_damaged_reference_is_made_again(tmp_path: Path, damage) -> None:
+    world = RecordingWorld()
+    detector = CountingDetector(world.scenes)
+    arguments = {"images_per_prompt": 5, "folder": tmp_path}
+    made = stored_reference(world, RECORDS, detector, TrueColors(), **arguments)
+    (path,) = tmp_path.glob("*.json")
+    path.write_text(damage(path.read_text()))
+    calls = detector.calls
+    assert stored_reference(world, RECORDS, detector, TrueColors(), **arguments).by_prompt == (
+        made.by_prompt
+    )
+    assert detector.calls > calls

@@ -10,7 +10,7 @@ import pytest
 from evals.images import failed_marker_path, sample_path
 from evals.registry import open_suite
 from evals.results import read_result
-from evals.scoring import benchmark
+from evals.scoring import scorer
 from evals.scoring.benchmark import BenchmarkSettings, score_images, score_model
 from evals.scoring.draw import draw_images
 from tests.test_processes import Painter, quiet
@@ -33,7 +33,7 @@ def whole(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def score(monkeypatch, tmp_path):
-    monkeypatch.setattr(benchmark, "_diversity", lambda *_: {})
+    monkeypatch.setattr(scorer.Scorer, "diversity", lambda *_: {})
 
     def call(images: Path, **options):
         settings = BenchmarkSettings(images_per_prompt=1, **options)

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from evals import registry
 from evals.detectors.shapes import ShapesDetector
 from evals.results import read_result
-from evals.scoring import benchmark
+from evals.scoring import scorer
 from evals.scoring.benchmark import BenchmarkSettings, score_images, score_model
 from evals.scoring.processes import join_processes
 from selfe.cli.common import pick_device
@@ -83,7 +84,7 @@ def quiet(name: str, done: int, total: int) -> None:
 @pytest.mark.fault(23)
 def test_drawing_and_scoring_are_shared_and_results_equal(tmp_path, monkeypatch):
     # the statistic of the shapes world is not what is looked at here
-    monkeypatch.setattr(benchmark, "_diversity", lambda *_: {})
+    monkeypatch.setattr(scorer.Scorer, "diversity", lambda *_: {})
     (tmp_path / "one").mkdir()
     (tmp_path / "three").mkdir()
     with contextlib.chdir(tmp_path / "one"):
@@ -138,3 +139,19 @@ def test_each_process_takes_its_own_gpu(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert pick_device("auto") == pick_device("cuda") == "cuda:3"
     assert pick_device("cpu") == "cpu"
+
+
+def test_one_command_opens_one_detector(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    opened = []
+    real = registry.open_detector
+    monkeypatch.setattr(
+        scorer,
+        "open_detector",
+        lambda name, **options: opened.append(name) or real(name, **options),
+    )
+    settings = BenchmarkSettings(**SETTINGS)
+    for steps in (2, 4):
+        score_model(Painter(), steps, "shapes@1", tmp_path / "r", settings, quiet)
+    score_model(Painter(), 2, "shapes@1", tmp_path / "r", settings, quiet)  # all is there
+    assert opened == ["shapes"]

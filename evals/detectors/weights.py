@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfe.files import file_sha256
+from selfe.files import default_cache, file_sha256
 
 TIMEOUT_S = 8.0
 ATTEMPTS = 3
@@ -71,13 +71,6 @@ FILES: dict[str, tuple[PublishedFile, ...]] = {
     "geneval": (*DETECTOR_FILES, CLIP_VIT_L_14),
 }
 """What `selfe-bench fetch NAME` gets. One of the two detector files is enough for scoring."""
-
-
-def default_cache() -> Path:
-    """SELFE_BENCH_CACHE, or selfe-bench in the user's cache folder."""
-    if folder := os.environ.get("SELFE_BENCH_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "selfe-bench"
 
 
 def check_hash(path: Path, published: PublishedFile) -> None:

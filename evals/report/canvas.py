@@ -32,11 +32,11 @@ _RC: Any = {
 }
 
 
-_FAILED = (255, 0, 255)
+FAILED_COLOR = (255, 0, 255)
 
 
 @contextmanager
-def _drawing() -> Iterator[None]:
+def drawing() -> Iterator[None]:
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_RC)
@@ -60,13 +60,13 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     return paths
 
 
-def _canvas(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _head(figure: Figure, text: str, subtitle: str) -> None:
+def add_heading(figure: Figure, text: str, subtitle: str) -> None:
     width, height = figure.get_size_inches()
     figure.text(0.02, 1 - 0.08 / height, text, va="top", fontsize=11, fontweight="bold")
     # a letter of this size is about 0.062 inches wide
@@ -74,5 +74,5 @@ def _head(figure: Figure, text: str, subtitle: str) -> None:
     figure.text(0.02, 1 - 0.30 / height, lines, va="top", fontsize=7.5, color="#444444")
 
 
-def _count(steps: int) -> str:
+def steps_label(steps: int) -> str:
     return f"{steps} step" + ("" if steps == 1 else "s")

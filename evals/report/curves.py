@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evals.base import Interval
-from evals.report.canvas import _canvas, _count, _drawing, _head
+from evals.report.canvas import add_heading, drawing, new_figure, steps_label
 from evals.report.result_folders import ResultFolder
 
 # Okabe and Ito's palette, told apart with any colour vision; markers and dashes say it again.
@@ -171,22 +171,22 @@ def over_iterations(
     """
     if not any(len(line.points) > 1 for lines in panels.values() for line in lines):
         return None
-    with _drawing():
-        figure = _canvas(9.6, 6.4)
+    with drawing():
+        figure = new_figure(9.6, 6.4)
         grid = figure.add_gridspec(
             2, 2, left=0.075, right=0.86, top=0.88, bottom=0.09, wspace=0.5, hspace=0.42
         )
         everything = [line for lines in panels.values() for line in lines]
         for place, (n, lines) in enumerate(panels.items()):
             axes = figure.add_subplot(grid[place // 2, place % 2])
-            axes.set_title(_count(n), fontsize=10, loc="left", fontweight="bold")
+            axes.set_title(steps_label(n), fontsize=10, loc="left", fontweight="bold")
             axes.set_xlabel("training iterations")
             axes.set_ylabel("overall score")
             _share_axis(axes, everything)
             _draw_series(axes, lines)
             if not lines:
                 axes.text(0.5, 0.5, "not run", ha="center", transform=axes.transAxes)
-        _head(figure, heading, title)
+        add_heading(figure, heading, title)
         return figure
 
 
@@ -207,21 +207,21 @@ def secondary_time_scores(folders: Sequence[ResultFolder], title: str) -> Figure
 
 def over_steps(lines: Sequence[Series], heading: str, title: str) -> Figure:
     """Lines against the number of sampling steps."""
-    with _drawing():
-        figure = _canvas(7.6, 4.6)
+    with drawing():
+        figure = new_figure(7.6, 4.6)
         axes = figure.add_axes((0.09, 0.13, 0.69, 0.68))
         _share_axis(axes, lines)
         _steps_axis(axes, lines)
         _draw_series(axes, lines)
-        _head(figure, heading, title)
+        add_heading(figure, heading, title)
         return figure
 
 
 def over_steps_by_task(panels: Mapping[str, Sequence[Series]], heading: str, title: str) -> Figure:
     """Lines against the number of sampling steps, a panel per task, six at most; every panel has
     its own axis of scores."""
-    with _drawing():
-        figure = _canvas(9.6, 6.4)
+    with drawing():
+        figure = new_figure(9.6, 6.4)
         grid = figure.add_gridspec(
             2, 3, left=0.065, right=0.985, top=0.86, bottom=0.15, wspace=0.3, hspace=0.45
         )
@@ -234,7 +234,7 @@ def over_steps_by_task(panels: Mapping[str, Sequence[Series]], heading: str, tit
             _draw_series(axes, lines, direct=False)
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False)
-        _head(figure, heading, title)
+        add_heading(figure, heading, title)
         return figure
 
 
@@ -245,14 +245,14 @@ def one_step_scores(folders: Sequence[ResultFolder], title: str) -> Figure | Non
     lines = make_series(found, policy_of, lambda f: f.result.model.label)
     if not any(len(line.points) > 1 for line in lines):
         return None
-    with _drawing():
-        figure = _canvas(6.6, 4.2)
+    with drawing():
+        figure = new_figure(6.6, 4.2)
         axes = figure.add_axes((0.11, 0.14, 0.67, 0.66))
         _share_axis(axes, lines)
         axes.set_xlabel("f: place of s between the next time (0) and the current time (1)")
         axes.set_ylabel("overall score")
         _draw_series(axes, lines)
-        _head(figure, "One step without guidance (Fig. S.4)", title)
+        add_heading(figure, "One step without guidance (Fig. S.4)", title)
         return figure
 
 

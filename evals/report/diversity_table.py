@@ -10,7 +10,7 @@ import pandas as pd
 from evals.base import TASKS
 from evals.report.groups import require_one_protocol
 from evals.report.markup import is_missing, number, to_markdown, with_interval
-from evals.report.model_columns import FIXED_HEADER, _frame, fixed_cells, row_of
+from evals.report.model_columns import FIXED_HEADER, fixed_cells, row_frame, row_of
 from evals.report.page import TASK_NAMES
 from evals.report.result_folders import ResultFolder
 
@@ -69,7 +69,7 @@ def diversity_frame(folders: Sequence[ResultFolder]) -> pd.DataFrame:
         figures = dict(_flatten(folder.result.diversity))
         if figures:
             rows.append(row_of(folder) | _overall(folder) | figures)
-    return _frame(rows)
+    return row_frame(rows)
 
 
 def _overall(folder: ResultFolder) -> dict[str, Any]:

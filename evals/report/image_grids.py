@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evals.images import caption, failed_marker_path, read_image, sample_path
-from evals.report.canvas import _FAILED, _canvas, _count, _drawing
+from evals.report.canvas import FAILED_COLOR, drawing, new_figure, steps_label
 from evals.report.groups import require_one_protocol
 from evals.report.result_folders import ResultFolder
 from selfe.generator import GeneratedImage
@@ -113,8 +113,8 @@ def grid(
     block_h = cell * height / width * len(rows) * 1.03
     total_w = label + across * block_w + across * gap
     total_h = top + down * (head + block_h + gap)
-    with _drawing():
-        figure = _canvas(total_w, total_h)
+    with drawing():
+        figure = new_figure(total_w, total_h)
         for number, block in enumerate(blocks):
             line, place = divmod(number, across)
             left = label + place * (block_w + gap)
@@ -153,7 +153,7 @@ def _draw_block(
         for c, image in enumerate(row):
             y, x = r * (height + gap), c * (width + gap)
             if image is None:
-                canvas[y : y + height, x : x + width] = _FAILED
+                canvas[y : y + height, x : x + width] = FAILED_COLOR
                 continue
             grown = image.repeat(zoom, 0).repeat(zoom, 1)
             dy, dx = (height - grown.shape[0]) // 2, (width - grown.shape[1]) // 2
@@ -190,4 +190,4 @@ def row_labels(labels: Sequence[str], names: Sequence[str]) -> list[str]:
 
 
 def column_labels(steps: Iterable[int]) -> list[str]:
-    return [_count(n) for n in steps]
+    return [steps_label(n) for n in steps]

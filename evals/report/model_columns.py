@@ -86,7 +86,7 @@ def row_of(folder: ResultFolder) -> dict[str, Any]:
     }
 
 
-def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+def row_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     columns = list(_ROW) + sorted({name for row in rows for name in row} - set(_ROW))
     frame = pd.DataFrame(rows, columns=columns)
     frame = frame.astype({name: "Int64" for name in ("iterations", "steps", "nfe")})

@@ -77,7 +77,7 @@ def _method(row: pd.Series) -> str:
     return f"{row['method']}{mark}"
 
 
-def _count(steps: int) -> str:
+def steps_label(steps: int) -> str:
     if steps == 0:
         return "Images made elsewhere"
     return f"{steps} step" + ("" if steps == 1 else "s")

@@ -10,8 +10,8 @@ from evals.report.groups import require_one_protocol
 from evals.report.markup import to_markdown, with_interval
 from evals.report.model_columns import (
     FIXED_HEADER,
-    _frame,
     fixed_cells,
+    row_frame,
     row_of,
 )
 from evals.report.result_folders import ResultFolder
@@ -40,7 +40,7 @@ def seen_unseen_frame(folders: Sequence[ResultFolder]) -> pd.DataFrame:
             interval = groups[name]
             row |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
         rows.append(row)
-    return _frame(rows)
+    return row_frame(rows)
 
 
 def seen_unseen_markdown(frame: pd.DataFrame) -> str:

@@ -18,12 +18,12 @@ from evals.report.page import (
     _OTHER_WEIGHTS,
     TASK_NAMES,
     _closing,
-    _count,
     _method,
     _paper_sentence,
     _task,
     heading,
     protocol_text,
+    steps_label,
 )
 from evals.report.rows import Table, follows_paper_protocol
 from evals.report.table1 import TABLE1_TASKS
@@ -83,7 +83,7 @@ def table1_markdown(table: Table) -> str:
     if table.partial:
         parts.append("**PARTIAL RESULTS: rows so marked are not comparable.**\n")
     for steps, block in table.frame.groupby("steps", sort=True):
-        parts.append(f"### {_count(int(steps))}\n")
+        parts.append(f"### {steps_label(int(steps))}\n")
         rows = _table1_rows(table, block, task_intervals=True)
         parts.append(to_markdown(_table1_header(table), rows))
     if _shows_paper(table):

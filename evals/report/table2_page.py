@@ -20,12 +20,12 @@ from evals.report.markup import (
 from evals.report.page import (
     TASK_NAMES,
     _closing,
-    _count,
     _method,
     _paper_sentence,
     _task,
     heading,
     protocol_text,
+    steps_label,
 )
 from evals.report.rows import Table
 from evals.report.table1 import TABLE1_TASKS
@@ -86,7 +86,12 @@ def _wide_rows(block: pd.DataFrame, steps: Sequence[int], settings: bool) -> lis
 
 def _wide_header(steps: Sequence[int], settings: bool) -> list[str]:
     names = ["Iterations", "NFE", "Guidance", "eta", "Sampler"] if settings else []
-    return ["Method", *names, *[_count(n) for n in steps], *[f"*{_count(n)}" for n in STEPS]]
+    return [
+        "Method",
+        *names,
+        *[steps_label(n) for n in steps],
+        *[f"*{steps_label(n)}" for n in STEPS],
+    ]
 
 
 def _block_title(block: pd.DataFrame) -> str:
@@ -173,7 +178,7 @@ def table2_markdown(table: Table) -> str:
     differences = _difference_rows(frame, steps)
     if differences:
         parts.append("### Difference to Self-E at the same iterations and steps\n")
-        header = ["Method", "Iterations", *[_count(n) for n in steps]]
+        header = ["Method", "Iterations", *[steps_label(n) for n in steps]]
         parts.append(to_markdown(header, differences))
     details = _detail_rows(frame)
     if details:

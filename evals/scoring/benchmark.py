@@ -6,21 +6,21 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from evals.base import TASKS, ColorClassifier, Detector, ModelFacts, Result, SamplingFacts
+from evals.base import TASKS, ModelFacts, Result, SamplingFacts
 from evals.images import folder_numbers, scan_folder
-from evals.registry import open_color_classifier, open_detector, open_suite
-from evals.results import DETECTIONS, RESULT, model_facts, protocol_facts, read_result, write_result
+from evals.registry import open_suite
+from evals.results import DETECTIONS, model_facts, protocol_facts, read_result, write_result
 from evals.scoring.detections import read_detections
-from evals.scoring.diversity import REFERENCE_IMAGES, DiversityReference
 from evals.scoring.draw import draw_images
 from evals.scoring.processes import Processes
 from evals.scoring.score import score_folder
+from evals.scoring.scorer import Scorers
 from evals.suites.base import Suite
 from evals.suites.rules import DEFAULT_RULES
-from selfe.data.shapes_world import ShapesWorld
 from selfe.files import folder_lock
 from selfe.generator import TextToImage
 from selfe.provenance import provenance
@@ -113,6 +113,11 @@ class BenchmarkSettings:
     command: str = ""
     processes: Processes = Processes()
 
+    @cached_property
+    def scorers(self) -> Scorers:
+        """Opened once for everything that is scored under these settings."""
+        return Scorers(self.device, self.batch_size)
+
     def open_suite(self, name: str) -> Suite:
         suite = limited(open_suite(name, self.split, self.prompts), self.limit)
         if self.images_per_prompt is not None:
@@ -142,8 +147,7 @@ def score_model(
     suite = settings.open_suite(suite_name)
     folder = result_folder(root, suite, generator, num_steps, settings.seed)
     folder.mkdir(parents=True, exist_ok=True)
-    if not (_scores_folder(folder, suite, settings) / RESULT).exists():
-        _require_parts(suite)
+    settings.scorers.open(suite)  # what is missing is said before hours of drawing
     name = f"{generator.facts.label} {generator.facts.variant}".strip()
     title = f"{name}, {num_steps} steps"
     with folder_lock(folder, _lock_name(settings.processes)):
@@ -172,18 +176,6 @@ def score_model(
             truncated=truncated,
             cost=meter.cost(),
         )
-
-
-_found: set[tuple[str, str]] = set()
-
-
-def _require_parts(suite: Suite) -> None:
-    """Raises before hours of drawing, not after them, where weights or packages are missing."""
-    parts = (suite.detector, suite.color_classifier)
-    if parts not in _found:
-        open_detector(suite.detector, device="cpu", **dict(suite.detector_options))
-        open_color_classifier(suite.color_classifier, device="cpu")
-        _found.add(parts)
 
 
 def score_images(
@@ -276,11 +268,8 @@ def _score(
     cost: dict[str, float] | None = None,
     numbers: Sequence[int] | None = None,
 ) -> tuple[Path, Result] | None:
-    options = dict(suite.detector_options)
-    if settings.batch_size is not None:
-        options["batch_size"] = settings.batch_size
-    detector = open_detector(suite.detector, device=settings.device, **options)
-    classifier = open_color_classifier(suite.color_classifier, device=settings.device)
+    scorer = settings.scorers.open(suite)
+    detector, classifier = scorer.detector, scorer.color_classifier
     scored = score_folder(
         images,
         suite.records,
@@ -302,9 +291,7 @@ def _score(
     if scored is None:
         return None
     earlier = _earlier(out)
-    if (
-        not cost and earlier is not None
-    ):  # all images were found: what was measured at their drawing
+    if not cost and earlier is not None:  # all images were found: as measured when drawn
         cost = earlier.cost
     result = Result(
         protocol=protocol_facts(
@@ -313,7 +300,7 @@ def _score(
         model=model,
         sampling=sampling,
         scores=scored.scores,
-        diversity=_diversity(suite, detector, classifier, out),
+        diversity=scorer.diversity(suite, read_detections(out / DETECTIONS)),
         truncated_prompts=truncated or {},
         cost=cost or {},
         environment=provenance(),
@@ -323,25 +310,6 @@ def _score(
         return out, earlier
     write_result(out, result)
     return out, result
-
-
-_references: dict[tuple[str, str], DiversityReference] = {}
-
-
-def _diversity(
-    suite: Suite, detector: Detector, classifier: ColorClassifier, out: Path
-) -> dict[str, Any]:
-    """What GenEval cannot see, where the world knows its nuisance factors; {} elsewhere."""
-    if not suite.world_preset:
-        return {}
-    key = (suite.prompts_sha256, detector.identity)
-    if key not in _references:  # the data's side is the same for every model and number of steps
-        world = ShapesWorld(suite.world_preset)
-        images = max(REFERENCE_IMAGES, 2 * suite.images_per_prompt)
-        _references[key] = DiversityReference(
-            world, suite.records, detector, classifier, images_per_prompt=images
-        )
-    return _references[key].measure(read_detections(out / DETECTIONS))
 
 
 def _earlier(folder: Path) -> Result | None:

@@ -106,6 +106,28 @@ class DiversityReference:
                     observations(world, records[i], {"detections": items}, settings)
                 )
 
+    @classmethod
+    def from_observations(
+        cls,
+        world: ShapesWorld,
+        records: Sequence[Mapping[str, Any]],
+        by_prompt: list[list[list[Observation]]],
+        *,
+        settings: RuleSettings = DEFAULT_RULES,
+        images_per_prompt: int = REFERENCE_IMAGES,
+        seed: int = 0,
+    ) -> DiversityReference:
+        """A reference whose scenes were detected before.
+
+        Args:
+            by_prompt: `by_prompt` of the earlier one: prompt, image, observations.
+        """
+        reference = cls.__new__(cls)
+        reference.world, reference.records, reference.settings = world, records, settings
+        reference.images_per_prompt, reference.seed = images_per_prompt, seed
+        reference.by_prompt = by_prompt
+        return reference
+
     def measure(self, rows: Sequence[Row]) -> dict[str, Any]:
         """Diversity of a model from its stored detections.
 

@@ -15,8 +15,8 @@ DENOISER_MODULES: tuple[Module, ...] = (
     ("selfe.batch", ("TextCondition", "join_conditions")),
     ("selfe.network.embeddings", ()),
     ("selfe.network.derivative", ("carries_tangent",)),
-    ("selfe.network.attention", ()),
     ("selfe.network.cpu_kernels", ()),
+    ("selfe.network.attention", ()),
     ("selfe.network.blocks", ()),
     ("selfe.network.denoiser", ()),
 )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from selfe.data.latent_cache.index import SAMPLES
-from selfe.data.latent_cache.shard_writer import _latent_features, _sample_features
+from selfe.data.latent_cache.shard_writer import latent_features, sample_features
 
 _MOST_OPEN_FILES = 256
 
@@ -63,9 +63,9 @@ class MappedFile:
         try:
             table = MemoryMappedTable.from_file(str(path)).table
             if path.name == SAMPLES:
-                features = _sample_features(fake="fake_tokens" in table.column_names)
+                features = sample_features(fake="fake_tokens" in table.column_names)
             else:
-                features = _latent_features()
+                features = latent_features()
             columns = {name: table.column(name) for name in table.column_names}
             # a flipped bit may well leave a readable table of other types, or with missing values
             if not table.schema.equals(features.arrow_schema, check_metadata=False) or any(

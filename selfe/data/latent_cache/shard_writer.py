@@ -56,7 +56,7 @@ class ShardWriter:
                 checksum(*parts)
                 for parts in zip(columns["fake_tokens"], columns["fake_pooled"], strict=True)
             ]
-        self._write(SAMPLES, checked, _sample_features(self.fake))
+        self._write(SAMPLES, checked, sample_features(self.fake))
 
     def add_latents(self, bucket: Bucket, samples: Sequence[int], latents: Sequence[bytes]) -> None:
         """Rows of a bucket's file; `samples` are their rows in samples.arrow."""
@@ -66,7 +66,7 @@ class ShardWriter:
             "latents": list(latents),
             "checksum": [checksum(content, seed=sample) for content, sample in pairs],
         }
-        self._write(f"{bucket.name}.arrow", columns, _latent_features())
+        self._write(f"{bucket.name}.arrow", columns, latent_features())
 
     def _write(self, name: str, columns: dict[str, Sequence[Any]], features: Any) -> None:
         import pyarrow
@@ -106,7 +106,7 @@ class ShardWriter:
         return record
 
 
-def _sample_features(fake: bool) -> Any:
+def sample_features(fake: bool) -> Any:
     from datasets import Features, Value
 
     columns = {
@@ -128,7 +128,7 @@ def _sample_features(fake: bool) -> Any:
     return Features(columns)
 
 
-def _latent_features() -> Any:
+def latent_features() -> Any:
     from datasets import Features, Value
 
     return Features(
