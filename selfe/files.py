@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import hashlib
 import json
 import os
@@ -11,37 +11,62 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from selfe.temporaries import temporary
+
+_PATIENCE = 0.3
+"""Seconds: a process that ends removes its lock, and who asks at that moment asks again."""
+
 
 def file_sha256(path: str | Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fsync_directory(path: str | Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+@contextlib.contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Errors of the system within, such as a full disk, name the file that was being written."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise type(error)(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+def fsync_directory(path: str | Path) -> None:
+    """Make renames in a folder last. Without effect where folders cannot be opened (Windows)."""
+    if os.name != "posix":
+        return
+    with naming(path):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_atomically(path: str | Path, data: bytes | str) -> None:
     """Write `data` under a temporary name that starts with a dot, sync, rename.
 
     A reader sees the old file or the new one, never half of either.
+
+    Raises:
+        OSError: with the file's name.
     """
     path = Path(path)
     if isinstance(data, str):
         data = data.encode()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    written = temporary(path)
     try:
-        with open(temporary, "wb") as file:
+        with naming(path), open(written, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(written, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        written.unlink(missing_ok=True)
     fsync_directory(path.parent)
 
 
@@ -72,8 +97,12 @@ def writable_cache(name: str) -> Path | None:
 
 
 def append_lines(path: str | Path, rows: Iterable[Any]) -> None:
-    """Append JSON lines and sync, so that a kill loses no more than this call."""
-    with open(path, "ab") as file:
+    """Append JSON lines and sync, so that a kill loses no more than this call.
+
+    Raises:
+        OSError: with the file's name.
+    """
+    with naming(path), open(path, "ab") as file:
         file.write(as_json_lines(rows).encode())
         file.flush()
         os.fsync(file.fileno())
@@ -83,20 +112,38 @@ def append_lines(path: str | Path, rows: Iterable[Any]) -> None:
 def folder_lock(folder: str | Path, name: str = ".lock") -> Iterator[None]:
     """Hold a folder for this process; the lock goes with the process, however it ends.
 
+    A folder that was made for it and is empty in the end is removed again.
+
     Raises:
-        ValueError: if the folder cannot be written, or another process holds it; names the folder.
+        ValueError: if the folder cannot be written or locked, or another process holds it; names
+            the folder.
     """
     folder = Path(folder)
+    is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / name, "ab")
     except OSError as error:
         raise ValueError(f"cannot write to {folder} ({error.strerror})") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    lock = FileLock(folder / name, timeout=_PATIENCE, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(
+            f"another process is working on {folder}; wait for it, or choose another folder"
+        ) from None
+    except OSError as error:
+        if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
             raise ValueError(
-                f"another process is working on {folder}; wait for it, or choose another folder"
+                f"cannot lock {folder} ({error.strerror}): its file system keeps no locks; choose "
+                "a folder on another one"
             ) from None
+        raise ValueError(f"cannot write to {folder} ({error.strerror})") from None
+    try:
         yield
+    finally:
+        with contextlib.suppress(OSError):  # before the release: nobody else's can be meant
+            (folder / name).unlink()
+        lock.release()
+        if is_new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()

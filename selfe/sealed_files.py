@@ -1,9 +1,10 @@
 """State that notices its own damage: sealed JSON documents, and chains of sealed lines.
 
-A sealed document has the key "checksum", the sha256 of all its other keys: a flipped digit, a key
-less or a value of another type is noticed by whoever reads it. Lines that are appended are sealed
-in a chain: each line's "check" covers the line before it, too. What earlier versions wrote has
-neither key and is read as it is, where a caller allows that.
+A sealed document says "what" it is and has the key "checksum", the sha256 of all its other keys: a
+flipped digit, a key less or a value of another type is noticed by whoever reads it, and so is one
+kind of document in another's place. Lines that are appended are sealed in a chain: each line's
+"check" covers the line before it, too. What earlier versions wrote has neither key and is read as
+it is, where a caller allows that.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ from typing import Any, TypeVar
 
 from selfe.json_files import MOST_BYTES, JsonFault, fit, parse_json, read_bytes, read_json_lines
 
+WHAT = "what"
 CHECKSUM = "checksum"
 CHECK = "check"
 
 T = TypeVar("T")
 
 
-def seal(values: Mapping[str, Any], *, indent: int | None = 1) -> str:
-    """A document whose "checksum" covers all its other keys."""
-    content = {key: value for key, value in values.items() if key != CHECKSUM}
+def seal(what: str, values: Mapping[str, Any], *, indent: int | None = 1) -> str:
+    """A document of the kind `what` whose "checksum" covers all its other keys."""
+    content = {WHAT: what, **{k: v for k, v in values.items() if k not in (WHAT, CHECKSUM)}}
     return json.dumps({**content, CHECKSUM: digest_of(content)}, indent=indent) + "\n"
 
 
@@ -34,30 +36,35 @@ def digest_of(values: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def unseal(value: Any, where: object, *, required: bool) -> dict[str, Any]:
-    """A parsed document without its "checksum".
+def unseal(value: Any, what: str, where: object, *, required: bool = False) -> dict[str, Any]:
+    """A parsed document without "what" and "checksum".
 
     Args:
-        required: False to take a document without one, as earlier versions wrote it.
+        what: the kind that it must be of.
+        required: False to take a document with neither key, as earlier versions wrote it.
 
     Raises:
-        JsonFault: if it is no object, or its checksum is missing or differs.
+        JsonFault: if it is no object, of another kind, or its checksum is missing or differs.
     """
     if not isinstance(value, dict):
         raise JsonFault(where, None, "not a JSON object")
-    if CHECKSUM not in value:
-        if required:
-            raise JsonFault(where, None, f'the key "{CHECKSUM}" is missing')
+    if not required and WHAT not in value and CHECKSUM not in value:
         return value
+    for key in (WHAT, CHECKSUM):
+        if key not in value:
+            raise JsonFault(where, None, f'the key "{key}" is missing')
     content = {key: each for key, each in value.items() if key != CHECKSUM}
     if value[CHECKSUM] != digest_of(content):
         raise JsonFault(where, None, "it was changed after it was written: its checksum differs")
+    if content.pop(WHAT) != what:
+        raise JsonFault(where, None, f"it is a {value[WHAT]}, not a {what}")
     return content
 
 
 def read_sealed(
     path: str | Path,
     schema: type[T],
+    what: str,
     *,
     required: bool = False,
     nonfinite: bool = False,
@@ -70,7 +77,7 @@ def read_sealed(
         OSError: if it cannot be read.
     """
     data = read_bytes(path, most)
-    value = unseal(parse_json(data, path, nonfinite=nonfinite), path, required=required)
+    value = unseal(parse_json(data, path, nonfinite=nonfinite), what, path, required=required)
     return fit(schema, value, path, data.decode("utf-8-sig"))
 
 

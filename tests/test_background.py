@@ -31,7 +31,7 @@ def in_background(monkeypatch):
 
 
 def digests(run_dir: Path) -> dict[int, dict[str, str]]:
-    return {c.step: verify(c.path)["sha256"] for c in list_checkpoints(run_dir / "checkpoints")}
+    return {c.step: verify(c.path).sha256 for c in list_checkpoints(run_dir / "checkpoints")}
 
 
 def test_a_slow_disk_changes_no_bit(in_background, tmp_path, monkeypatch):

@@ -22,6 +22,7 @@ from selfe.distributed.processes import OneProcess
 from selfe.run_folder import checkpoint
 from selfe.run_folder.checkpoint import CheckpointError, list_checkpoints, newest_valid, verify
 from selfe.run_folder.model import build_model
+from selfe.sealed_files import seal
 from selfe.training.run import check_folder, occupy, parse_fork, train_run
 from selfe.training.state import TrainState, new_state, restore
 from tests.helpers.tiny import TINY_MODEL, differing, tiny_config, tiny_train
@@ -100,7 +101,7 @@ def test_a_pickle_is_refused_and_not_run(run, tmp_path):
     state_path = path.with_name("state.json")
     state = json.loads(state_path.read_text())
     state["sha256"]["model.safetensors"] = checkpoint.file_sha256(path)
-    state_path.write_text(json.dumps(state))
+    state_path.write_text(seal("checkpoint", state))
     with pytest.raises(CheckpointError, match="not a readable safetensors"):
         tiny_train(tiny_config("fm"), folder, resume=True)
     assert not Payload.target.exists()

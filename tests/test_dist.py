@@ -441,7 +441,7 @@ def test_sigterm_to_one_process_in_a_save_leaves_complete_checkpoints(two, tmp_p
     names = [c.path.name for c in list_checkpoints(folder)]
     assert sorted(p.name for p in folder.iterdir()) == names
     # iterations went on while iteration 2 was being saved, and the last of them was saved as well
-    assert losses(tmp_path)[-1][0] == read_state(newest)["step"] < 8
+    assert losses(tmp_path)[-1][0] == read_state(newest).step < 8
 
 
 @pytest.mark.fault(9, full=20)

@@ -165,15 +165,15 @@ def test_a_broken_line_before_the_last_is_named(tmp_path):
 
 def test_a_seal_notices_every_changed_byte_that_changes_a_value(tmp_path):
     path = tmp_path / "sealed.json"
-    text = seal({"step": 12, "sha256": {"a": "0f"}, "milestone": False})
+    text = seal("box", {"step": 12, "sha256": {"a": "0f"}, "milestone": False})
     path.write_text(text)
-    whole = read_sealed(path, dict, required=True)
+    whole = read_sealed(path, dict, "box", required=True)
     assert whole == {"step": 12, "sha256": {"a": "0f"}, "milestone": False}
     for place in range(len(text)):
         for character in "19xT":
             path.write_text(text[:place] + character + text[place + 1 :])
             try:
-                assert read_sealed(path, dict, required=True) == whole
+                assert read_sealed(path, dict, "box", required=True) == whole
             except JsonFault:
                 pass
 
@@ -181,9 +181,16 @@ def test_a_seal_notices_every_changed_byte_that_changes_a_value(tmp_path):
 def test_what_has_no_seal_is_read_where_that_is_allowed(tmp_path):
     path = tmp_path / "old.json"
     path.write_text('{"step": 12}')
-    assert read_sealed(path, dict) == {"step": 12}
-    with pytest.raises(JsonFault, match="checksum"):
-        read_sealed(path, dict, required=True)
+    assert read_sealed(path, dict, "box") == {"step": 12}
+    with pytest.raises(JsonFault, match="is missing"):
+        read_sealed(path, dict, "box", required=True)
+
+
+def test_one_kind_of_document_in_the_place_of_another(tmp_path):
+    path = tmp_path / "sealed.json"
+    path.write_text(seal("circle", {"step": 12}))
+    with pytest.raises(JsonFault, match="it is a circle, not a box"):
+        read_sealed(path, dict, "box")
 
 
 def _write_chain(path: Path, records: list[dict], first: str) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from selfe.encoders.flux import load_flux_text
+from selfe.sealed_files import seal
 from tests.helpers.command_line import selfe_bench
 from tests.helpers.image_data import Item, add_member, make_items, write_folder, write_tars
 from tests.helpers.pretend_gpu import pretend_gpu
@@ -130,11 +131,12 @@ def test_a_run_knows_its_data_and_encoders(run, tmp_path):
     code, _, err = run("train", *other, "--resume")
     assert code == 2 and "started on another cache" in err
     path = tmp_path / "runs" / "run" / "config.json"
-    path.write_text(
-        path.read_text()
-        .replace('"text": "', '"text": "x')
-        .replace('"text": "xshapes"', '"text": "shapes"')
-    )
+    record = json.loads(path.read_text())
+    record["data"]["text"] = "x" + record["data"]["text"]
+    path.write_text(json.dumps(record))
+    code, _, err = run("sample", "--model", "run", "--prompt", "a", "--steps", "1")
+    assert code == 2 and "changed after it was written" in err
+    path.write_text(seal("run", record))
     code, _, err = run("sample", "--model", "run", "--prompt", "a", "--steps", "1")
     assert code == 2 and "was trained on features of the text x" in err
 

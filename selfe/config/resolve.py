@@ -125,6 +125,22 @@ def changed_settings(config: RunConfig) -> list[str] | None:
     return [f"{k}={_assigned(v)}" for k, v in changed.items() if not k.startswith(_NOT_OF_WEIGHTS)]
 
 
+def differing_settings(a: RunConfig, b: RunConfig) -> list[tuple[str, str, str]]:
+    """(name, value of `a`, value of `b`) of every setting of which a digest is made and that
+    differs; where only one of them has settings at all, they are "unset" in the other."""
+    left, right = (
+        dict(_leaves(c.model_dump(mode="json", exclude={"data": {"path", "workers"}})))
+        for c in (a, b)
+    )
+
+    def shown(side: Mapping[str, Any], name: str) -> str:
+        return _assigned(side[name]) if name in side else "unset"
+
+    both = [name for name in left if name in right and left[name] != right[name]]
+    one = [name for name in dict.fromkeys([*left, *right]) if (name in left) != (name in right)]
+    return [(name, shown(left, name), shown(right, name)) for name in both or one]
+
+
 def milestone_interval(recipe: str) -> int | None:
     """Iterations from one milestone of a recipe to the next; None if none is kept, or this version
     has no such recipe."""

@@ -21,7 +21,7 @@ from selfe.encoders.registry import build_codec, build_text_encoder
 from selfe.export.bundle import DENOISER_MODULES, PIPELINE_MODULES, SCHEDULER_MODULES, bundle
 from selfe.run_folder.checkpoint import load_tensors, load_weights, verify
 from selfe.run_folder.model import build_model, latent_shape_of
-from selfe.run_folder.records import find_checkpoint, read_config
+from selfe.run_folder.records import find_checkpoint, owner_of, read_config
 
 DENOISER_FILE, SCHEDULER_FILE, PIPELINE_FILE = "selfe_denoiser", "selfe_scheduler", "selfe_pipeline"
 
@@ -36,7 +36,7 @@ def export_run(run_dir: Path, out: Path, *, step: int | None = None) -> Path:
         raise ValueError(f"{out} already exists: choose another folder for --out")
     config = read_config(run_dir)
     checkpoint = find_checkpoint(run_dir, step)
-    verify(checkpoint.path)
+    verify(checkpoint.path, owner_of(run_dir))
     network = build_model(config, "cpu")
     weights = checkpoint.path / "ema.safetensors"
     load_weights(network, load_tensors(weights), weights)

@@ -8,7 +8,6 @@ Milestones are never pruned."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -22,17 +21,22 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from selfe.files import file_sha256, fsync_directory, write_atomically
+from selfe.files import file_sha256, fsync_directory, naming, write_atomically
+from selfe.run_folder.checkpoint_state import (
+    NAME,
+    PARTS,
+    STATE,
+    CheckpointError,
+    CheckpointState,
+    Owner,
+    check_owner,
+    read_state,
+    state_document,
+)
+from selfe.temporaries import temporary as temporary_name
 
-PARTS = ("model", "ema", "optimizer")
 Parts = Mapping[str, Mapping[str, Tensor]]
 """Part -> name -> tensor."""
-
-_NAME = re.compile(r"step-(\d{8})")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that must not be used; the message names it and says why."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Checkpoint:
     @property
     def digest(self) -> str:
         """Identity of the weights that are scored: sha256 of ema.safetensors."""
-        return read_state(self.path)["sha256"]["ema.safetensors"]
+        return read_state(self.path).sha256["ema.safetensors"]
 
 
 def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -69,7 +73,8 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
         OSError: if it cannot be written; safetensors reports a full disk by another exception.
     """
     try:
-        save_file(_plain(tensors), path)
+        with naming(path):
+            save_file(_plain(tensors), path)
     except SafetensorError as error:
         raise OSError(f"{path} cannot be written ({error})") from None
 
@@ -136,7 +141,7 @@ class WholeWriter:
 def prepare(folder: Path, step: int) -> Path:
     """An empty folder under a dotted name, for `commit` to rename."""
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".step-{step:08d}.{os.getpid()}.tmp"
+    temporary = temporary_name(folder / f"step-{step:08d}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     return temporary
@@ -150,8 +155,8 @@ def commit(temporary: Path, record: Mapping[str, Any]) -> Path:
     """
     folder = temporary.parent
     final = folder / f"step-{record['step']:08d}"
-    write_atomically(temporary / "state.json", json.dumps(record, indent=1).encode())
-    replaced = folder / f".{final.name}.{os.getpid()}.old"
+    write_atomically(temporary / STATE, state_document(record))
+    replaced = temporary_name(final, "old")
     if final.exists():
         # the same step again, after a resume from an earlier one: a broken one is replaced
         os.rename(final, replaced)
@@ -161,40 +166,33 @@ def commit(temporary: Path, record: Mapping[str, Any]) -> Path:
     return final
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """state.json of a checkpoint.
-
-    Raises:
-        CheckpointError: if it is missing or no JSON object with the expected keys.
-    """
-    try:
-        state = json.loads((path / "state.json").read_text())
-        if not {"step", "sha256", "milestone"} <= state.keys():
-            raise ValueError("keys are missing")
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path}: state.json cannot be read ({error})") from None
-    return state
-
-
-def verify(path: Path) -> dict[str, Any]:
+def verify(path: Path, owner: Owner | None = None) -> CheckpointState:
     """Check every file against its checksum and return the state.
 
     safetensors loads flipped bytes without complaint: the checksum is what notices them.
 
+    Args:
+        owner: the run that it must belong to.
+
     Raises:
-        CheckpointError: names the first file that is missing or differs.
+        CheckpointError: names the first file that is missing, differs or does not belong there.
     """
     state = read_state(path)
+    if owner is not None:
+        check_owner(path, state, owner)
     for part in PARTS:
-        if not any(re.fullmatch(rf"{part}(\.safetensors|/.+)", name) for name in state["sha256"]):
-            raise CheckpointError(f"{path}: state.json lists no file of the {part}")
-    for name, recorded in state["sha256"].items():
+        if not any(re.fullmatch(rf"{part}(\.safetensors|/.+)", name) for name in state.sha256):
+            raise CheckpointError(f"{path}: {STATE} lists no file of the {part}")
+    for name, recorded in state.sha256.items():
         try:
             actual = file_sha256(path / name)
         except OSError as error:
             raise CheckpointError(f"{path / name} cannot be read ({error.strerror})") from None
         if actual != recorded:
             raise CheckpointError(f"{path / name} is damaged: its sha256 is not the recorded one")
+    there = {str(p.relative_to(path)) for p in path.rglob("*.safetensors")}
+    if others := sorted(there - state.sha256.keys()):
+        raise CheckpointError(f"{path / others[0]} does not belong to this checkpoint: remove it")
     return state
 
 
@@ -202,28 +200,27 @@ def list_checkpoints(folder: Path) -> list[Checkpoint]:
     """All checkpoints whose state can be read, by rising step; contents are not verified."""
     found = []
     for path in sorted(folder.glob("step-*")):
-        match = _NAME.fullmatch(path.name)
-        if match:
+        if NAME.fullmatch(path.name):
             try:
                 state = read_state(path)
             except CheckpointError:
                 continue
-            found.append(Checkpoint(path, int(match[1]), bool(state["milestone"])))
+            found.append(Checkpoint(path, state.step, state.milestone))
     return found
 
 
 def newest_path(folder: Path) -> Path | None:
     """The checkpoint of the highest iteration, whatever is in it."""
-    return max((p for p in folder.glob("step-*") if _NAME.fullmatch(p.name)), default=None)
+    return max((p for p in folder.glob("step-*") if NAME.fullmatch(p.name)), default=None)
 
 
-def newest_valid(folder: Path) -> tuple[Path | None, list[str]]:
+def newest_valid(folder: Path, owner: Owner | None = None) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that passes `verify`, and why newer ones were passed over."""
     problems: list[str] = []
     for path in sorted(folder.glob("step-*"), reverse=True):
-        if _NAME.fullmatch(path.name):
+        if NAME.fullmatch(path.name):
             try:
-                verify(path)
+                verify(path, owner)
             except CheckpointError as error:
                 problems.append(str(error))
             else:
@@ -236,7 +233,7 @@ def prune(folder: Path, keep_last: int) -> None:
     ordinary = [c for c in list_checkpoints(folder) if not c.milestone]
     for checkpoint in ordinary[:-keep_last]:
         # renamed first: a kill while deleting must not leave half a checkpoint under a valid name
-        doomed = folder / f".{checkpoint.path.name}.{os.getpid()}.old"
+        doomed = temporary_name(checkpoint.path, "old")
         os.rename(checkpoint.path, doomed)
         shutil.rmtree(doomed)
     for stale in [*folder.glob(".step-*.tmp"), *folder.glob(".step-*.old")]:

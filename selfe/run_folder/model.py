@@ -19,9 +19,10 @@ from selfe.run_folder.checkpoint import load_tensors, load_weights, verify
 from selfe.run_folder.records import (
     check_encoders,
     find_checkpoint,
+    owner_of,
     read_config,
+    read_record,
     recorded_data,
-    recorded_facts,
 )
 
 if TYPE_CHECKING:
@@ -95,9 +96,9 @@ def load_run(
     Raises:
         ValueError: if there is no such run or checkpoint, or the checkpoint is damaged.
     """
-    config, started = read_config(run_dir), recorded_facts(run_dir)
+    config, started = read_config(run_dir), read_record(run_dir)
     checkpoint = find_checkpoint(run_dir, step)
-    verify(checkpoint.path)
+    verify(checkpoint.path, owner_of(run_dir))
     network = build_model(config, device)
     weights = checkpoint.path / "ema.safetensors"
     load_weights(network, load_tensors(weights), weights)
@@ -123,8 +124,8 @@ def load_run(
             "seedless_digest": config.seedless_digest,
             "text": config.data.text,
             "changed": changed_settings(config),
-            "precision": started.get("precision", config.train.precision),
-            "init_from": started.get("init_from"),
+            "precision": started.precision or config.train.precision,
+            "init_from": started.init_from,
             **_data_facts(config, run_dir),
         },
     )

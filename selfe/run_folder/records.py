@@ -1,64 +1,119 @@
-"""Folders of training runs: which there are, what they were trained with, and their weights."""
+"""Folders of training runs: which there are, what they were trained with, and their checkpoints."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from selfe.config.resolve import validate
 from selfe.config.schema import RunConfig
 from selfe.encoders.base import LatentCodec, TextEncoder
 from selfe.files import write_atomically
-from selfe.run_folder.checkpoint import (
-    Checkpoint,
-    list_checkpoints,
-    newest_path,
+from selfe.json_files import JsonFault
+from selfe.run_folder.checkpoint import Checkpoint, list_checkpoints, newest_path
+from selfe.run_folder.checkpoint_state import (
+    NAME,
+    CheckpointError,
+    Owner,
+    check_owner,
+    read_state,
+    run_identity,
 )
+from selfe.sealed_files import read_sealed, seal
+
+CONFIG = "config.json"
+
+
+class RunRecord(BaseModel):
+    """Content of config.json; facts that nothing here reads are kept, too.
+
+    Attributes:
+        config: the resolved configuration.
+        digest: `RunConfig.digest`, compared at every reading.
+        data: what the data source said of itself when the run was started (`BatchSource.facts`).
+        init_from: "RUN@STEP" that the run was forked from.
+        precision: computed in.
+        processes, shard: layout at the start.
+    """
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+
+    config: dict[str, Any]
+    digest: str = ""
+    data: dict[str, str] = {}
+    init_from: str | None = None
+    precision: str | None = None
+    command: str = ""
+    provenance: dict[str, Any] = {}
+    processes: int = Field(1, ge=1)
+    shard: int = Field(1, ge=1)
 
 
 def write_config(run_dir: Path, config: RunConfig, **facts: object) -> None:
-    """config.json: the resolved configuration, its digest, and how the run was started."""
-    record = {"config": config.model_dump(mode="json"), "digest": config.digest, **facts}
-    write_atomically(run_dir / "config.json", json.dumps(record, indent=1).encode())
+    """config.json: the resolved configuration, its digest, and how the run was started; sealed."""
+    record = {
+        "config": config.model_dump(mode="json"),
+        "digest": config.digest,
+        **facts,
+    }
+    write_atomically(run_dir / CONFIG, seal("run", record))
 
 
-def read_config(run_dir: Path) -> RunConfig:
-    """The resolved configuration of a run.
-
-    Raises:
-        ValueError: if the folder holds no run, or its config.json is damaged.
-    """
-    path = run_dir / "config.json"
-    if not path.is_file():
-        raise ValueError(f"no run at {run_dir}: {path.name} is missing")
-    values = recorded_facts(run_dir)["config"]
-    try:
-        return validate(values)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error})") from None
-
-
-def recorded_facts(run_dir: Path) -> dict[str, Any]:
-    """How a run was started: config.json.
+def read_record(run_dir: Path) -> RunRecord:
+    """config.json of a run.
 
     Raises:
-        ValueError: if it is damaged.
+        ValueError: if it is missing, malformed, or was changed after it was written.
     """
-    path = run_dir / "config.json"
+    path = run_dir / CONFIG
     try:
-        record = json.loads(path.read_text())
-    except ValueError as error:  # no JSON, or not even text
-        raise ValueError(f"{path} is damaged ({error})") from None
-    if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
+        record = read_sealed(path, RunRecord, "run", nonfinite=True)
+    except JsonFault as fault:
+        raise ValueError(f"{path} is damaged ({fault.detail})") from None
+    except FileNotFoundError:
+        raise ValueError(f"no run at {run_dir}: {CONFIG} is missing") from None
+    if not record.config:
         raise ValueError(f"{path} is damaged (it holds no configuration)")
     return record
 
 
+def read_config(run_dir: Path) -> RunConfig:
+    """The resolved configuration of a run, whose digest is the recorded one.
+
+    Raises:
+        ValueError: if the folder holds no run, or its config.json is damaged.
+    """
+    path, record = run_dir / CONFIG, read_record(run_dir)
+    try:
+        config = validate(record.config)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error})") from None
+    if record.digest and config.digest != record.digest:
+        raise ValueError(
+            f"{path} is damaged or of another version of this program: the digest of its "
+            f"configuration is {config.digest[:12]}, and {record.digest[:12]} was recorded"
+        )
+    return config
+
+
+def owner_of(run_dir: Path) -> Owner | None:
+    """What the checkpoints of a run must say of themselves; None where there is no config.json.
+
+    Raises:
+        ValueError: see `read_record`.
+    """
+    if not (run_dir / CONFIG).exists():
+        return None
+    record = read_record(run_dir)
+    return Owner(run_dir, record.digest, run_identity(record.digest, record.data))
+
+
 def recorded_data(run_dir: Path) -> dict[str, str]:
     """What the data source said of itself when the run was started (`BatchSource.facts`)."""
-    return recorded_facts(run_dir).get("data", {})
+    return read_record(run_dir).data
 
 
 def check_data(run_dir: Path, facts: Mapping[str, str]) -> None:
@@ -85,29 +140,46 @@ def check_encoders(run_dir: Path, codec: LatentCodec, text: TextEncoder) -> None
 
 
 def find_checkpoint(run_dir: Path, step: int | None = None) -> Checkpoint:
-    """The newest checkpoint of a run, or the one at `step`.
+    """The newest checkpoint of a run, or the one at `step`; its files are not read yet.
 
     Raises:
-        ValueError: if there is none, listing what there is; if a newer one cannot be read.
+        ValueError: if there is none, listing what there is; if it, or a newer one than those that
+            can be read, is damaged or another run's.
     """
-    available = list_checkpoints(run_dir / "checkpoints")
-    chosen = [c for c in available if step is None or c.step == step]
-    if not chosen:
-        steps = ", ".join(str(c.step) for c in available) or "none"
+    folder = run_dir / "checkpoints"
+    newest = newest_path(folder)
+    if step is None and newest is not None:
+        step = _step_of(newest)
+    path = folder / f"step-{step or 0:08d}"
+    readable = list_checkpoints(folder)
+    if step is None or not path.is_dir():
+        steps = ", ".join(str(c.step) for c in readable) or "none"
         wanted = "no checkpoint yet" if step is None else f"no checkpoint at iteration {step}"
         raise ValueError(f"{run_dir} has {wanted} (available: {steps})")
-    newest = newest_path(run_dir / "checkpoints")
-    if step is None and newest != chosen[-1].path:
-        raise ValueError(
-            f"{newest} is damaged: `selfe-bench train --resume` goes on from the one before, which "
-            f"can be named as {run_dir}@{chosen[-1].step} too"
-        )
-    return chosen[-1]
+    try:
+        state = read_state(path)
+        if (owner := owner_of(run_dir)) is not None:
+            check_owner(path, state, owner)
+    except CheckpointError as error:
+        before = [c.step for c in readable if c.path != path]
+        if path != newest or not before:
+            raise
+        raise CheckpointError(
+            f"{path} is damaged: `selfe-bench train --resume` continues from the one before, which "
+            f"can be named as {run_dir}@{before[-1]} too ({error})"
+        ) from None
+    return Checkpoint(path, state.step, state.milestone)
+
+
+def _step_of(path: Path) -> int:
+    match = NAME.fullmatch(path.name)
+    assert match is not None
+    return int(match[1])
 
 
 def find_runs(runs_dir: Path) -> list[Path]:
     """Folders below `runs_dir` that hold a training run."""
-    return sorted(path.parent for path in runs_dir.glob("*/config.json"))
+    return sorted(path.parent for path in runs_dir.glob(f"*/{CONFIG}"))
 
 
 def is_finished(run_dir: Path, config: RunConfig) -> bool:
@@ -118,13 +190,20 @@ def is_finished(run_dir: Path, config: RunConfig) -> bool:
 def parse_run(text: str, runs_dir: Path) -> tuple[Path, int | None] | None:
     """RUN or RUN@STEP, a folder or a name below `runs_dir`; None where there is no such folder."""
     name, at, step = text.rpartition("@")
-    forms = [(name, int(step)), (text, None)] if at and step.isdigit() else [(text, None)]
+    forms = [(name, int(step)), (text, None)] if at and step.isdecimal() else [(text, None)]
     for path_text, number in forms:
         for folder in (Path(path_text), runs_dir / path_text):
-            if (folder / "config.json").is_file():
+            if (folder / CONFIG).is_file():
                 return folder, number
     return None
 
 
 def milestone_steps(run_dir: Path) -> list[int | None]:
-    return [c.step for c in list_checkpoints(run_dir / "checkpoints") if c.milestone]
+    """Iterations of a run's milestones.
+
+    Raises:
+        CheckpointError: if a checkpoint is damaged: it may be one.
+    """
+    folders = [p for p in (run_dir / "checkpoints").glob("step-*") if NAME.fullmatch(p.name)]
+    states = [read_state(path) for path in sorted(folders)]
+    return [state.step for state in states if state.milestone]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,13 +22,14 @@ from selfe.config.stages import check_batches, first_position, micro_batch_size,
 from selfe.device import autocast, matrix_products
 from selfe.distributed.processes import OneProcess
 from selfe.objectives.base import LossOutput, Nets, Objective
+from selfe.run_folder.records import owner_of
 from selfe.seeding import SampleRng, derive_seed
 from selfe.training import state as train_state
 from selfe.training.block_execution import accelerate
 from selfe.training.callbacks import Callbacks, Progress
 from selfe.training.metrics_log import NoLog, RunLog
 from selfe.training.optim import clip_gradients, learning_rate, set_learning_rate
-from selfe.training.state import CheckpointWriter, TrainState
+from selfe.training.state import TrainState
 from selfe.training.throughput import Throughput
 from selfe.training.update import Iteration, settle, update_of
 
@@ -147,12 +149,18 @@ def train(
     log: RunLog | NoLog = NoLog()
     if processes.is_main:
         log = RunLog(run_dir / "metrics.jsonl", state.step, callbacks.record, config.digest)
+    owner = owner_of(run_dir)
+    run = owner.run if owner else ""
     if processes.layout:
         log.write({"event": "layout", "step": state.step, **processes.layout})
     writer = train_state.open_writer(config, run_dir, processes)
+
+    def save(state: TrainState) -> None:
+        train_state.save(state, config, writer, run)
+
     products = matrix_products(processes.device, config.train.precision)
     with contextlib.closing(log), contextlib.closing(writer), products:
-        iterate(state, config, objective, source, writer, log, callbacks, processes)
+        iterate(state, config, objective, source, save, log, callbacks, processes)
     if state.step < config.train.iterations:
         callbacks.message(f"stopped after iteration {state.step}, checkpoint written")
     return state
@@ -163,7 +171,7 @@ def iterate(
     config: RunConfig,
     objective: Objective,
     source: BatchSource,
-    writer: CheckpointWriter,
+    save: Callable[[TrainState], None],
     log: RunLog | NoLog,
     callbacks: Callbacks,
     processes: OneProcess,
@@ -223,14 +231,14 @@ def iterate(
             )
             throughput.restart()
         if save_now:
-            train_state.save(state, config, writer)
+            save(state)
         if draw and draw_now:
             draw(state.ema.module, state.step)
             throughput.restart()
         if processes.any(callbacks.should_stop()):
             settle_down_to(0)
             if not save_now:
-                train_state.save(state, config, writer)
+                save(state)
             break
 
 

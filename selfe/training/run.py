@@ -26,7 +26,8 @@ from selfe.run_folder.model import build_model
 from selfe.run_folder.records import (
     check_data,
     find_checkpoint,
-    recorded_facts,
+    owner_of,
+    read_record,
     write_config,
 )
 from selfe.training.callbacks import Callbacks
@@ -91,7 +92,7 @@ def fork(
             f"{config.train.iterations}: raise train.iterations"
         )
     path = find_checkpoint(source, step).path
-    processes.on_main(lambda: verify(path))
+    processes.on_main(lambda: verify(path, owner_of(source)))
     state = new_state(model, config, processes)
     restore(state, path)
     state.step = step
@@ -174,9 +175,9 @@ def train_run(
         resume = processes.on_main(lambda: occupy(run_dir, resume, stack))
         stop = stack.enter_context(stop_on_signals())
         if resume:  # there may be no checkpoint yet that would tell
-            started = recorded_facts(run_dir)
-            processes.on_main(lambda: check_configuration(run_dir, started.get("digest"), config))
-            begun_from = started.get("init_from")
+            started = read_record(run_dir)
+            processes.on_main(lambda: check_configuration(run_dir, started.digest, config))
+            begun_from = started.init_from
             if init_from and init_from != begun_from:
                 raise ValueError(
                     f"{run_dir} was begun {f'from {begun_from}' if begun_from else 'afresh'}, not "
@@ -204,7 +205,7 @@ def train_run(
         precision = used_on(processes.device, config.train.precision)
         if resume:
             processes.on_main(lambda: check_data(run_dir, source.facts))
-            before = recorded_facts(run_dir).get("precision", precision)
+            before = read_record(run_dir).precision or precision
             if before != precision:
                 callbacks.message(f"computed in {before} where it began, goes on in {precision}")
         else:  # only now: a run that cannot start must not occupy its folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,20 +11,19 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from selfe.config.resolve import differing_settings
 from selfe.config.schema import RunConfig
 from selfe.config.stages import first_position
 from selfe.device import uses_bf16
 from selfe.distributed.processes import OneProcess
-from selfe.run_folder.checkpoint import (
-    CheckpointError,
-    WholeWriter,
-    load_optimizer,
-    load_weights,
-    newest_valid,
-    read_state,
-)
+from selfe.run_folder.checkpoint import WholeWriter, load_optimizer, load_weights, newest_valid
+from selfe.run_folder.checkpoint_state import CheckpointError, CheckpointState, read_state
+from selfe.run_folder.records import owner_of, read_config
 from selfe.training.ema import Ema
 from selfe.training.optim import build_optimizer
+
+_NAMED = 5
+"""Differing settings that a message names."""
 
 
 @dataclass
@@ -64,7 +64,7 @@ def new_state(model: nn.Module, config: RunConfig, processes: OneProcess) -> Tra
     return TrainState(model, ema, build_optimizer(model, config.optim))
 
 
-def restore(state: TrainState, path: Path) -> dict[str, Any]:
+def restore(state: TrainState, path: Path) -> CheckpointState:
     """Load a verified checkpoint into a state and return its state.json.
 
     Raises:
@@ -85,13 +85,21 @@ def restore(state: TrainState, path: Path) -> dict[str, Any]:
     return saved
 
 
-def check_configuration(run_dir: Path, digest: str | None, config: RunConfig) -> None:
-    """Raise ValueError where a run was made with another configuration than `config`."""
-    if digest != config.digest:
-        raise ValueError(
-            f"{run_dir} was trained with another configuration; resume with the same options, "
-            "or give the new run another --name"
-        )
+def check_configuration(run_dir: Path, digest: str, config: RunConfig) -> None:
+    """Raise ValueError where a run was made with another configuration than `config`, naming the
+    settings that differ."""
+    if digest == config.digest:
+        return
+    other = ""
+    with contextlib.suppress(ValueError):  # what is there is damaged, or no run that could tell
+        differing = differing_settings(read_config(run_dir), config)
+        shown = [f"{name} is {there} there and {here} here" for name, there, here in differing]
+        more = f"; and {len(shown) - _NAMED} more" if len(shown) > _NAMED else ""
+        other = f" ({'; '.join(shown[:_NAMED])}{more})" if shown else ""
+    raise ValueError(
+        f"{run_dir} was trained with another configuration{other}; resume with the same options, "
+        "or give the new run another --name"
+    )
 
 
 def resume(
@@ -107,7 +115,9 @@ def resume(
         ValueError: if the run was made with another configuration.
         CheckpointError: if there are checkpoints but none of them is valid.
     """
-    path, problems = processes.on_main(lambda: newest_valid(run_dir / "checkpoints"))
+    path, problems = processes.on_main(
+        lambda: newest_valid(run_dir / "checkpoints", owner_of(run_dir))
+    )
     for problem in problems:
         message(f"skipped: {problem}")
     if path is None:
@@ -115,8 +125,13 @@ def resume(
             raise CheckpointError(f"{run_dir} has no valid checkpoint to resume from")
         return
     saved = restore(state, path)
-    check_configuration(run_dir, saved.get("config_digest"), config)
-    state.step, state.skipped = int(saved["step"]), int(saved["skipped"])
+    check_configuration(run_dir, saved.config_digest, config)
+    if saved.samples_seen not in (None, first_position(config, saved.step)):
+        raise CheckpointError(
+            f"{path} says that {saved.samples_seen} samples were seen by iteration {saved.step}, "
+            f"which are {first_position(config, saved.step)}: it was changed after it was written"
+        )
+    state.step, state.skipped = saved.step, saved.skipped
     message(f"resumed from {path.name}")
 
 
@@ -155,8 +170,12 @@ def open_writer(config: RunConfig, run_dir: Path, processes: OneProcess) -> Chec
     return writer if processes.size == 1 else OnMain(writer, processes)
 
 
-def save(state: TrainState, config: RunConfig, writer: CheckpointWriter) -> None:
-    """Write a checkpoint of the current step."""
+def save(state: TrainState, config: RunConfig, writer: CheckpointWriter, run: str = "") -> None:
+    """Write a checkpoint of the current step.
+
+    Args:
+        run: `Owner.run`, identity of the run.
+    """
     every = config.train.milestone_every
     writer.save(
         state.step,
@@ -167,6 +186,7 @@ def save(state: TrainState, config: RunConfig, writer: CheckpointWriter) -> None
             "config_digest": config.digest,
             "skipped": state.skipped,
             "samples_seen": first_position(config, state.step),
+            "run": run,
         },
         milestone=bool(every and state.step % every == 0) or state.step == config.train.iterations,
     )

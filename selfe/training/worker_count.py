@@ -12,7 +12,7 @@ from selfe.config.schema import RunConfig
 from selfe.config.stages import check_batches, stages_of
 from selfe.distributed.launch import launched
 from selfe.run_folder.model import count_parameters
-from selfe.run_folder.records import recorded_facts
+from selfe.run_folder.records import read_record
 
 SMALLEST_SHARE = 32
 """Samples of a batch a process must get: with fewer it waits for Python again."""
@@ -49,5 +49,5 @@ def workers_for(config: RunConfig, run_dir: Path, device: str) -> int:
     usable = usable_workers(config, device)
     if device != "cpu" or launched() or not (run_dir / "config.json").exists():
         return usable
-    facts = recorded_facts(run_dir)
-    return facts.get("processes", 1) if facts.get("shard", 1) == 1 else 1
+    record = read_record(run_dir)
+    return record.processes if record.shard == 1 else 1

@@ -22,6 +22,7 @@ from selfe.data.latent_cache.index import (
     read_shard_record,
 )
 from selfe.files import file_sha256, fsync_directory, write_atomically
+from selfe.temporaries import temporary
 
 
 def to_bytes(tensor: Tensor) -> bytes:
@@ -38,7 +39,7 @@ class ShardWriter:
 
     def __init__(self, folder: Path, fake: bool) -> None:
         self.folder, self.fake = folder, fake
-        self._temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        self._temporary = temporary(folder)
         shutil.rmtree(self._temporary, ignore_errors=True)
         self._temporary.mkdir(parents=True)
         self._writers: dict[str, Any] = {}
