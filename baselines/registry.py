@@ -3,7 +3,7 @@
     model = load("sdxl", device="cuda")
     model = load("diffusers:some/repository", model_args={"guidance_scale": "4.5"})
 
-Cards are read without importing diffusers or transformers, so listing them needs no model.
+Cards are read without importing torch, diffusers or transformers: listing them starts nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from baselines.pretrained.base import Origin
 from baselines.pretrained.card import ModelCard
 from selfe.generator import TextToImage
 from selfe.registry import Registry
@@ -20,14 +19,14 @@ from selfe.registry import Registry
 MODELS = Registry(
     "model",
     {
-        "sdxl": "baselines.pretrained.sdxl:SDXL",
-        "flux-dev": "baselines.pretrained.flux:FLUX_DEV",
-        "lcm": "baselines.pretrained.lcm:LCM",
-        "sana-1.5": "baselines.pretrained.sana:SANA_15",
-        "sana-1.5-4.8b": "baselines.pretrained.sana:SANA_15_LARGE",
-        "tim": "baselines.pretrained.tim.model:TIM",
-        "sdxl-turbo": "baselines.pretrained.sdxl:SDXL_TURBO",
-        "sd3.5-turbo": "baselines.pretrained.sd35:SD35_TURBO",
+        "sdxl": "baselines.pretrained.cards:SDXL",
+        "flux-dev": "baselines.pretrained.cards:FLUX_DEV",
+        "lcm": "baselines.pretrained.cards:LCM",
+        "sana-1.5": "baselines.pretrained.cards:SANA_15",
+        "sana-1.5-4.8b": "baselines.pretrained.cards:SANA_15_LARGE",
+        "tim": "baselines.pretrained.cards:TIM",
+        "sdxl-turbo": "baselines.pretrained.cards:SDXL_TURBO",
+        "sd3.5-turbo": "baselines.pretrained.cards:SD35_TURBO",
     },
     group="selfe_bench.models",
 )
@@ -94,6 +93,8 @@ def load(
     Raises:
         ValueError: on an unknown name or argument, or missing files: says how to get them.
     """
+    from baselines.pretrained.base import Origin
+
     facts = card(name)
     arguments = dict(model_args or {})
     if "local_path" in arguments:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:  # plans name GPUs without starting torch
+    import torch
 
 PEAK_SHARES = {"bf16": 1.0, "tf32": 1 / 2, "fp32": 1 / 16}
 """Peak of a GPU's matrix products over that of dense bf16: an A100's; an H100's fp32 is 1 / 15."""
@@ -33,6 +34,8 @@ def used_on(device: torch.device, precision: str) -> str:
 
 def uses_bf16(device: torch.device, precision: str) -> bool:
     """Whether it means autocast to bf16 here."""
+    import torch
+
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":
@@ -42,6 +45,8 @@ def uses_bf16(device: torch.device, precision: str) -> bool:
 
 def cpu_multiplies_bf16() -> bool:
     """Whether the processor has instructions for it; others are slower than in fp32."""
+    import torch
+
     if not hasattr(torch.cpu, "get_capabilities"):  # older torch
         return False
     found = torch.cpu.get_capabilities()
@@ -50,6 +55,8 @@ def cpu_multiplies_bf16() -> bool:
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
     """bf16 autocast where `uses_bf16`; for the forward pass."""
+    import torch
+
     if not uses_bf16(device, precision):
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
@@ -58,6 +65,8 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 @contextlib.contextmanager
 def matrix_products(device: torch.device, precision: str) -> Iterator[None]:
     """TF32 where it is asked for and there; for whole iterations, backward pass included."""
+    import torch
+
     if used_on(device, precision) != "tf32":
         yield
         return
@@ -99,6 +108,8 @@ def gpu_named(device_name: str) -> str | None:
 
 def peak_flops(device: torch.device) -> float | None:
     """Dense bf16 FLOP/s of a device, None where it is not known."""
+    import torch
+
     if device.type != "cuda":
         return None
     name = gpu_named(torch.cuda.get_device_name(device))

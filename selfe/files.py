@@ -147,3 +147,17 @@ def folder_lock(folder: str | Path, name: str = ".lock") -> Iterator[None]:
         if is_new:
             with contextlib.suppress(OSError):
                 folder.rmdir()
+
+
+def is_held(folder: str | Path, name: str = ".lock") -> bool:
+    """Whether a process holds `folder_lock` on a folder now; nothing is created."""
+    path = Path(folder) / name
+    if not path.is_file():  # whoever leaves takes the lock's file along
+        return False
+    lock = FileLock(path, timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except (Timeout, OSError):
+        return True
+    lock.release()
+    return False

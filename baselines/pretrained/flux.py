@@ -4,28 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from baselines.pretrained.card import ModelCard
+from baselines.pretrained.cards import FLUX_T5_TOKENS as T5_TOKENS
 from baselines.pretrained.pipelines import DiffusersModel
-
-T5_TOKENS = 512
-
-FLUX_DEV = ModelCard(
-    name="flux-dev",
-    label="FLUX.1-Dev",
-    adapter="baselines.pretrained.flux:FluxModel",
-    repository="black-forest-labs/FLUX.1-dev",
-    licence="FLUX.1 [dev] non-commercial",
-    gate="accept the licence at https://huggingface.co/black-forest-labs/FLUX.1-dev",
-    resolution=(1024, 1024),
-    guidance="embedded",
-    guidance_scale=3.5,
-    nfe="N",
-    prompt_limits={"clip": 77, "t5": T5_TOKENS},
-    dtype="bfloat16",
-    scheduler="FlowMatchEulerDiscreteScheduler",
-    scheduler_settings={"use_dynamic_shifting": True},
-    notes=("the time shift grows with the number of latent tokens",),
-)
 
 
 class FluxModel(DiffusersModel):

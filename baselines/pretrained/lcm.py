@@ -10,31 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from baselines.pretrained.card import ModelCard
+from baselines.pretrained.cards import LCM_ORIGINAL_STEPS as ORIGINAL_STEPS
 from baselines.pretrained.pipelines import DiffusersModel
-
-ORIGINAL_STEPS = 50
-
-LCM = ModelCard(
-    name="lcm",
-    label="LCM",
-    adapter="baselines.pretrained.lcm:LcmModel",
-    repository="SimianLuo/LCM_Dreamshaper_v7",
-    licence="MIT",
-    resolution=(768, 768),
-    guidance="embedded",
-    guidance_scale=8.5,
-    nfe="N",
-    max_steps=ORIGINAL_STEPS,
-    prompt_limits={"clip": 77},
-    dtype="float32",
-    scheduler="LCMScheduler",
-    scheduler_settings={"original_inference_steps": ORIGINAL_STEPS},
-    notes=(
-        "safety checker off: it would blacken images, which a detector would score as wrong",
-        f"timesteps taken from original_inference_steps = {ORIGINAL_STEPS}",
-    ),
-)
 
 
 class LcmModel(DiffusersModel):

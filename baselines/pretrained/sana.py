@@ -10,44 +10,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar
 
 from baselines.pretrained.card import ModelCard
+from baselines.pretrained.cards import SANA_PROMPT_TOKENS as PROMPT_TOKENS
 from baselines.pretrained.pipelines import DiffusersModel
 
-PROMPT_TOKENS = 300
 PREFIXES = ("published", "none")
-
-SANA_15 = ModelCard(
-    name="sana-1.5",
-    label="SANA-1.5",
-    adapter="baselines.pretrained.sana:SanaModel",
-    repository="Efficient-Large-Model/SANA1.5_1.6B_1024px_diffusers",
-    licence="NVIDIA NSCL v2-custom, Gemma terms for the text encoder",
-    resolution=(1024, 1024),
-    guidance="cfg",
-    guidance_scale=4.5,
-    nfe="2N",
-    prompt_limits={"gemma": PROMPT_TOKENS},
-    dtype="bfloat16",
-    dtypes={"vae": "float32", "text_encoder": "bfloat16"},
-    scheduler="DPMSolverMultistepScheduler",
-    scheduler_settings={"use_flow_sigmas": True, "flow_shift": 3.0},
-    arguments={"prompt_prefix": "published"},
-    notes=(
-        "hidden prompt prefix (complex human instruction) as prompt_prefix says",
-        "resolution binning off",
-        "prompts are lower-cased and stripped by the pipeline",
-    ),
-)
-
-SANA_15_LARGE = replace(
-    SANA_15,
-    name="sana-1.5-4.8b",
-    label="SANA-1.5 (4.8B)",
-    repository="Efficient-Large-Model/SANA1.5_4.8B_1024px_diffusers",
-)
 
 
 class SanaModel(DiffusersModel):

@@ -9,49 +9,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from baselines.pretrained.card import ModelCard
 from baselines.pretrained.pipelines import DiffusersModel
-
-SDXL = ModelCard(
-    name="sdxl",
-    label="SDXL",
-    adapter="baselines.pretrained.sdxl:SdxlModel",
-    repository="stabilityai/stable-diffusion-xl-base-1.0",
-    licence="CreativeML Open RAIL++-M",
-    resolution=(1024, 1024),
-    guidance="cfg",
-    guidance_scale=5.0,
-    nfe="2N",
-    prompt_limits={"clip": 77, "clip_2": 77},
-    dtype="float16",
-    variant="fp16",
-    scheduler="EulerDiscreteScheduler",
-    scheduler_settings={"timestep_spacing": "leading"},
-    notes=(
-        "negative prompt None: guidance against zeroed text features",
-        "VAE upcast to float32 for decoding",
-        "no refiner",
-        "invisible watermark off",
-    ),
-)
-
-SDXL_TURBO = ModelCard(
-    name="sdxl-turbo",
-    label="SDXL-Turbo",
-    adapter="baselines.pretrained.sdxl:SdxlModel",
-    repository="stabilityai/sdxl-turbo",
-    licence="Stability AI non-commercial",
-    resolution=(512, 512),
-    guidance="none",
-    guidance_scale=0.0,
-    nfe="N",
-    prompt_limits={"clip": 77, "clip_2": 77},
-    dtype="float16",
-    variant="fp16",
-    scheduler="EulerAncestralDiscreteScheduler",
-    scheduler_settings={"timestep_spacing": "trailing"},
-    notes=("VAE upcast to float32 for decoding", "invisible watermark off"),
-)
 
 
 class SdxlModel(DiffusersModel):

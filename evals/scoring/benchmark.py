@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from evals.base import TASKS, ModelFacts, Result, SamplingFacts
+from evals.base import ModelFacts, Result, SamplingFacts
 from evals.images import folder_numbers, scan_folder
 from evals.registry import open_suite
 from evals.results import DETECTIONS, model_facts, protocol_facts, read_result, write_result
@@ -20,6 +20,7 @@ from evals.scoring.processes import Processes
 from evals.scoring.score import score_folder
 from evals.scoring.scorer import Scorers
 from evals.suites.base import Suite
+from evals.suites.limit import limited, places_kept
 from evals.suites.rules import DEFAULT_RULES
 from selfe.files import folder_lock
 from selfe.generator import TextToImage
@@ -29,36 +30,6 @@ Progress = Callable[[str, int, int], None]
 
 IMAGES_PER_SAVE = 32
 """Images that are detected between two saves, where no batch size is asked for."""
-
-
-def limited(suite: Suite, per_task: int | None) -> Suite:
-    """The first `per_task` prompts of every task: a smaller protocol, never mixed with the whole.
-
-    Raises:
-        ValueError: if `per_task` is below 1.
-    """
-    if per_task is None:
-        return suite
-    kept = _places_kept(suite, per_task)
-    place = {old: new for new, old in enumerate(kept)}
-    groups = {
-        name: tuple(place[i] for i in members if i in place)
-        for name, members in suite.groups.items()
-    }
-    return dataclasses.replace(
-        suite,
-        records=[suite.records[i] for i in kept],
-        groups={name: members for name, members in groups.items() if members},
-    )
-
-
-def _places_kept(suite: Suite, per_task: int) -> list[int]:
-    if per_task < 1:
-        raise ValueError(f"--limit must be at least 1 prompt per task, got {per_task}")
-    kept: list[int] = []
-    for task in TASKS:
-        kept += [i for i, r in enumerate(suite.records) if r["tag"] == task][:per_task]
-    return sorted(kept)
 
 
 def result_folder(
@@ -239,7 +210,7 @@ def _numbers(
     """Which folder holds which prompt of a limited suite; None for one after the other."""
     if settings.limit is None or max(folder_numbers(images), default=0) < len(suite.records):
         return None
-    return _places_kept(open_suite(suite_name, settings.split, settings.prompts), settings.limit)
+    return places_kept(open_suite(suite_name, settings.split, settings.prompts), settings.limit)
 
 
 def _lock_name(processes: Processes) -> str:

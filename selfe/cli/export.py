@@ -16,14 +16,11 @@ def export(
     runs_dir: RunsDir = RUNS,
 ) -> None:
     """Write a run as a diffusers pipeline that loads without this project."""
-    from selfe.export.save import export_run
-    from selfe.run_folder.records import find_runs, parse_run
+    from selfe.run_folder.records import require_run
 
-    found = parse_run(run, runs_dir)
-    if found is None:
-        runs = ", ".join(path.name for path in find_runs(runs_dir)) or "none"
-        raise ValueError(f"no run {run!r}; runs in {runs_dir}: {runs}")
-    folder, step = found
+    folder, step = require_run(run, runs_dir)
+    from selfe.export.save import export_run  # starts torch: a typing error is answered before
+
     written = export_run(folder, out, step=step)
     typer.echo(f"wrote {written}")
     typer.echo(

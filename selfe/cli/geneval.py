@@ -73,10 +73,7 @@ def geneval(
     device: Device = "auto",
 ) -> None:
     """Draw a suite's images and score them. Goes on where it was; shares work under torchrun."""
-    from evals.base import Result
-    from evals.scoring.benchmark import BenchmarkSettings, score_images, score_model
-    from evals.scoring.processes import join_processes
-    from selfe.cli.targets import PHOTO_SUITE, find_targets
+    from selfe.cli.targets import PHOTO_SUITE, Target, find_targets
 
     counts = parse_steps(steps)
     if images is not None and (model or milestones or settings or model_arg):
@@ -84,6 +81,20 @@ def geneval(
             "--images scores what was drawn: --model, --milestones, --set and --model-arg do not "
             "go with it"
         )
+    targets: list[Target] = []
+    if images is None:  # a typing error is answered before torch starts
+        targets = find_targets(
+            model or [],
+            runs_dir=runs_dir,
+            milestones=milestones,
+            device=device,
+            assignments=settings or [],
+            model_args=model_arg or [],
+        )
+    from evals.base import Result
+    from evals.scoring.benchmark import BenchmarkSettings, score_images, score_model
+    from evals.scoring.processes import join_processes
+
     place = pick_device(device)
     processes = join_processes()
     common = BenchmarkSettings(
@@ -109,14 +120,6 @@ def geneval(
             if scored is not None:
                 results.append(scored)
         else:
-            targets = find_targets(
-                model or [],
-                runs_dir=runs_dir,
-                milestones=milestones,
-                device=place,
-                assignments=settings or [],
-                model_args=model_arg or [],
-            )
             for target in targets:  # all of them before the first image is drawn
                 world = common.open_suite(suite or target.suite).world_preset
                 if target.preset and world and target.preset != world:

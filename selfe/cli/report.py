@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from evals.report.canvas import save
-from evals.report.image_grids import GridBlock, column_labels, grid, row_labels
 from selfe.cli.common import (
     REPORTS,
     RUNS,
@@ -16,7 +14,6 @@ from selfe.cli.common import (
     RunsDir,
     Ticker,
     parse_steps,
-    pick_device,
     progress_bar,
 )
 
@@ -47,7 +44,7 @@ def report(
 ) -> None:
     """Render Tables 1 and 2, curves and grids from the results there are."""
     if grid:
-        written = _draw_grid(grid, steps, prompts, seed, runs_dir, out, pick_device(device))
+        written = _draw_grid(grid, steps, prompts, seed, runs_dir, out, device)
         typer.echo("\n".join(f"wrote {path}" for path in written))
         return
     from evals.report.render import render
@@ -89,6 +86,9 @@ def _draw_grid(
     targets = find_targets(
         models, runs_dir=runs_dir, milestones=False, device=device, assignments=[], model_args=[]
     )
+    from evals.report.canvas import save
+    from evals.report.image_grids import GridBlock, column_labels, grid, row_labels
+
     seeds = [image_seed(seed, text, 0) for text in texts]
     drawn, labels = [], []
     with progress_bar() as bar:

@@ -30,8 +30,8 @@ def rescore(
 ) -> None:
     """Apply thresholds and rules again to stored detections."""
     from evals.registry import open_suite
-    from evals.scoring.benchmark import limited
     from evals.scoring.detections import rescore as apply_rules
+    from evals.suites.limit import limited
     from evals.suites.rules import RuleSettings
 
     given = {

@@ -14,7 +14,6 @@ from selfe.cli.common import (
     Settings,
     Ticker,
     parse_steps,
-    pick_device,
     progress_bar,
 )
 
@@ -36,7 +35,6 @@ def sample(
 ) -> None:
     """Draw prompts at several numbers of steps, and a grid whose rows are step counts."""
     from selfe.cli.targets import find_targets
-    from selfe.generation.contact_sheet import write_sheet
     from selfe.generator import image_seed
 
     counts = parse_steps(steps)
@@ -46,11 +44,13 @@ def sample(
         [model],
         runs_dir=runs_dir,
         milestones=False,
-        device=pick_device(device),
+        device=device,
         assignments=settings or [],
         model_args=model_arg or [],
     )
     generator = target.load()
+    from selfe.generation.contact_sheet import write_sheet  # torch is there by now
+
     seeds = [image_seed(seed, text, 0) for text in prompt]
     rows = []
     with progress_bar() as bar:

@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfe.cli.common import console
+from selfe.cli.common import console, pick_device
 from selfe.config.assignments import parse_assignments
 from selfe.config.schema import RunConfig
 from selfe.generator import TextToImage
 from selfe.run_folder.checkpoint import Checkpoint
-from selfe.run_folder.model import load_run
 from selfe.run_folder.records import (
     find_checkpoint,
     find_runs,
@@ -19,6 +18,7 @@ from selfe.run_folder.records import (
     milestone_steps,
     parse_run,
     read_config,
+    unknown_run,
 )
 
 PHOTO_SUITE = "geneval@1"
@@ -67,7 +67,10 @@ def run_targets(
         checkpoint = find_checkpoint(run_dir, step)
 
         def load(checkpoint: Checkpoint = checkpoint) -> TextToImage:
-            return load_run(run_dir, step=checkpoint.step, device=device, sampling=sampling)
+            from selfe.run_folder.model import load_run
+
+            place = pick_device(device)
+            return load_run(run_dir, step=checkpoint.step, device=place, sampling=sampling)
 
         targets.append(
             Target(
@@ -157,16 +160,12 @@ def _pretrained_target(name: str, runs_dir: Path, device: str, arguments: dict[s
     from baselines.registry import MODELS, known, load
 
     if not known(name):
-        runs = ", ".join(path.name for path in find_runs(runs_dir)) or "none"
-        raise ValueError(
-            f"no run or model {name!r}; runs in {runs_dir}: {runs}; models: "
-            f"{', '.join(MODELS.names())}, or diffusers:ID for any pipeline"
-        )
+        raise ValueError(unknown_run(name, runs_dir, MODELS.names()))
     folder = name.replace(":", "-").replace("/", "--")
     return Target(
         name=name,
         results=runs_dir / "pretrained" / folder / "results",
         suite=PHOTO_SUITE,
         preset="",
-        load=lambda: load(name, device=device, model_args=arguments),
+        load=lambda: load(name, device=pick_device(device), model_args=arguments),
     )

@@ -80,6 +80,12 @@ def train(
     For many GPUs start it with scripts/launch_torchrun.sh or scripts/launch_slurm.sh.
     """
     from selfe.config.resolve import resolve, run_name
+
+    config = resolve(recipe, method, variant=variant, seed=seed, assignments=settings or [])
+    if name is not None and (name != Path(name).name or name.startswith(".")):
+        raise ValueError(f"--name takes the name of a folder below --runs-dir, got {name!r}")
+    run_dir = runs_dir / (name or run_name(config))
+    # a typing error is answered before torch starts
     from selfe.distributed.launch import open_processes
     from selfe.distributed.workers import open_workers
     from selfe.training.callbacks import Callbacks
@@ -87,10 +93,6 @@ def train(
     from selfe.training.run import train_run
     from selfe.training.worker_count import workers_for
 
-    config = resolve(recipe, method, variant=variant, seed=seed, assignments=settings or [])
-    if name is not None and (name != Path(name).name or name.startswith(".")):
-        raise ValueError(f"--name takes the name of a folder below --runs-dir, got {name!r}")
-    run_dir = runs_dir / (name or run_name(config))
     device = pick_device(device)
     run = partial(
         train_run,

@@ -114,6 +114,15 @@ FAMILIES = dict.fromkeys(("shapes", "shapes-quick", "shapes-64"), "shapes") | di
 )
 """Recipe -> its family: recipes of one family are sampled alike (`Method.sampling`)."""
 
+ABOUT = {
+    "shapes": "the shapes world at 32 pixels: minutes on a CPU",
+    "shapes-quick": "the same, shorter: the quickstart",
+    "shapes-64": "the shapes world at 64 pixels: one GPU",
+    "0.5b": "the paper's ablations: 8 GPUs",
+    "2b": "the paper's main run: 8 GPUs and more",
+}
+"""What a recipe is for, in a few words."""
+
 # What a recipe trains objectives in that want more than bf16 (`Method.full_precision`): numbers are
 # then twice as long, so that half the samples fit at once.
 _FULL_PRECISION: dict[str, dict[str, Any]] = {

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from selfe.config.assignments import merge, parse_assignments
 from selfe.config.describe import fields_of, first_problem, unknown_key
+from selfe.config.objective_outline import settings_class
 from selfe.config.recipes import RECIPES, part_of_method
 from selfe.config.schema import RunConfig, SectionT, TimesConfig, TrainConfig
 from selfe.config.stages import check_stages
@@ -34,17 +35,23 @@ _NOT_OF_WEIGHTS = (
 
 def build_objective(config: RunConfig) -> Any:
     """The run's objective, with its time schedule where it takes one."""
-    return objective_of_section(config.method, config.objective, config.times)
+    cls = objective_class(config.method)
+    return objective_of_section(config.method, config.objective, config.times, cls)
 
 
-def objective_of_section(method: str, section: Mapping[str, Any], times: TimesConfig) -> Any:
+def objective_of_section(
+    method: str, section: Mapping[str, Any], times: TimesConfig, cls: Any = None
+) -> Any:
     """Validate an objective section against its dataclass and build it.
+
+    Args:
+        cls: the class; None for `settings_class`, which is enough to look at settings.
 
     Raises:
         TypeError: if the objective's class is no dataclass or not an `Objective`.
         ValidationError: if the section does not fit it.
     """
-    cls = objective_class(method)
+    cls = cls or settings_class(method)
     if not dataclasses.is_dataclass(cls):
         raise TypeError(
             f"{cls.__qualname__}, the objective of method {method!r}, must be a dataclass: its "
@@ -66,7 +73,7 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
         ValueError: names the key, what it must be, and for unknown keys the nearest known one.
     """
     method = values.get("method", "")
-    cls = objective_class(method)
+    cls = settings_class(method)
     objective_values = values.get("objective", {})
     if not isinstance(objective_values, Mapping):
         raise ValueError(f"objective is a section, not a value: got {objective_values!r}")
@@ -79,7 +86,7 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
     except ValidationError as error:
         raise ValueError(first_problem(error, RunConfig)) from None
     try:
-        objective = build_objective(config)
+        objective = objective_of_section(config.method, config.objective, config.times)
     except ValidationError as error:
         raise ValueError(first_problem(error, cls, "objective")) from None
     resolved = dataclasses.asdict(objective)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from selfe.config.resolve import build_objective
+from selfe.config.resolve import objective_of_section
 from selfe.config.schema import RunConfig
 from selfe.config.stages import Stage, stages_of
 from selfe.device import without_device
@@ -111,7 +111,8 @@ def cache_bytes_per_image(config: RunConfig, mean_tokens: int) -> int:
     sides = {side for stage in stages_of(config) for side in resolutions_of(config, stage)}
     latents = sum(channels * (side // downsample) ** 2 for side in sides)
     text = mean_tokens * config.model.joint_attention_dim + config.model.pooled_projection_dim
-    texts = 2 if build_objective(config).needs_fake_captions else 1
+    objective = objective_of_section(config.method, config.objective, config.times)
+    texts = 2 if objective.needs_fake_captions else 1
     return 2 * (latents + texts * text) + 512
 
 

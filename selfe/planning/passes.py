@@ -1,21 +1,34 @@
 """Which passes through the network a training step makes, and what they cost.
 
 They are found by running the objective on a network that only takes notes, so that an objective
-says nothing about its cost and cannot say it wrongly.
+says nothing about its cost and cannot say it wrongly. What was noted of the methods and variants
+that come with the project is kept in `assets/noted_passes.json` beside a digest of their source
+(`python -m scripts.checks.noted_passes` writes it), so that `plan` answers without starting torch.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor
-
-from selfe.batch import LatentBatch, TextCondition
+from selfe.config.objective_outline import source_of
+from selfe.config.resolve import build_objective
+from selfe.config.schema import RunConfig
 from selfe.network.flops import FORWARD, FORWARD_BACKWARD, FORWARD_TANGENT, cost_of_pass
-from selfe.objectives.base import Nets, Objective, Velocity
-from selfe.seeding import SampleRng
+from selfe.objectives.registry import load_method
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from selfe.batch import TextCondition
+    from selfe.objectives.base import Objective, Velocity
+
+NOTED = Path(__file__).resolve().parent.parent / "assets" / "noted_passes.json"
 
 _NOTED_GROUPS = 512
 _KINDS = {
@@ -55,11 +68,53 @@ TRAINING_PASS = Pass("live", "own", 1, FORWARD_BACKWARD)
 """All that flow matching asks for."""
 
 
+def passes_at(config: RunConfig, step: int) -> tuple[Pass, ...]:
+    """The passes of iteration `step` of a run: as kept, else noted now."""
+    kept = _noted().get(note_key(config, step))
+    if kept is not None:
+        return tuple(Pass(**each) for each in kept)
+    return passes_of(build_objective(config), step)
+
+
+def note_key(config: RunConfig, step: int) -> str:
+    """What decides the passes of an iteration: the objective's source, settings and pairing, and
+    whether its auxiliary term is on."""
+    target = load_method(config.method).target
+    settings: dict[str, Any] = dict(config.objective)
+    aux_from = settings.get("aux_from")
+    if aux_from is not None:
+        settings["aux_from"] = step >= aux_from
+    facts = [target, _source_digest(target), settings, config.times.pairing]
+    return json.dumps(facts, sort_keys=True)
+
+
+@functools.cache
+def _source_digest(target: str) -> str:
+    source = source_of(target.partition(":")[0])
+    return hashlib.sha256((source or "").encode()).hexdigest()[:16]
+
+
+@functools.cache
+def _noted() -> Mapping[str, list[dict[str, Any]]]:
+    return json.loads(NOTED.read_text()) if NOTED.is_file() else {}
+
+
+def as_notes(passes: tuple[Pass, ...]) -> list[dict[str, Any]]:
+    """Passes as `assets/noted_passes.json` keeps them."""
+    return [asdict(each) for each in passes]
+
+
 def passes_of(objective: Objective, step: int) -> tuple[Pass, ...]:
     """The passes of iteration `step`, noted on random 2x2 latents.
 
     Where an objective chooses rows by chance (bernoulli pairing), so are the shares.
     """
+    import torch
+
+    from selfe.batch import LatentBatch, TextCondition
+    from selfe.objectives.base import Nets
+    from selfe.seeding import SampleRng
+
     rows = _NOTED_GROUPS * objective.group_size
     passes: list[Pass] = []
 

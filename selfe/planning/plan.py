@@ -11,11 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from selfe.config.resolve import build_objective
 from selfe.config.schema import RunConfig
 from selfe.config.stages import stage_at, stages_of
 from selfe.device import GPUS, PEAK_SHARES, without_device
-from selfe.network.flops import flops_per_image
+from selfe.network.flops import flops_per_image, parameter_counts
 from selfe.planning.memory import (
     CODEC_GEOMETRY,
     KEPT,
@@ -28,9 +27,8 @@ from selfe.planning.memory import (
     memory_of,
     resolutions_of,
 )
-from selfe.planning.passes import TRAINING_PASS, Pass, passes_of
+from selfe.planning.passes import TRAINING_PASS, Pass, passes_at
 from selfe.registry import Registry
-from selfe.run_folder.model import count_parameters
 
 SECONDS_PER_DAY = 86_400
 NULL_TOKENS = 1
@@ -127,13 +125,13 @@ def step_flops(
 
 def cost_stages(config: RunConfig, text_tokens: int, first: int = 0) -> tuple[CostStage, ...]:
     """The run from iteration `first` on, cut where batch, resolutions or passes change."""
-    objective, end = build_objective(config), config.train.iterations
+    end = config.train.iterations
     switch = config.objective.get("aux_from") or 0
     starts = {first, *(stage.start for stage in stages_of(config)), switch}
     cuts = [*sorted(start for start in starts if first <= start < end), end]
     stages = []
     for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
-        stage, passes = stage_at(config, start), passes_of(objective, start)
+        stage, passes = stage_at(config, start), passes_at(config, start)
         mix = resolutions_of(config, stage)
         flops = step_flops(config, stage.batch_size, mix, passes, text_tokens)
         stages.append(CostStage(start, stop, stage.batch_size, dict(mix), flops, passes))
@@ -214,7 +212,7 @@ def make_plan(
         )
     _check_counts(config, first_iteration, gpus, shard)
 
-    train, parameters = config.train, count_parameters(config.model)
+    train, parameters = config.train, parameter_counts(config.model.model_dump())[0]
     stages = cost_stages(config, text_tokens, first_iteration)
     start = stages[0]
     total = sum(stage.flops_per_step * (stage.stop - stage.start) for stage in stages)

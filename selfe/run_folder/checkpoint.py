@@ -14,12 +14,9 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 
 from selfe.files import file_sha256, fsync_directory, naming, write_atomically
 from selfe.run_folder.checkpoint_state import (
@@ -35,7 +32,11 @@ from selfe.run_folder.checkpoint_state import (
 )
 from selfe.temporaries import temporary as temporary_name
 
-Parts = Mapping[str, Mapping[str, Tensor]]
+if TYPE_CHECKING:  # lists of runs start without torch
+    import torch
+    from torch import Tensor, nn
+
+Parts: TypeAlias = "Mapping[str, Mapping[str, Tensor]]"
 """Part -> name -> tensor."""
 
 
@@ -57,6 +58,8 @@ def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def collect_parts(model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> Parts:
     """All tensors of a training state; those of the optimiser are named by parameter and entry."""
+    import torch
+
     moments = {
         f"{name}/{entry}": torch.as_tensor(value)
         for name, parameter in model.named_parameters()
@@ -72,6 +75,8 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     Raises:
         OSError: if it cannot be written; safetensors reports a full disk by another exception.
     """
+    from safetensors.torch import save_file
+
     try:
         with naming(path):
             save_file(_plain(tensors), path)
@@ -246,6 +251,8 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: if the file is not safetensors.
     """
+    from safetensors.torch import load_file
+
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from selfe.config.resolve import validate
 from selfe.config.schema import RunConfig
-from selfe.encoders.base import LatentCodec, TextEncoder
 from selfe.files import write_atomically
 from selfe.json_files import JsonFault
 from selfe.run_folder.checkpoint import Checkpoint, list_checkpoints, newest_path
@@ -50,6 +53,10 @@ class RunRecord(BaseModel):
     provenance: dict[str, Any] = {}
     processes: int = Field(1, ge=1)
     shard: int = Field(1, ge=1)
+
+
+if TYPE_CHECKING:  # lists of runs start without torch
+    from selfe.encoders.base import LatentCodec, TextEncoder
 
 
 def write_config(run_dir: Path, config: RunConfig, **facts: object) -> None:
@@ -178,8 +185,61 @@ def _step_of(path: Path) -> int:
 
 
 def find_runs(runs_dir: Path) -> list[Path]:
-    """Folders below `runs_dir` that hold a training run."""
-    return sorted(path.parent for path in runs_dir.glob(f"*/{CONFIG}"))
+    """Folders below `runs_dir`, at any depth, that hold a training run, sorted by path.
+
+    Hidden folders and what lies inside a run are not searched.
+    """
+    found: list[Path] = []
+    searched: set[str] = set()
+    for place, folders, files in os.walk(runs_dir, followlinks=True):
+        real = os.path.realpath(place)
+        if real in searched:  # a link that leads back
+            folders.clear()
+            continue
+        searched.add(real)
+        if CONFIG in files and _looks_like_a_run(Path(place)):
+            found.append(Path(place))
+            folders.clear()
+        folders[:] = [name for name in folders if not name.startswith(".")]
+    return sorted(found)
+
+
+def _looks_like_a_run(folder: Path) -> bool:
+    """Whether config.json is of a run, damaged perhaps, and not that of an exported network."""
+    try:
+        record = json.loads((folder / CONFIG).read_text())
+    except (OSError, ValueError):
+        return True  # reading it says what is wrong
+    return not isinstance(record, dict) or "config" in record
+
+
+def run_names(runs: Sequence[Path], runs_dir: Path) -> dict[Path, str]:
+    """What each run is called: its folder's name, with the way below `runs_dir` where several
+    share that."""
+    counts = Counter(path.name for path in runs)
+    return {
+        path: path.name if counts[path.name] == 1 else path.relative_to(runs_dir).as_posix()
+        for path in runs
+    }
+
+
+def unknown_run(text: str, runs_dir: Path, others: Sequence[str] = (), most: int = 12) -> str:
+    """The sentence that answers the name of no run: the nearest name, and which there are.
+
+    Args:
+        others: further names that would have been right, of models for example.
+    """
+    names = list(run_names(find_runs(runs_dir), runs_dir).values())
+    known = [*names, *others]
+    name = text.rpartition("@")[0] if text.rpartition("@")[2].isdigit() else text
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    listed = ", ".join(names[:most]) or "none"
+    if names[most:]:
+        listed += f" and {len(names) - most} more (selfe-bench ls runs)"
+    kind = "run or model" if others else "run"
+    tail = f"; models: {', '.join(others)}, or diffusers:ID for any pipeline" if others else ""
+    return f"no {kind} {text!r}{hint} (runs in {runs_dir}: {listed}{tail})"
 
 
 def is_finished(run_dir: Path, config: RunConfig) -> bool:
@@ -188,14 +248,42 @@ def is_finished(run_dir: Path, config: RunConfig) -> bool:
 
 
 def parse_run(text: str, runs_dir: Path) -> tuple[Path, int | None] | None:
-    """RUN or RUN@STEP, a folder or a name below `runs_dir`; None where there is no such folder."""
+    """RUN or RUN@STEP: a folder, or the name of a run anywhere below `runs_dir`.
+
+    A name may have the last folders of its way before it, as in "quickstart/shapes-quick-fm".
+
+    Returns:
+        The run's folder, and the iteration if one was given; None where there is no such run.
+
+    Raises:
+        ValueError: if several runs have that name; lists them.
+    """
     name, at, step = text.rpartition("@")
-    forms = [(name, int(step)), (text, None)] if at and step.isdecimal() else [(text, None)]
+    forms: list[tuple[str, int | None]] = [(text, None)]
+    if at and step.isdecimal():
+        forms.insert(0, (name, int(step)))
     for path_text, number in forms:
         for folder in (Path(path_text), runs_dir / path_text):
             if (folder / CONFIG).is_file():
                 return folder, number
+    runs = find_runs(runs_dir)
+    for path_text, number in forms:
+        parts = Path(path_text).parts
+        named = [run for run in runs if parts and run.parts[-len(parts) :] == parts]
+        if len(named) > 1:
+            listed = ", ".join(str(run) for run in named)
+            raise ValueError(f"{path_text!r} names {len(named)} runs: give one of {listed}")
+        if named:
+            return named[0], number
     return None
+
+
+def require_run(text: str, runs_dir: Path) -> tuple[Path, int | None]:
+    """`parse_run`, or a ValueError that says which runs there are."""
+    found = parse_run(text, runs_dir)
+    if found is None:
+        raise ValueError(unknown_run(text, runs_dir))
+    return found
 
 
 def milestone_steps(run_dir: Path) -> list[int | None]:

@@ -27,7 +27,9 @@ from selfe.run_folder.records import (
     check_data,
     find_checkpoint,
     owner_of,
+    parse_run,
     read_record,
+    unknown_run,
     write_config,
 )
 from selfe.training.callbacks import Callbacks
@@ -66,13 +68,15 @@ def parse_fork(text: str, runs_dir: Path) -> tuple[Path, int]:
     """ "RUN@STEP" -> the run's folder and the iteration.
 
     Raises:
-        ValueError: if the text has another form.
+        ValueError: if the text has another form, or names no run.
     """
     name, at, step = text.rpartition("@")
     if not at or not step.isdecimal():
         raise ValueError(f"--init-from takes RUN@STEP, got {text!r}")
-    folder = Path(name) if Path(name).is_dir() else runs_dir / name
-    return folder, int(step)
+    found = parse_run(name, runs_dir)
+    if found is None:
+        raise ValueError(f"--init-from: {unknown_run(name, runs_dir)}")
+    return found[0], int(step)
 
 
 def fork(

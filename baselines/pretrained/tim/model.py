@@ -27,41 +27,18 @@ from baselines.pretrained.base import (
     finite_rows,
 )
 from baselines.pretrained.card import ModelCard
+from baselines.pretrained.cards import TIM_DC_AE as DC_AE
+from baselines.pretrained.cards import TIM_GEMMA as GEMMA
+from baselines.pretrained.cards import TIM_GEMMA_GATE as GEMMA_GATE
 from baselines.pretrained.tim.network import TiMTransformer, load_published
 from baselines.pretrained.tim.sampler import count_evaluations, sample_tim
-from baselines.pretrained.tim.text import MAX_TOKENS, GemmaFeatures
+from baselines.pretrained.tim.text import GemmaFeatures
 from selfe.hub import Source, locate_files, open_folder, weight_gaps
 
 WEIGHTS = "t2i_model.bin"
-GEMMA = "google/gemma-3-1b-it"
 GEMMA_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
-DC_AE = "mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers"
 DC_AE_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
-GEMMA_GATE = f"accept the Gemma terms at https://huggingface.co/{GEMMA}"
 TEXT_LENGTHS = ("own", "batch")
-
-TIM = ModelCard(
-    name="tim",
-    label="TiM",
-    adapter="baselines.pretrained.tim.model:TimModel",
-    repository="GoodEnough/TiM-T2I",
-    licence="Apache-2.0 according to its README",
-    needs=(f"{GEMMA} (gated: {GEMMA_GATE})", DC_AE),
-    resolution=(1024, 1024),
-    guidance="cfg",
-    guidance_scale=2.5,
-    nfe="2N-1",
-    prompt_limits={"gemma": MAX_TOKENS},
-    dtype="bfloat16",
-    dtypes={"vae": "float32", "text_encoder": "bfloat16"},
-    scheduler="TiM transitions",
-    arguments={"text_length": "own", "text_revision": "main", "vae_revision": "main"},
-    notes=(
-        "guidance is not applied at t = 1",
-        "text cut as text_length says: own prompt (batch-independent) or longest of the batch",
-        "published GenEval 0.67 / 0.76 / 0.83 at 1 / 4 / 64 steps; the paper's 4 steps are 0.6867",
-    ),
-)
 
 
 @dataclass

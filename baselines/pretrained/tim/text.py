@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-MAX_TOKENS = 256
+from baselines.pretrained.cards import TIM_MAX_TOKENS as MAX_TOKENS
 
 
 class GemmaFeatures:
