@@ -45,6 +45,20 @@ COLOR_CLASSIFIERS = Registry(
 """name -> function of (device=...) that returns a `ColorClassifier`."""
 
 
+PHOTO_SUITE = "geneval@1"
+SHAPES_SUITES = {"grid": "shapes@1", "free": "shapes-free@1"}
+"""Preset of the shapes world -> its suite."""
+
+
+def suite_for(preset: str) -> str:
+    """The suite a model is scored on unless the user names another one.
+
+    Args:
+        preset: of the shapes world the model draws; "" for one that draws photographs.
+    """
+    return SHAPES_SUITES[preset] if preset else PHOTO_SUITE
+
+
 def open_suite(name: str, split: str = "", prompts: str | Path | None = None) -> Suite:
     """A suite's records and defaults.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,24 @@ IMAGES_PER_SAVE = 32
 def result_folder(
     root: Path, suite: Suite, generator: TextToImage, num_steps: int, seed: int
 ) -> Path:
+    """Where the result of a model lies (`result_folder_of`)."""
+    sampling = generator.sampling_at(num_steps)
+    return result_folder_of(root, suite, generator.facts.digest, sampling, num_steps, seed)
+
+
+def result_folder_of(
+    root: Path, suite: Suite, weights: str, sampling: Mapping[str, Any], num_steps: int, seed: int
+) -> Path:
     """Where a result lies: named by suite, split and steps, and by a digest of what else decides
-    the images, so that other settings never overwrite it."""
+    the images, so that other settings never overwrite it.
+
+    Args:
+        weights: digest of the model's weights.
+        sampling: the settings that decide an image at this number of steps.
+    """
     decisive: list[Any] = [
-        generator.facts.digest,
-        dict(generator.sampling_at(num_steps)),
+        weights,
+        dict(sampling),
         seed,
         suite.images_per_prompt,
         suite.prompts_sha256,

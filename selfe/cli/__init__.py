@@ -25,6 +25,7 @@ from selfe.cli.prompts import prompts
 from selfe.cli.report import report
 from selfe.cli.rescore import rescore
 from selfe.cli.sample import sample
+from selfe.cli.study import study
 from selfe.cli.train import train
 from selfe.errors import PeerError, Stopped, WorkerDied
 
@@ -41,7 +42,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 COMMANDS: tuple[Callable[..., None], ...] = (
-    *(prepare, train, geneval, report, sample, export),
+    *(prepare, train, geneval, report, study, sample, export),
     *(compare, rescore, prompts, ls, plan, doctor, fetch),
 )
 for command in COMMANDS:

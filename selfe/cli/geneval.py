@@ -73,7 +73,8 @@ def geneval(
     device: Device = "auto",
 ) -> None:
     """Draw a suite's images and score them. Goes on where it was; shares work under torchrun."""
-    from selfe.cli.targets import PHOTO_SUITE, Target, find_targets
+    from evals.registry import suite_for
+    from selfe.cli.targets import Target, find_targets
 
     counts = parse_steps(steps)
     if images is not None and (model or milestones or settings or model_arg):
@@ -115,8 +116,8 @@ def geneval(
         tick = Ticker(bar) if processes.rank == 0 else lambda name, done, total: None
         if images is not None:
             if prompts is not None and processes.rank == 0:
-                tell_clip_limit(common.open_suite(suite or PHOTO_SUITE).records)
-            scored = score_images(images, suite or PHOTO_SUITE, runs_dir, common, tick)
+                tell_clip_limit(common.open_suite(suite or suite_for("")).records)
+            scored = score_images(images, suite or suite_for(""), runs_dir, common, tick)
             if scored is not None:
                 results.append(scored)
         else:

@@ -23,6 +23,7 @@ class Listing(StrEnum):
     recipes = "recipes"
     settings = "settings"
     suites = "suites"
+    studies = "studies"
 
 
 COLUMNS: dict[Listing, Sequence[Column]] = {
@@ -82,6 +83,12 @@ COLUMNS: dict[Listing, Sequence[Column]] = {
         Column("splits", keep=1),
         Column("detector", keep=3),
     ),
+    Listing.studies: (
+        Column("study"),
+        Column("what", keep=2),
+        Column("recipe", keep=3),
+        Column("methods", keep=1),
+    ),
 }
 
 
@@ -92,7 +99,7 @@ def ls(
     recipe: Annotated[str, typer.Option(help="Of `ls settings`.")] = "shapes",
     method: Annotated[str, typer.Option(help="Of `ls settings`.")] = "selfe",
 ) -> None:
-    """List runs, results, suites, models, methods, recipes or settings as a table."""
+    """List runs, results, suites, models, methods, recipes, settings or studies as a table."""
     rows = {
         Listing.runs: lambda: run_rows(runs_dir),
         Listing.results: lambda: result_rows(runs_dir),
@@ -101,6 +108,7 @@ def ls(
         Listing.recipes: _recipes,
         Listing.settings: lambda: _settings(recipe, method),
         Listing.suites: _suites,
+        Listing.studies: _studies,
     }[what]()
     if as_json:
         typer.echo(json.dumps([{k: v for k, v in row.items() if k[0] != "_"} for row in rows]))
@@ -272,3 +280,17 @@ def _suites() -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _studies() -> list[dict[str, Any]]:
+    from selfe.studies.catalog import STUDIES
+
+    return [
+        {
+            "study": study.name,
+            "what": study.title,
+            "recipe": study.recipe,
+            "methods": [entry.name or entry.label for entry in study.entries],
+        }
+        for study in STUDIES.values()
+    ]

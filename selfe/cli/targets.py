@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from evals.registry import suite_for
 from selfe.cli.common import console, pick_device
 from selfe.config.assignments import parse_assignments
 from selfe.config.schema import RunConfig
@@ -20,10 +21,6 @@ from selfe.run_folder.records import (
     read_config,
     unknown_run,
 )
-
-PHOTO_SUITE = "geneval@1"
-SHAPES_SUITES = {"grid": "shapes@1", "free": "shapes-free@1"}
-"""Preset of the shapes world -> its suite."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ def run_targets(
 ) -> list[Target]:
     """A run at its newest checkpoint (None) or at given iterations."""
     config = read_config(run_dir)
-    shapes = config.data.source == "shapes"
+    preset = config.data.preset if config.data.source == "shapes" else ""
     targets = []
     for step in steps:
         checkpoint = find_checkpoint(run_dir, step)
@@ -76,8 +73,8 @@ def run_targets(
             Target(
                 name=f"{run_dir.name}@{checkpoint.step}",
                 results=run_dir / "results" / checkpoint.path.name,
-                suite=SHAPES_SUITES[config.data.preset] if shapes else PHOTO_SUITE,
-                preset=config.data.preset if shapes else "",
+                suite=suite_for(preset),
+                preset=preset,
                 load=load,
             )
         )
@@ -165,7 +162,7 @@ def _pretrained_target(name: str, runs_dir: Path, device: str, arguments: dict[s
     return Target(
         name=name,
         results=runs_dir / "pretrained" / folder / "results",
-        suite=PHOTO_SUITE,
+        suite=suite_for(""),
         preset="",
         load=lambda: load(name, device=pick_device(device), model_args=arguments),
     )

@@ -148,6 +148,17 @@ def differing_settings(a: RunConfig, b: RunConfig) -> list[tuple[str, str, str]]
     return [(name, shown(left, name), shown(right, name)) for name in both or one]
 
 
+def same_weights(a: RunConfig, b: RunConfig) -> bool:
+    """Whether two configurations train the same weights: they differ at most in how the run is kept
+    and watched, where its data lies and how images are drawn from it."""
+    return all(name.startswith(_NOT_OF_WEIGHTS) for name, *_ in differing_settings(a, b))
+
+
+def settings_of_weights(assignments: Sequence[str]) -> list[str]:
+    """Those "section.key=value" texts that a run's weights depend on."""
+    return [text for text in assignments if not text.strip().startswith(_NOT_OF_WEIGHTS)]
+
+
 def milestone_interval(recipe: str) -> int | None:
     """Iterations from one milestone of a recipe to the next; None if none is kept, or this version
     has no such recipe."""

@@ -23,10 +23,13 @@ LARGEST_NETWORK = 100_000_000
 keep several threads busy."""
 
 
-def usable_workers(config: RunConfig, device: str) -> int:
-    """Processes worth training with on `device`: no more than torch would use threads.
+def usable_workers(config: RunConfig, device: str, threads: int | None = None) -> int:
+    """Processes worth training with on `device`: no more than `threads`.
 
     One where a launcher has already decided, or where there is a GPU.
+
+    Args:
+        threads: that the processes share; None for as many as torch would use.
     """
     if device != "cpu" or launched():
         return 1
@@ -34,7 +37,8 @@ def usable_workers(config: RunConfig, device: str) -> int:
         return 1
     smallest_batch = min(stage.batch_size for stage in stages_of(config))
     group_size = build_objective(config).group_size
-    for count in range(min(torch.get_num_threads(), smallest_batch // SMALLEST_SHARE), 1, -1):
+    threads = threads or torch.get_num_threads()
+    for count in range(min(threads, smallest_batch // SMALLEST_SHARE), 1, -1):
         with contextlib.suppress(ValueError):
             check_batches(config, group_size, count)
             return count

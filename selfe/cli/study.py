@@ -1,0 +1,257 @@
+"""`selfe-bench study`: many trainings, scored and reported with one command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from selfe.cli.common import Settings, console, parse_steps
+
+if TYPE_CHECKING:
+    from selfe.studies.schedule import Machine, Schedule
+    from selfe.studies.study import Study
+
+Seeds = Annotated[
+    str | None, typer.Option(help="Training seeds, separated by commas.", show_default="0")
+]
+Methods = Annotated[
+    str | None,
+    typer.Option(help="METHOD or METHOD:VARIANT, separated by commas, instead of the study's own."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and start nothing.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the plan as JSON; the rest goes to stderr.")
+]
+AsCommands = Annotated[
+    bool, typer.Option("--commands", help="Print the commands as a shell script; start nothing.")
+]
+Steps = Annotated[str | None, typer.Option(help="Sampler steps instead of the study's own.")]
+Limit = Annotated[
+    int | None, typer.Option(min=1, help="At most so many prompts per task: another protocol.")
+]
+StudyDevice = Annotated[
+    str, typer.Option(help="cpu, cuda, or auto: GPUs where there are any.", metavar="DEVICE")
+]
+Cores = Annotated[
+    int | None, typer.Option(min=1, help="Cores to use.", show_default="all there are")
+]
+Gpus = Annotated[int | None, typer.Option(min=1, help="GPUs to use.", show_default="all there are")]
+PerRun = Annotated[
+    int | None,
+    typer.Option(
+        "--per-run",
+        min=1,
+        help="Cores or GPUs of one training; several GPUs start torchrun.",
+        show_default="by size",
+    ),
+]
+GpuKind = Annotated[str | None, typer.Option(help="Kind of GPU for the plan: a100, h100 or h200.")]
+Mfu = Annotated[float, typer.Option(help="Share of the GPU's peak that is reached, for the plan.")]
+
+
+def study(
+    name: Annotated[str, typer.Argument(help="Which study; `ls studies` lists them.")] = (
+        "quickstart"
+    ),
+    methods: Methods = None,
+    seeds: Seeds = None,
+    recipe: Annotated[str | None, typer.Option(help="Another recipe than the study's.")] = None,
+    settings: Settings = None,
+    steps: Steps = None,
+    limit: Limit = None,
+    suite: Annotated[str | None, typer.Option(help="Another suite than the models' own.")] = None,
+    sampling_of_recipe: Annotated[
+        bool,
+        typer.Option(
+            "--sampling-of-recipe",
+            help="Draw as the recipe says today, also from runs trained before it did.",
+        ),
+    ] = False,
+    runs_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the trainings.", show_default="runs/NAME")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the report.", show_default="reports/local/NAME")
+    ] = None,
+    device: StudyDevice = "auto",
+    cores: Cores = None,
+    gpus: Gpus = None,
+    per_run: PerRun = None,
+    gpu: GpuKind = None,
+    mfu: Mfu = 0.5,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    commands: AsCommands = False,
+) -> None:
+    """Train, score and report methods x seeds, side by side on all cores or GPUs.
+
+    Prints plan and cost first. Stopped or killed at any time, the same command continues.
+    """
+    from selfe.studies.catalog import named_study
+    from selfe.studies.schedule import make_schedule
+    from selfe.studies.study import rows_for, with_steps
+
+    chosen = named_study(name)
+    if methods is not None:
+        chosen = replace(chosen, entries=rows_for(chosen, parse_list(methods, "--methods")))
+    if steps is not None:
+        chosen = with_steps(chosen, parse_steps(steps))
+    chosen = replace(
+        chosen,
+        recipe=recipe or chosen.recipe,
+        seeds=chosen.seeds if seeds is None else parse_seeds(seeds),
+        settings=(*chosen.settings, *(settings or [])),
+        limit=limit if limit is not None else chosen.limit,
+        suite=suite or chosen.suite,
+        runs_dir=runs_dir or chosen.runs_dir,
+        out=out or chosen.out,
+    )
+    machine = machine_of(
+        device, cores, gpus, per_run, gpu, mfu, planned=dry_run or commands, study=chosen
+    )
+    schedule = make_schedule(chosen, machine, sampling_of_recipe=sampling_of_recipe)
+    carry_out(schedule, dry_run=dry_run, as_json=as_json, commands=commands)
+
+
+def parse_list(text: str, option: str) -> list[str]:
+    """ "a,b c" -> ["a", "b", "c"].
+
+    Raises:
+        ValueError: if there is nothing in it.
+    """
+    words = text.replace(",", " ").split()
+    if not words:
+        raise ValueError(f"{option} takes names separated by commas, got {text!r}")
+    return words
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """ "0,1,2" -> (0, 1, 2).
+
+    Raises:
+        ValueError: unless every part is a whole number from 0 on.
+    """
+    words = parse_list(text, "--seeds")
+    for word in words:
+        if not (word.isascii() and word.isdecimal()):
+            raise ValueError(
+                f"--seeds takes whole numbers from 0 on, separated by commas, got {word!r}"
+            )
+    return tuple(int(word) for word in words)
+
+
+def machine_of(
+    device: str,
+    cores: int | None,
+    gpus: int | None,
+    per_run: int | None,
+    gpu: str | None,
+    mfu: float,
+    *,
+    planned: bool,
+    study: Study,
+) -> Machine:
+    """The cores or GPUs a study uses.
+
+    Args:
+        planned: nothing is started, so that GPUs may be planned for that are not here.
+
+    Raises:
+        ValueError: for a device that is neither, or more GPUs than there are.
+    """
+    import os
+
+    import torch
+
+    from selfe.device import gpu_named
+    from selfe.studies.schedule import Machine
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"--device of a study is auto, cpu or cuda, got {device!r}")
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    on_gpu = device == "cuda" or bool(gpu or gpus) or (device == "auto" and there > 0)
+    if device == "cpu" and (gpu or gpus):
+        raise ValueError("--gpu and --gpus do not go with --device cpu")
+    if not on_gpu:
+        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+        return Machine("cpu", cores or usable or os.cpu_count() or 1, per_run)
+    if cores is not None:
+        raise ValueError("--cores is for --device cpu; GPUs are counted by --gpus")
+    units = gpus or there or 8
+    if not planned and units > there:
+        raise ValueError(
+            f"{units} GPUs are asked for and {there} are here: add --dry-run to plan only"
+        )
+    found = gpu_named(torch.cuda.get_device_name(0)) if there else None
+    return Machine("gpu", units, per_run, gpu or found or "h200", mfu)
+
+
+def carry_out(schedule: Schedule, *, dry_run: bool, as_json: bool, commands: bool) -> None:
+    """Print the plan, then run it unless it is only asked for.
+
+    Raises:
+        typer.Exit: with code 1 if a job failed, 128 + signal if the study was stopped.
+    """
+    from selfe.errors import Stopped
+    from selfe.files import folder_lock
+    from selfe.studies.cost import estimate
+    from selfe.studies.describe import as_record, as_script, as_text
+    from selfe.studies.launch import start_on, wait_until_free
+    from selfe.studies.pool import run_jobs
+
+    if not (dry_run or commands):
+        _require_data(schedule)
+    estimate(schedule)
+    if commands:
+        typer.echo("# " + as_text(schedule).replace("\n", "\n# "))
+        typer.echo(as_script(schedule))
+        return
+    typer.echo(json.dumps(as_record(schedule), indent=1) if as_json else as_text(schedule))
+    if dry_run:
+        return
+
+    def say(line: str) -> None:
+        if as_json:
+            console.print(line, markup=False, soft_wrap=True)
+        else:
+            typer.echo(line)
+
+    study, machine = schedule.study, schedule.machine
+    with folder_lock(study.runs_dir, ".study.lock"):
+        wait_until_free(schedule.jobs, say)
+        try:
+            progress = run_jobs(schedule.jobs, machine.units, partial(start_on, machine), say)
+        except Stopped as stopped:
+            console.print(f"stopped by {stopped}; the same command continues")
+            raise typer.Exit(128 + stopped.signal_number) from None
+    if progress.failed:
+        _tell_failures(progress.failed, [job.name for job in progress.skipped])
+        raise typer.Exit(1)
+    say(f"look at {study.out / 'index.md'}")
+
+
+def _require_data(schedule: Schedule) -> None:
+    for training in schedule.trainings.trainings:
+        data = training.config.data
+        if data.source == "latents" and not data.path:
+            raise ValueError(
+                f"recipe {training.config.recipe!r} reads a latent cache, written by "
+                "`selfe-bench prepare`: name it with --set data.path=CACHE"
+            )
+
+
+def _tell_failures(failed: dict[str, int], skipped: Sequence[str]) -> None:
+    names = ", ".join(f"{name} (exit code {code})" for name, code in failed.items())
+    waiting = f"; not run for that: {', '.join(skipped)}" if skipped else ""
+    console.print(
+        f"error: failed: {names}{waiting}. What else there was to do is done; the same command "
+        "tries again",
+        markup=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,77 @@
+"""How long the jobs of a study take on their cores or GPUs.
+
+On a GPU the figures are those of `selfe-bench plan`. On processors they follow from the same FLOPs
+and `FLOPS_PER_CORE`: a guess within a factor of two, which the pool corrects by what its first jobs
+took.
+"""
+
+from __future__ import annotations
+
+from evals.registry import open_suite, suite_for
+from evals.scoring.benchmark import limited
+from selfe.config.schema import RunConfig
+from selfe.data.shapes_world import ShapesWorld
+from selfe.device import cpu_multiplies_bf16
+from selfe.guidance import Guidance
+from selfe.planning.plan import forward_flops, make_plan
+from selfe.studies.schedule import Job, Schedule
+from selfe.studies.study import Study
+
+FLOPS_PER_CORE = {"bf16": 130e9, "fp32": 80e9}
+"""Reached by one thread in the shapes recipes, FLOP/s: 800 iterations of Flow Matching in 4 minutes
+(bf16) and of IMM in 9 (fp32) on one core of the processors in reports/README.md."""
+
+SECONDS_PER_IMAGE = 0.02
+"""Detecting and judging one image of the shapes world, and writing it down."""
+SECONDS_PER_COMMAND = 30
+"""Opening the model and, once a command, the reference of diversity."""
+SHAPES_TEXT_TOKENS = 24
+
+
+def estimate(schedule: Schedule) -> None:
+    """Write `seconds` into the jobs that are left to do."""
+    cpu = schedule.machine.kind == "cpu"
+    for job in schedule.jobs:
+        if job.done or job.training is None:
+            continue
+        config = job.training.config
+        trains = job.words[1] == "train"
+        if trains:
+            plan = job.plan or make_plan(
+                config, gpus=1, first_iteration=job.training.first_iteration
+            )
+            first = job.training.first_iteration
+            left = 1 - max(0, (job.resumes_at or first) - first) / (job.training.end - first)
+            if cpu:
+                job.seconds = plan.flops_total * left / (_rate(config) * job.units)
+            else:
+                job.seconds = plan.days * 86_400 * left
+            job.plan = plan
+        elif cpu and config.data.source == "shapes":
+            job.seconds = _scoring_seconds(schedule.study, job)
+
+
+def _rate(config: RunConfig) -> float:
+    precision = config.train.precision
+    bf16 = precision == "bf16" or (precision == "auto" and cpu_multiplies_bf16())
+    return FLOPS_PER_CORE["bf16" if bf16 else "fp32"]
+
+
+def _scoring_seconds(study: Study, job: Job) -> float:
+    training = job.training
+    assert training is not None
+    config = training.config
+    suite = limited(open_suite(study.suite or suite_for(config.data.preset)), study.limit)
+    images = len(suite.records) * suite.images_per_prompt
+    models = job.words.count("--model")
+    steps = [int(n) for n in job.words[job.words.index("--steps") + 1].split(",")]
+    passes = sum(
+        n * (2 if Guidance(at.guidance, at.guidance_scale).needs_null else 1)
+        for n in steps
+        for at in [config.sampling.at(n)]
+    )
+    side = ShapesWorld(config.data.preset).image_size
+    forward = forward_flops(config, side, SHAPES_TEXT_TOKENS)
+    drawing = passes * images * forward / (FLOPS_PER_CORE["fp32"] * job.units)
+    judging = images * len(steps) * SECONDS_PER_IMAGE / job.units
+    return models * (drawing + judging) + SECONDS_PER_COMMAND

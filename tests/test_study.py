@@ -1,0 +1,396 @@
+"""`selfe-bench study`: the commands it runs are those of the tables, and it continues where it was
+stopped. The processes it starts are tested in test_study_pool.py."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import typer
+
+from evals.registry import open_suite
+from evals.report.rows import paper_table
+from evals.scoring.benchmark import limited, result_folder
+from selfe.cli import app
+from selfe.config.resolve import build_objective, resolve, run_name
+from selfe.run_folder.model import load_run
+from selfe.studies.catalog import STUDIES, named_study
+from selfe.studies.done import is_scored
+from selfe.studies.launch import command_of, environment_of
+from selfe.studies.pool import run_jobs
+from selfe.studies.schedule import Machine, Schedule, make_schedule, shell_line
+from selfe.studies.study import Entry, Scoring, Study, trainings_of
+from selfe.training.run import parse_fork
+from tests.helpers.command_line import selfe_bench
+from tests.helpers.tiny import TINY_MODEL
+
+COMMANDS = typer.main.get_command(app).commands
+TWO_CORES = Machine("cpu", 2)
+EIGHT_GPUS = Machine("gpu", 8)
+TINY = (*TINY_MODEL, "train.batch_size=8", "train.iterations=6", "train.milestone_every=2",
+        "train.sample_every=null", "train.checkpoint_every=2", "data.size=16",
+        "train.precision=fp32")  # fmt: skip
+
+
+def options_of(schedule: Schedule, command: str) -> list[dict]:
+    """Of every such command, parsed as the command line parses it."""
+    return [
+        COMMANDS[command].make_context(command, list(job.words[2:])).params
+        for job in schedule.jobs
+        if job.words[1] == command
+    ]
+
+
+def config_of(options: dict):
+    return resolve(
+        options["recipe"],
+        options["method"],
+        variant=options["variant"],
+        seed=options["seed"],
+        assignments=options["settings"] or [],
+    )
+
+
+def paper(*settings: str) -> Schedule:
+    return make_schedule(replace(named_study("table2"), settings=settings), EIGHT_GPUS)
+
+
+# -- the studies of this project ---------------------------------------------------------------
+
+
+def test_quickstart_is_three_trainings_two_of_them_side_by_side():
+    schedule = make_schedule(replace(named_study("quickstart"), seeds=(0, 3)), TWO_CORES)
+    trained = [job for job in schedule.jobs if job.words[1] == "train"]
+    assert [job.name for job in trained] == [
+        "shapes-quick-fm", "shapes-quick-selfe", "shapes-quick-imm",
+        "shapes-quick-fm-seed3", "shapes-quick-selfe-seed3", "shapes-quick-imm-seed3",
+    ]  # fmt: skip
+    # an odd one on both cores, a pair on one each, whichever seeds are asked for
+    assert [job.units for job in trained] == [2, 1, 1, 2, 1, 1]
+    assert shell_line(trained[3], TWO_CORES) == (
+        "OMP_NUM_THREADS=2 selfe-bench train --method fm --recipe shapes-quick --name "
+        "shapes-quick-fm-seed3 --runs-dir runs/quickstart --seed 3 --device cpu --auto-resume"
+    )
+    scored = options_of(schedule, "geneval")
+    assert {(o["steps"], o["limit"]) for o in scored} == {("2,4,8,50", 12)}
+    (report,) = options_of(schedule, "report")
+    assert (str(report["runs_dir"]), str(report["out"])) == (
+        "runs/quickstart", "reports/local/quickstart",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_is_commands_that_parse(name):
+    machine = EIGHT_GPUS if name == "table2" else TWO_CORES
+    schedule = make_schedule(named_study(name), machine)
+    names = [job.name for job in schedule.jobs]
+    assert len(set(names)) == len(names)
+    for place, job in enumerate(schedule.jobs):
+        assert set(job.needs) <= set(names[:place])
+    for command in ("train", "geneval", "report"):
+        assert options_of(schedule, command)
+
+
+def test_the_runs_of_the_paper():
+    configs = [config_of(options) for options in options_of(paper("data.path=/cache"), "train")]
+    rows = {(c.method, c.variant, c.train.iterations) for c in configs}
+    assert rows == {
+        ("fm", "", 300_000), ("imm", "", 300_000), ("selfe", "", 300_000),
+        ("selfe", "no-target-norm", 100_000), ("selfe", "aux", 100_000),
+        ("selfe", "", 350_000),
+    }  # fmt: skip
+    for config in configs:
+        assert config.data.path == "/cache"
+        assert config.optim.decay_horizon == config.times.tau_horizon == 300_000
+        assert config.train.milestone_every == 50_000
+    # every row of the paper is a milestone that is scored
+    labels = {"w/o target norm.": "0.5b-selfe-no-target-norm", "w/ aux. term": "0.5b-selfe-aux"}
+    labels |= {"Self-E": "0.5b-selfe", "Flow Matching": "0.5b-fm", "IMM": "0.5b-imm"}
+    scored = {model for options in options_of(paper(), "geneval") for model in options["model"]}
+    ends = {"0.5b-selfe-no-target-norm": 100, "0.5b-selfe-aux": 100}
+    for row in paper_table(2).itertuples():
+        thousands = int(row.iterations.removesuffix("k"))
+        name = labels[row.method]
+        at = "" if thousands == ends.get(name, 300) else f"@{thousands}000"
+        assert f"runs/table2/{name}{at}" in scored
+
+
+def test_the_late_stage_forks_one_checkpoint_twice():
+    schedule = paper()
+    forks = [options for options in options_of(schedule, "train") if options["init_from"]]
+    assert {str(f["runs_dir"] / f["name"]) for f in forks} == {
+        "runs/table2-forks/late-aux", "runs/table2-forks/late-without",
+    }  # fmt: skip
+    whole = run_name(resolve("0.5b", "selfe"))
+    for fork in forks:
+        folder, step = parse_fork(fork["init_from"], Path("runs"))
+        assert (folder.name, step) == (whole, 300_000)
+    waiting = [job for job in schedule.jobs if job.name.startswith("late-")]
+    assert waiting[0].needs == waiting[1].needs == (whole,)
+    assert [build_objective(config_of(f)).aux_from for f in forks] == [300_000, None]
+    on, off = (config_of(f).model_dump() for f in forks)
+    for config in (on, off):
+        config["objective"].pop("aux_from")
+        config["train"].pop("micro_batch_size")
+    assert on == off
+    compared = [job.words[2:] for job in schedule.jobs if job.words[1] == "compare"]
+    assert [words[0].rpartition("/")[2] for words in compared] == [
+        "steps-002-*", "steps-004-*", "steps-008-*", "steps-050-*",
+    ]  # fmt: skip
+    assert compared[0][1] == "runs/table2-forks/late-without/results/step-00350000/*/steps-002-*"
+
+
+def test_costs_are_those_of_the_plan():
+    code, out, err = selfe_bench(
+        "study", "table2", "--gpu", "h100", "--gpus", "16", "--dry-run", "--json"
+    )
+    assert code == 0, err
+    record = json.loads(out)
+    words = ["plan", "--method", "selfe", "--variant", "aux", "--gpu", "h100", "--gpus", "16"]
+    code, out, err = selfe_bench(*words, "--set", "train.iterations=100000", "--json")
+    planned = json.loads(out)
+    (aux,) = [job for job in record["jobs"] if job["name"] == "0.5b-selfe-aux"]
+    assert aux["gpu_days"] == pytest.approx(planned["gpu_days"])
+    micro = planned["micro_batch_per_gpu"]
+    assert (f"train.micro_batch_size={micro}" in aux["command"]) == (micro < 1024 // 16)
+    assert aux["command"].startswith("torchrun --standalone --nproc-per-node=16 ")
+    days = [job["gpu_days"] for job in record["jobs"] if job["gpu_days"]]
+    assert len(days) == 7
+    assert record["gpu_days"] == pytest.approx(sum(days))
+    assert record["checkpoint_bytes"] > 1e11 and record["cache_bytes"] > 1e12
+
+
+def test_the_study_of_s_scores_three_policies_and_nine_places_in_one_step():
+    scored = options_of(make_schedule(named_study("second-time"), TWO_CORES), "geneval")
+    policies = [o["settings"] or [] for o in scored if o["steps"] == "2,4,8,50"]
+    one_step = [o["settings"] for o in scored if o["steps"] == "1"]
+    # guidance and eta of each number of steps stay as they were found
+    assert policies == [[], ["sampling.s_fraction=0.5"], ["sampling.s_fraction=1"]]
+    assert all(settings[0] == "sampling.guidance=none" for settings in one_step)
+    assert [float(s[1].split("=")[1]) for s in one_step] == [k / 8 for k in range(9)]
+    assert len(scored) == len(policies) + len(one_step)
+
+
+def test_ablations_are_compared_with_the_milestone_of_their_length():
+    schedule = make_schedule(named_study("reference"), TWO_CORES)
+    models = {
+        o["model"][-1]: o["model"] for o in options_of(schedule, "geneval") if not o["settings"]
+    }
+    run = "runs/reference/shapes-selfe"
+    assert models[run] == [f"{run}@1000", f"{run}@2000", run]
+    assert models[f"{run}-aux"] == [f"{run}-aux"]
+    for options in options_of(schedule, "train"):
+        config = config_of(options)
+        assert config.train.iterations == (1000 if config.variant else 3000)
+        assert (config.optim.decay_horizon or config.train.iterations) == 3000
+
+
+# -- what is asked for ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cores", "rows", "shares"),
+    [
+        (1, 3, [1, 1, 1]),
+        (2, 1, [2]),
+        (2, 2, [1, 1]),
+        (2, 3, [2, 1, 1]),
+        (2, 5, [2, 1, 1, 1, 1]),
+        (4, 3, [4, 2, 2]),
+        (4, 6, [2, 2, 1, 1, 1, 1]),
+        (16, 3, [4, 4, 4]),  # a batch of 128 is not worth more than four processes
+    ],
+)
+def test_cores_are_shared(cores, rows, shares):
+    entries = tuple(Entry("fm", settings=(f"optim.lr={n + 1}e-3",)) for n in range(rows))
+    study = Study("x", "", "shapes-quick", entries)
+    schedule = make_schedule(study, Machine("cpu", cores))
+    assert [job.units for job in schedule.jobs if job.words[1] == "train"] == shares
+
+
+def test_rows_settings_and_seeds_have_folders_of_their_own():
+    settings = ("optim.lr=1.6e-2", "data.path=/somewhere/else", "train.log_every=5")
+    study = Study(
+        "x", "", "shapes-quick",
+        (Entry("selfe", "aux"), Entry("fm", settings=("train.stages=[]",))),
+        seeds=(0, 2), settings=settings,
+    )  # fmt: skip
+    names = [t.run_dir.name for t in trainings_of(study).trainings]
+    # how a run is kept or read does not name it
+    assert names[0] == "shapes-quick-selfe-aux-optim.lr1.6e-2"
+    assert names[2] == "shapes-quick-selfe-aux-optim.lr1.6e-2-seed2"
+    assert len(set(names)) == 4
+    assert all("[" not in name and "/" not in name for name in names)
+
+
+def test_a_row_of_the_study_keeps_its_length_and_another_variant_gets_it():
+    code, out, err = selfe_bench(
+        *("study", "reference-seeds", "--methods", "selfe:smooth-time,fm", "--seeds", "4"),
+        *("--set", "optim.lr=8e-3", "--steps", "2,4", "--device", "cpu", "--dry-run", "--json"),
+    )
+    assert code == 0, err
+    jobs = json.loads(out)["jobs"]
+    assert [j["what"] for j in jobs if "train " in j["command"]] == [
+        "train selfe:smooth-time to iteration 1,000, seed 4",
+        "train fm to iteration 3,000, seed 4",
+    ]
+    assert all("--steps 2,4 " in j["command"] for j in jobs if "geneval" in j["command"])
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("quick",), "unknown study 'quick'; did you mean 'quickstart'?"),
+        (("--methods", "selfe,nope"), "unknown method 'nope'"),
+        (("--methods", ","), "--methods takes names separated by commas"),
+        (("--methods", "fm,fm"), "shapes-quick-fm is asked for twice"),
+        (("--methods", "fm:aux"), "unknown variant of fm 'aux'"),
+        (("--seeds", "1,-2"), "--seeds takes whole numbers"),
+        (("--seeds", "²"), "--seeds takes whole numbers"),
+        (("--set", "optim.lrr=1"), "did you mean 'optim.lr'"),
+        (("--steps", "0"), "positive integers"),
+        (("--device", "tpu"), "auto, cpu or cuda"),
+        (("--device", "cpu", "--gpus", "2"), "do not go with --device cpu"),
+        (("--gpus", "9"), "9 GPUs are asked for and 0 are here"),
+        (("--cores", "2", "--per-run", "3"), "a run cannot have 3 of 2 cores"),
+        (("table2", "--gpu", "h20", "--dry-run"), "unknown GPU 'h20'"),
+        (("table2", "--gpus", "7", "--dry-run"), "does not divide over 7 GPUs"),
+        (("table2", "--device", "cpu"), "name it with --set data.path=CACHE"),
+        (
+            ("table2", "--set", "train.milestone_every=70000", "--dry-run"),
+            "no milestone at iteration 100,000",
+        ),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(words, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = selfe_bench("study", *words)
+    assert code == 2, (out, err)
+    assert sentence in err
+    assert len(err.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_plan_says_what_it_costs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = selfe_bench("study", "--device", "cpu", "--cores", "2", "--dry-run")
+    assert code == 0, err
+    assert "3 trainings of recipe shapes-quick, 2 cores" in out
+    assert "6 of 6 jobs to do; about" in out and "GB of checkpoints" in out
+    code, out, err = selfe_bench("study", "--device", "cpu", "--cores", "2", "--commands")
+    assert code == 0, err
+    lines = [line for line in out.splitlines() if line and not line.startswith("#")]
+    assert lines[0] == "set -e"
+    assert [line.split("selfe-bench ")[1].split()[0] for line in lines[1:]] == [
+        *["train"] * 3, *["geneval"] * 3, "report",
+    ]  # fmt: skip
+    assert not list(tmp_path.iterdir())
+
+
+# -- processes ------------------------------------------------------------------------------------
+
+
+def test_what_a_job_is_started_with(monkeypatch):
+    schedule = paper()
+    job = schedule.jobs[0]
+    words = command_of(job, EIGHT_GPUS)
+    assert words[1:6] == [
+        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=8", "-m",
+    ]  # fmt: skip
+    assert words[6:8] == ["selfe.cli", "train"]
+    alone = replace(job, units=1)
+    assert "torch.distributed.run" not in command_of(alone, EIGHT_GPUS)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    told = environment_of(replace(job, units=2), Machine("gpu", 4), [1, 3])
+    assert told["CUDA_VISIBLE_DEVICES"] == "5,7"
+    assert int(told["OMP_NUM_THREADS"]) >= 1
+    assert environment_of(alone, TWO_CORES, [0])["OMP_NUM_THREADS"] == "1"
+    with pytest.raises(ValueError, match="0 folders match"):
+        command_of(replace(job, words=("selfe-bench", "compare", "no/such/*")), TWO_CORES)
+
+
+class InProcess:
+    """A job carried out in this process, as `subprocess.Popen` shows it."""
+
+    def __init__(self, words: list[str]) -> None:
+        self.code, out, err = selfe_bench(*words)
+        self.stdout = (out + err).splitlines(keepends=True)
+
+    def wait(self) -> int:
+        return self.code
+
+    def poll(self) -> int:
+        return self.code
+
+
+@pytest.mark.slow
+def test_trains_resumes_and_skips(tmp_path, monkeypatch):
+    """A whole training, a third of one and two forks, in the shapes world, shrunk."""
+    monkeypatch.chdir(tmp_path)
+    study = replace(named_study("table2"), recipe="shapes", settings=TINY)
+    study = replace(study, entries=study.entries[2:4] + study.entries[5:])
+    ran = []
+
+    def start(job, places):
+        ran.append(job.name)
+        trains = job.words[1] == "train"
+        return InProcess(list(job.words[1:]) if trains else ["--help"])
+
+    def carry_out() -> list[str]:
+        ran.clear()
+        schedule = make_schedule(study, TWO_CORES)
+        said: list[str] = []
+        progress = run_jobs(schedule.jobs, 2, start, said.append)
+        assert not progress.failed, said
+        return [name for name in ran if "scores" not in name]
+
+    first = make_schedule(study, TWO_CORES).jobs[:1]
+    assert not run_jobs(first, 2, start, lambda line: None).failed
+    last = first[0].training.run_dir / "checkpoints" / "step-00000006"
+    last.rename(tmp_path / "aside")  # as if it had been killed before
+    trained = carry_out()
+    assert len(trained) == 4 + 5 and len(set(trained)) == len(trained)
+    for training in trainings_of(study).trainings:
+        end = {"whole": 6, "third": 2, "beyond": 8}[training.entry.length]
+        assert (training.run_dir / "checkpoints" / f"step-{end:08d}").is_dir()
+    assert not any("late" in name for name in carry_out() if not name.startswith("compare"))
+    assert not any(name.startswith("shapes") for name in carry_out())
+    # where nothing is left to train, how a run was kept does not matter
+    otherwise = replace(study, settings=(*TINY, "train.checkpoint_every=3"))
+    assert make_schedule(otherwise, TWO_CORES).jobs[0].done
+    training = make_schedule(study, TWO_CORES).jobs[0].training
+    (training.run_dir / "checkpoints" / "step-00000006").rename(tmp_path / "aside too")
+    with pytest.raises(ValueError, match="trained with other settings"):
+        make_schedule(otherwise, TWO_CORES)
+
+
+def test_what_is_scored_is_found_without_opening_a_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = ("train.iterations=2", *TINY[:-6], "data.size=8", "train.precision=fp32")
+    study = Study("x", "", "shapes", (Entry("fm"),), (Scoring((1, 2)),), settings=settings, limit=2)
+    (job, *_) = make_schedule(study, TWO_CORES).jobs
+    code, _, err = selfe_bench(*job.words[1:], "--workers", "1")
+    assert code == 0, err
+    run = job.training.run_dir
+
+    def done(*over: str) -> bool:
+        return is_scored(study, run, [2], [1, 2], over)
+
+    assert not done()
+    suite = limited(open_suite("shapes@1"), 2)
+    root = run / "results" / "step-00000002"
+    for over in ({}, {"guidance": "none"}):
+        generator = load_run(run, sampling=over)
+        for steps in (1, 2):
+            folder = result_folder(root, suite, generator, steps, 0)
+            folder.mkdir(parents=True)
+            assert not done(*(f"sampling.{k}={v}" for k, v in over.items()))
+            (folder / "result.json").write_text("{}")
+    assert done() and done("sampling.guidance=none")
+    assert not done("sampling.guidance=ep-v")
+    assert not is_scored(study, run, [1, 2], [1], ())
+    train, score, report = make_schedule(study, TWO_CORES).jobs
+    assert train.done and score.done and not report.done
