@@ -26,6 +26,7 @@ from selfe.cli.report import report
 from selfe.cli.rescore import rescore
 from selfe.cli.sample import sample
 from selfe.cli.study import study
+from selfe.cli.sweep import sweep
 from selfe.cli.train import train
 from selfe.errors import PeerError, Stopped, WorkerDied
 
@@ -42,7 +43,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 COMMANDS: tuple[Callable[..., None], ...] = (
-    *(prepare, train, geneval, report, study, sample, export),
+    *(prepare, train, geneval, report, study, sweep, sample, export),
     *(compare, rescore, prompts, ls, plan, doctor, fetch),
 )
 for command in COMMANDS:

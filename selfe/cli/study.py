@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,8 @@ AsCommands = Annotated[
     bool, typer.Option("--commands", help="Print the commands as a shell script; start nothing.")
 ]
 Steps = Annotated[str | None, typer.Option(help="Sampler steps instead of the study's own.")]
+SuiteName = Annotated[str | None, typer.Option(help="Another suite than the models' own.")]
+Split = Annotated[str | None, typer.Option(help="For shapes suites: heldout or validation.")]
 Limit = Annotated[
     int | None, typer.Option(min=1, help="At most so many prompts per task: another protocol.")
 ]
@@ -65,7 +67,8 @@ def study(
     settings: Settings = None,
     steps: Steps = None,
     limit: Limit = None,
-    suite: Annotated[str | None, typer.Option(help="Another suite than the models' own.")] = None,
+    suite: SuiteName = None,
+    split: Split = None,
     sampling_of_recipe: Annotated[
         bool,
         typer.Option(
@@ -109,6 +112,7 @@ def study(
         settings=(*chosen.settings, *(settings or [])),
         limit=limit if limit is not None else chosen.limit,
         suite=suite or chosen.suite,
+        split=chosen.split if split is None else split,
         runs_dir=runs_dir or chosen.runs_dir,
         out=out or chosen.out,
     )
@@ -192,8 +196,18 @@ def machine_of(
     return Machine("gpu", units, per_run, gpu or found or "h200", mfu)
 
 
-def carry_out(schedule: Schedule, *, dry_run: bool, as_json: bool, commands: bool) -> None:
+def carry_out(
+    schedule: Schedule,
+    *,
+    dry_run: bool,
+    as_json: bool,
+    commands: bool,
+    finish: Callable[[], Path] | None = None,
+) -> None:
     """Print the plan, then run it unless it is only asked for.
+
+    Args:
+        finish: writes a page of its own after the last job, whose path is then printed.
 
     Raises:
         typer.Exit: with code 1 if a job failed, 128 + signal if the study was stopped.
@@ -233,7 +247,8 @@ def carry_out(schedule: Schedule, *, dry_run: bool, as_json: bool, commands: boo
     if progress.failed:
         _tell_failures(progress.failed, [job.name for job in progress.skipped])
         raise typer.Exit(1)
-    say(f"look at {study.out / 'index.md'}")
+    page = finish() if finish else study.out / "index.md"
+    say(f"look at {page}")
 
 
 def _require_data(schedule: Schedule) -> None:

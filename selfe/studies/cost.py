@@ -61,7 +61,8 @@ def _scoring_seconds(study: Study, job: Job) -> float:
     training = job.training
     assert training is not None
     config = training.config
-    suite = limited(open_suite(study.suite or suite_for(config.data.preset)), study.limit)
+    suite = open_suite(study.suite or suite_for(config.data.preset), study.split)
+    suite = limited(suite, study.limit)
     images = len(suite.records) * suite.images_per_prompt
     models = job.words.count("--model")
     steps = [int(n) for n in job.words[job.words.index("--steps") + 1].split(",")]

@@ -1,8 +1,8 @@
-"""Whether the results that a `geneval` command would make are on disk, without opening a model."""
+"""Where the results of a `geneval` command lie, and whether they are there; no model is opened."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,18 +19,19 @@ from selfe.studies.study import Study
 
 
 @lru_cache
-def _suite(name: str, limit: int | None) -> Suite:
-    return BenchmarkSettings(limit=limit).open_suite(name)
+def _suite(name: str, split: str, limit: int | None) -> Suite:
+    return BenchmarkSettings(split=split, limit=limit).open_suite(name)
 
 
-def is_scored(
+def result_folders(
     study: Study,
     run_dir: Path,
     checkpoints: Sequence[int],
     steps: Sequence[int],
-    settings: Sequence[str],
-) -> bool:
-    """Whether every checkpoint has a result for every number of steps.
+    settings: Sequence[str] = (),
+) -> Iterator[Path]:
+    """Where the results of a run lie or will lie, checkpoint by checkpoint; those of checkpoints
+    that are not there are left out.
 
     Args:
         checkpoints: iterations of a training.
@@ -41,15 +42,25 @@ def is_scored(
     assert isinstance(over, dict)
     sampling = override_sampling(config.sampling, over)
     preset = config.data.preset if config.data.source == "shapes" else ""
-    suite = _suite(study.suite or suite_for(preset), study.limit)
-    found = {c.step: c for c in list_checkpoints(run_dir / "checkpoints")}
-    for step in checkpoints:
-        if step not in found:
-            return False
-        root = run_dir / "results" / found[step].path.name
+    suite = _suite(study.suite or suite_for(preset), study.split, study.limit)
+    for found in list_checkpoints(run_dir / "checkpoints"):
+        if found.step not in checkpoints:
+            continue
+        root, weights = run_dir / "results" / found.path.name, found.digest
         for count in steps:
             facts = sampling_facts(sampling.at(count))
-            folder = result_folder_of(root, suite, found[step].digest, facts, count, seed=0)
-            if not (folder / RESULT).is_file():
-                return False
-    return True
+            yield result_folder_of(root, suite, weights, facts, count, seed=0)
+
+
+def is_scored(
+    study: Study,
+    run_dir: Path,
+    checkpoints: Sequence[int],
+    steps: Sequence[int],
+    settings: Sequence[str] = (),
+) -> bool:
+    """Whether every checkpoint has a result for every number of steps; arguments as
+    `result_folders` has them."""
+    folders = list(result_folders(study, run_dir, checkpoints, steps, settings))
+    whole = len(folders) == len(checkpoints) * len(steps)
+    return whole and all((folder / RESULT).is_file() for folder in folders)

@@ -247,6 +247,7 @@ def _score_job(
         words += ["--model", run if step == training.end else f"{run}@{step}"]
     words += ["--steps", ",".join(map(str, scoring.steps))]
     words += ["--suite", study.suite] if study.suite else []
+    words += ["--split", study.split] if study.split else []
     words += ["--limit", str(study.limit)] if study.limit is not None else []
     words += ["--runs-dir", str(training.run_dir.parent)]
     words += [word for text in settings for word in ("--set", text)]

@@ -83,6 +83,7 @@ class Study:
         settings: of every training, as `--set` takes them.
         limit: prompts per task; None for the whole suite.
         suite: None for the one that the recipe's models are scored on.
+        split: of suites that have any; "" for the suite's own.
         cores_per_run: None to let the schedule decide (`selfe.studies.schedule.share_cores`).
         runs_dir, out: of the trainings with their results, and of the report.
     """
@@ -96,6 +97,7 @@ class Study:
     settings: tuple[str, ...] = ()
     limit: int | None = None
     suite: str | None = None
+    split: str = ""
     cores_per_run: int | None = None
     runs_dir: Path = Path("runs")
     out: Path = Path("reports/local")
