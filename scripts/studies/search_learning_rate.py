@@ -46,7 +46,7 @@ def train_at(
         seed=seed,
         assignments=[
             f"optim.lr={rate}",
-            f"optim.final_lr={rate / 10}",
+            "optim.final_share=0.1",
             f"train.iterations={iterations}",
             # the share of the run over which the recipe anneals tau
             f"times.tau_horizon={round(0.6 * iterations)}",

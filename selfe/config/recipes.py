@@ -33,7 +33,7 @@ _SHAPES: dict[str, Any] = {
     },
     "times": {"tau_horizon": 1800},
     # the rate was searched for every method: reports/shapes/learning_rate.md
-    "optim": {"lr": 2e-3, "final_lr": 2e-4, "warmup": 100, "ema_decay": 0.995},
+    "optim": {"lr": 2e-3, "final_share": 0.1, "warmup": 100, "ema_decay": 0.995},
     "train": {
         "iterations": 3000,
         "batch_size": 128,
@@ -56,7 +56,7 @@ RECIPES: dict[str, dict[str, Any]] = {
             "data": {"size": 16_384},
             "times": {"tau_horizon": 480},
             # one rate for all methods: reports/quickstart/learning_rate.md and protocol.md
-            "optim": {"lr": 8e-3, "final_lr": 8e-4},
+            "optim": {"lr": 8e-3},
             "train": {"iterations": 800, "milestone_every": 400, "sample_every": 400},
         },
     ),
@@ -71,7 +71,7 @@ RECIPES: dict[str, dict[str, Any]] = {
             },
             "data": {"preset": "free", "codec": "shapes-free", "size": 262_144},
             "times": {"tau_horizon": 6000},
-            "optim": {"lr": 5e-4, "final_lr": 2e-5, "warmup": 500, "ema_decay": 0.999},
+            "optim": {"lr": 5e-4, "final_share": 0.04, "warmup": 500, "ema_decay": 0.999},
             "train": {
                 "iterations": 10_000,
                 "batch_size": 512,

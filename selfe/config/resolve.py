@@ -216,6 +216,9 @@ def resolve(
     for name in ("recipe", "method", "variant", "seed"):
         if name in given:  # what depends on it was chosen above
             raise ValueError(f"--set takes section.key=value; for {name} there is --{name}")
+    rates = given.get("optim")
+    if isinstance(rates, Mapping) and {"final_lr", "final_share"} <= rates.keys():
+        raise ValueError("optim.final_lr and optim.final_share say the same: give one of them")
     return validate(merge(values, given))
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Section(BaseModel):
@@ -78,7 +79,9 @@ class OptimConfig(Section):
     """Adam with linear warm-up and linear decay (S.2)."""
 
     lr: float = Field(3e-4, gt=0, description="learning rate after the warm-up")
-    final_lr: float = Field(1e-5, ge=0, description="learning rate at the end of the decay")
+    final_share: float = Field(
+        1 / 30, ge=0, description="of lr: the learning rate at the end of the decay"
+    )
     warmup: int = Field(1000, ge=0, description="iterations until the rate is reached")
     decay_horizon: int | None = Field(
         None, ge=1, description="iterations of the decay; null for the whole run"
@@ -93,6 +96,35 @@ class OptimConfig(Section):
         0.9999, ge=0, lt=1, description="of the moving average of the weights, which is scored"
     )
     ema_warmup: bool = Field(True, description="decay min(d, (1 + n) / (10 + n)) at update n")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _share_of_final_rate(cls, values: Any) -> Any:
+        """Earlier configurations give the final rate itself, as `final_lr`; it wins over a recipe's
+        share."""
+        if not isinstance(values, Mapping) or "final_lr" not in values:
+            return values
+        rest = {key: value for key, value in values.items() if key != "final_lr"}
+        final, lr = values["final_lr"], rest.get("lr", cls.model_fields["lr"].default)
+        if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in (final, lr)):
+            return {**rest, "final_share": final}  # refused there if it is no number
+        return {**rest, "final_share": _share(final, lr) if lr > 0 else 0.0}
+
+    @property
+    def final_lr(self) -> float:
+        """The learning rate at the end of the decay, rounded to what a person would write: so it is
+        the very number of configurations that gave it instead of the share."""
+        return _rounded(self.lr * self.final_share)
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.14g}")
+
+
+def _share(final: float, lr: float) -> float:
+    """A share of `lr` that gives `final` again; a short number where there is one."""
+    short = _rounded(final / lr)
+    return short if _rounded(lr * short) == final else final / lr
 
 
 class StageConfig(Section):
@@ -216,6 +248,9 @@ class RunConfig(Section):
 
     def _digest(self, *left_out: str) -> str:
         values = self.model_dump(mode="json", exclude={"data": {"path", "workers"}})
+        # digests of published runs are of the rate itself
+        del values["optim"]["final_share"]
+        values["optim"]["final_lr"] = self.optim.final_lr
         if values["model"]["time_factor"] == ModelConfig().time_factor:
             del values["model"]["time_factor"]  # younger than the digests of published runs
         text = json.dumps({k: v for k, v in values.items() if k not in left_out}, sort_keys=True)

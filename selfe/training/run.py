@@ -15,6 +15,7 @@ from torch import nn
 
 from selfe.config.resolve import build_objective
 from selfe.config.schema import RunConfig
+from selfe.config.suspicious import suspicious_settings
 from selfe.data.registry import build_source
 from selfe.device import used_on
 from selfe.distributed.processes import OneProcess
@@ -188,6 +189,8 @@ def train_run(
                     f"from {init_from}: give the new run another --name"
                 )
             init_from = begun_from
+        for problem in suspicious_settings(config):
+            callbacks.message(f"warning: {problem}")
         objective = build_objective(config)
         model = build_model(config, processes.device)
         init = None

@@ -1,0 +1,56 @@
+"""Settings that are legal and hardly meant: what `train` warns of before it begins."""
+
+from __future__ import annotations
+
+from selfe.config.schema import RunConfig
+
+
+def suspicious_settings(config: RunConfig) -> list[str]:
+    """One sentence for every setting that defeats another one; none for most configurations."""
+    optim, train = config.optim, config.train
+    ends = train.iterations
+    if optim.decay_horizon is not None:
+        ends = min(ends, optim.decay_horizon)
+    averaged = 1 / (1 - optim.ema_decay)
+    found = [
+        (
+            optim.warmup >= train.iterations,
+            f"optim.warmup = {optim.warmup} is not shorter than train.iterations = "
+            f"{train.iterations}: the learning rate never reaches optim.lr",
+        ),
+        (
+            ends <= optim.warmup < train.iterations,
+            f"optim.decay_horizon = {optim.decay_horizon} is over before optim.warmup = "
+            f"{optim.warmup}: the learning rate never comes near optim.lr",
+        ),
+        (
+            optim.final_share > 1,
+            f"optim.final_share = {optim.final_share:g} is above 1: the learning rate rises from "
+            f"{optim.lr:g} to {optim.final_lr:g}",
+        ),
+        (
+            not optim.ema_warmup and averaged > train.iterations,
+            f"optim.ema_decay = {optim.ema_decay:g} averages over about {averaged:.0f} iterations "
+            f"and the run has {train.iterations}: what is scored is mostly the initial weights",
+        ),
+        (
+            optim.betas[1] < optim.betas[0],
+            f"optim.betas = {list(optim.betas)} forget the size of gradients sooner than their "
+            "direction",
+        ),
+        (
+            train.caption_dropout == 1,
+            "train.caption_dropout = 1 drops every caption: nothing is learnt about prompts",
+        ),
+        (
+            train.caption_dropout == 0 and config.sampling.guidance != "none",
+            f"train.caption_dropout = 0 never trains the null prompt, which sampling.guidance = "
+            f"{config.sampling.guidance} needs",
+        ),
+        (
+            config.data.source == "shapes" and config.data.size < train.batch_size,
+            f"data.size = {config.data.size} is smaller than train.batch_size = "
+            f"{train.batch_size}: every batch repeats images",
+        ),
+    ]
+    return [text for holds, text in found if holds]

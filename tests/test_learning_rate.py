@@ -1,0 +1,82 @@
+"""The final rate is a share of the rate; earlier configurations are read as they were meant."""
+
+from __future__ import annotations
+
+import pytest
+
+from selfe.config.recipes import RECIPES
+from selfe.config.resolve import changed_settings, resolve, validate
+from selfe.config.suspicious import suspicious_settings
+from selfe.objectives.registry import METHODS
+from selfe.training.optim import learning_rate
+
+QUICK = "shapes-quick"
+
+
+def digest(recipe: str, *assignments: str) -> str:
+    return resolve(recipe, "fm", assignments=assignments).digest[:12]
+
+
+def test_digests_of_published_runs_are_those_of_the_rate_itself():
+    """Computed by the version before: with `final_lr` as a setting."""
+    assert digest("shapes") == "023df8283dd6"
+    assert digest(QUICK) == "89785122aa4e"
+    assert digest("0.5b") == "cf18e28b69cb"
+    assert digest("shapes", "optim.lr=0.008", "optim.final_lr=0.0008") == "7c4613a187d1"
+    assert digest("shapes", "optim.lr=0.008") == "7c4613a187d1"
+
+
+@pytest.mark.parametrize("rate", [1e-4, 8e-3, 0.05])
+def test_another_rate_falls_as_the_recipes_does(rate):
+    config = resolve(QUICK, "fm", assignments=[f"optim.lr={rate}"])
+    rates = [learning_rate(step, config.optim, 800) for step in range(config.optim.warmup, 800)]
+    assert rates == sorted(rates, reverse=True)
+    assert config.optim.final_lr == pytest.approx(rate / 10)
+    assert suspicious_settings(config) == []
+
+
+def test_a_configuration_that_gives_the_final_rate_is_read_as_it_was_meant():
+    values = resolve(QUICK, "fm", assignments=["optim.lr=0.00123"]).model_dump(mode="json")
+    del values["optim"]["final_share"]
+    for final in (0.000321, 0.0, 1e-5, 0.00012345678901234):
+        values["optim"]["final_lr"] = final
+        assert validate(values).optim.final_lr == final
+    assert changed_settings(
+        resolve("shapes", "fm", assignments=["optim.lr=0.008", "optim.final_lr=0.0008"])
+    ) == ["optim.lr=0.008"]
+
+
+@pytest.mark.parametrize("value", ['"x"', "null", "[]", "-1"])
+def test_a_final_rate_that_is_none_is_refused(value):
+    with pytest.raises(ValueError, match=r"optim\.final_share"):
+        resolve(QUICK, "fm", assignments=[f"optim.final_lr={value}"])
+
+
+def test_share_and_rate_together_are_refused():
+    with pytest.raises(ValueError, match="give one of them"):
+        resolve(QUICK, "fm", assignments=["optim.final_lr=1e-5", "optim.final_share=0.5"])
+
+
+@pytest.mark.parametrize("recipe", list(RECIPES))
+def test_no_recipe_is_suspicious(recipe):
+    for method in METHODS.names():
+        assert suspicious_settings(resolve(recipe, method)) == []
+
+
+@pytest.mark.parametrize(
+    ("assignments", "named"),
+    [
+        (["train.iterations=50"], "optim.warmup = 100 is not shorter"),
+        (["optim.warmup=800"], "never reaches optim.lr"),
+        (["optim.decay_horizon=80"], "is over before optim.warmup"),
+        (["optim.lr=1e-4", "optim.final_lr=8e-4"], "rises from 0.0001 to 0.0008"),
+        (["optim.ema_decay=0.9999", "optim.ema_warmup=false"], "mostly the initial weights"),
+        (["optim.betas=[0.95,0.9]"], "forget"),
+        (["train.caption_dropout=1"], "drops every caption"),
+        (["train.caption_dropout=0"], "never trains the null prompt"),
+        (["data.size=100"], "repeats images"),
+    ],
+)
+def test_what_defeats_itself_is_warned_of(assignments, named):
+    (warning,) = suspicious_settings(resolve(QUICK, "fm", assignments=assignments))
+    assert named in warning
