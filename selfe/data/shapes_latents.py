@@ -15,6 +15,7 @@ from torch import Tensor
 from selfe.data.shapes_world import ShapesWorld
 from selfe.encoders.base import LatentCodec
 from selfe.files import write_atomically
+from selfe.json_files import fit, parse_json
 
 TRAINING_SEED = 20_512
 """Seed of the training scenes: part of the data set, not of a run."""
@@ -43,8 +44,9 @@ def shapes_latents(
     key = [world.preset.name, pixels, [scene.prompt for scene in probe], codec.digest, size]
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     path = cache_dir / f"shapes-{world.preset.name}-{name}.safetensors"
-    cached = _read(path)
-    if cached is not None and len(cached[1]) == size:
+    side = world.image_size // codec.downsample
+    cached = _read(path, name, (size, codec.latent_channels, side, side))
+    if cached is not None:
         return cached
 
     parts, captions = [], []
@@ -57,25 +59,39 @@ def shapes_latents(
         progress(stop, size)
     latents = torch.cat(parts).contiguous()
     cache_dir.mkdir(parents=True, exist_ok=True)
-    metadata = {"captions": json.dumps(captions), "sha256": _checksum(latents, captions)}
+    checksum = _checksum(latents, captions, name)
+    metadata = {"captions": json.dumps(captions), "name": name, "sha256": checksum}
     write_atomically(path, save({"latents": latents}, metadata))
     return latents, captions
 
 
-def _checksum(latents: Tensor, captions: list[str]) -> str:
+def _checksum(latents: Tensor, captions: list[str], name: str | None) -> str:
+    """Of content, type and shape of the numbers, and of the name of what they are.
+
+    Args:
+        name: None for a file of an earlier version, whose checksum covers the content alone.
+    """
     digest = hashlib.sha256(latents.numpy().tobytes())
     digest.update(json.dumps(captions).encode())
+    if name is not None:
+        digest.update(f"{name} {latents.dtype} {tuple(latents.shape)}".encode())
     return digest.hexdigest()
 
 
-def _read(path: Path) -> tuple[Tensor, list[str]] | None:
-    """The cached data, or None where there is no intact file."""
+def _read(path: Path, name: str, shape: tuple[int, ...]) -> tuple[Tensor, list[str]] | None:
+    """The cached data, or None where there is no intact file of that name, type and shape."""
     if not path.exists():
         return None
     try:
         with safe_open(path, "pt") as file:
             latents, metadata = file.get_tensor("latents"), file.metadata()
-        captions = json.loads(metadata["captions"])
-    except (SafetensorError, KeyError, ValueError):
+        captions = fit(list[str], parse_json(metadata["captions"], path), path)
+        recorded = metadata["sha256"]
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError):
         return None
-    return (latents, captions) if _checksum(latents, captions) == metadata["sha256"] else None
+    stated = metadata.get("name")
+    if latents.dtype != torch.float16 or latents.shape != shape or len(captions) != shape[0]:
+        return None
+    if stated not in (None, name) or _checksum(latents, captions, stated) != recorded:
+        return None
+    return latents, captions

@@ -8,7 +8,6 @@ kills (on the same kind of device).
 from __future__ import annotations
 
 import itertools
-import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from safetensors.torch import save
 from torch import Tensor
 
@@ -29,8 +29,8 @@ from selfe.data.latent_cache.index import (
     EncoderRecord,
     ShardRecord,
     damaged_files,
+    read_index,
     read_shard_record,
-    remove_leftovers,
     shard_folder,
     skipped_of,
     write_index,
@@ -38,7 +38,10 @@ from selfe.data.latent_cache.index import (
 from selfe.data.readers.base import RawReader
 from selfe.encoders.base import LatentCodec, TextEncoder
 from selfe.files import as_json_lines, file_sha256, write_atomically
+from selfe.json_files import JsonFault
 from selfe.network.denoiser import PATCH
+from selfe.sealed_files import read_sealed, seal
+from selfe.temporaries import remove_leftovers, temporary
 
 ENOUGH_TO_JUDGE = 1000
 """Samples after which a share of damaged ones ends the work at once, before everything was read."""
@@ -82,6 +85,8 @@ def prepare(
     tables = {size: bucket_table(size, codec.downsample * PATCH) for size in settings.sizes}
     encoders = describe_encoders(settings, codec, text)
     _claim(out, settings, names, encoders, facts or {})
+    remove_leftovers(out)
+    remove_leftovers(out / "shards")
     _write_prompts(out / "prompts.safetensors", text, DTYPES[settings.dtype])
     encoder = ShardEncoder(settings, codec, text, tables, workers)
     own = range(rank, len(names), world_size)
@@ -104,7 +109,11 @@ def prepare(
             samples = reader.read(names[number])
             quota = settings.quota(number, len(names))
             limited = itertools.islice(samples, quota)
-            record = encoder.encode(names[number], source, limited, folder)
+            try:
+                record = encoder.encode(names[number], source, limited, folder)
+            except BaseException:
+                shutil.rmtree(temporary(folder), ignore_errors=True)
+                raise
         records.append(record)
         if sum(record.seen for record in records) >= ENOUGH_TO_JUDGE:
             _judge(records, max_skipped, out)
@@ -135,6 +144,14 @@ def describe_encoders(
     }
 
 
+class Preparation(BaseModel):
+    """Content of prepare.json: the settings, and how and where the command ran."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+
+    settings: dict[str, Any]
+
+
 def _claim(
     out: Path,
     settings: PrepareSettings,
@@ -153,13 +170,13 @@ def _claim(
     try:
         (out / "shards").mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            write_atomically(path, json.dumps({"settings": wanted, **facts}, indent=1).encode())
+            write_atomically(path, seal("preparation", {"settings": wanted, **facts}))
     except OSError as error:
         raise ValueError(f"cannot write to {out} ({error.strerror})") from None
     try:
-        there = json.loads(path.read_text())["settings"]
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{path} is damaged ({error}): choose another --out") from None
+        there = read_sealed(path, Preparation, "preparation").settings
+    except JsonFault as fault:
+        raise ValueError(f"{path} is damaged ({fault.detail}): choose another --out") from None
     other = [key for key in wanted if there.get(key) != wanted[key]]
     if other:
         raise ValueError(
@@ -225,9 +242,16 @@ def _finish(
             f"the data set is empty: none of the {seen} samples of {settings.data} can be used "
             f"({named}); all that were skipped are in {out / 'skipped.jsonl'}"
         )
-    write_index(out, index)
-    remove_leftovers(out)
+    if not _is_written(out, index):  # a cache of the first format keeps its index
+        write_index(out, index)
     return index
+
+
+def _is_written(out: Path, index: CacheIndex) -> bool:
+    try:
+        return read_index(out) == index
+    except ValueError:
+        return False
 
 
 def verify_cache(out: Path, index: CacheIndex) -> None:

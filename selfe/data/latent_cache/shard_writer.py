@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections import Counter
@@ -20,8 +19,10 @@ from selfe.data.latent_cache.index import (
     ShardRecord,
     checksum,
     read_shard_record,
+    seed_of_row,
 )
-from selfe.files import file_sha256, fsync_directory, write_atomically
+from selfe.files import file_sha256, fsync_directory, naming, write_atomically
+from selfe.sealed_files import seal
 from selfe.temporaries import temporary
 
 
@@ -49,25 +50,30 @@ class ShardWriter:
         """Rows of samples.arrow: key, caption, sha256, height, width, tokens, pooled and, where
         asked for, fake_tokens and fake_pooled, as lists of equal length."""
         checked = dict(columns)
-        checked["checksum"] = [
-            checksum(*parts) for parts in zip(columns["tokens"], columns["pooled"], strict=True)
-        ]
-        if self.fake:
-            checked["fake_checksum"] = [
-                checksum(*parts)
-                for parts in zip(columns["fake_tokens"], columns["fake_pooled"], strict=True)
+        for prefix in ("", "fake_") if self.fake else ("",):
+            features = zip(columns[f"{prefix}tokens"], columns[f"{prefix}pooled"], strict=True)
+            checked[f"{prefix}checksum"] = [
+                checksum(*parts, seed=self._seed(SAMPLES, row, row))
+                for row, parts in enumerate(features, start=self.rows[SAMPLES])
             ]
         self._write(SAMPLES, checked, sample_features(self.fake))
 
     def add_latents(self, bucket: Bucket, samples: Sequence[int], latents: Sequence[bytes]) -> None:
         """Rows of a bucket's file; `samples` are their rows in samples.arrow."""
+        name = f"{bucket.name}.arrow"
         pairs = zip(latents, samples, strict=True)
         columns: dict[str, Sequence[Any]] = {
             "sample": list(samples),
             "latents": list(latents),
-            "checksum": [checksum(content, seed=sample) for content, sample in pairs],
+            "checksum": [
+                checksum(content, seed=self._seed(name, row, sample))
+                for row, (content, sample) in enumerate(pairs, start=self.rows[name])
+            ],
         }
-        self._write(f"{bucket.name}.arrow", columns, latent_features())
+        self._write(name, columns, latent_features())
+
+    def _seed(self, name: str, row: int, sample: int) -> int:
+        return seed_of_row(self.folder / name, row, sample, placed=True)
 
     def _write(self, name: str, columns: dict[str, Sequence[Any]], features: Any) -> None:
         import pyarrow
@@ -77,7 +83,8 @@ class ShardWriter:
             path = str(self._temporary / name)
             self._writers[name] = ArrowWriter(features=features, path=path)
         table = pyarrow.table(dict(columns), schema=features.arrow_schema)
-        self._writers[name].write_table(table)
+        with naming(self._temporary / name):
+            self._writers[name].write_table(table)
         self.rows[name] += len(columns["checksum"])
 
     def commit(self, **facts: Any) -> ShardRecord:
@@ -87,14 +94,14 @@ class ShardWriter:
         """
         files = {}
         for name, writer in sorted(self._writers.items()):
-            writer.finalize()
             path = self._temporary / name
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
+            with naming(path):
+                writer.finalize()
+                with path.open("rb+") as file:
+                    os.fsync(file.fileno())
             files[name] = FileRecord(self.rows[name], path.stat().st_size, file_sha256(path))
-        record = ShardRecord(files=files, **facts)
-        content = json.dumps(record.as_json(), indent=1).encode()
-        write_atomically(self._temporary / "shard.json", content)
+        record = ShardRecord(files=files, placed=True, **facts)
+        write_atomically(self._temporary / "shard.json", seal("shard", record.as_json()))
         try:
             os.rename(self._temporary, self.folder)
         except OSError:

@@ -25,6 +25,7 @@ from selfe.data.latent_cache.index import (
     CacheIndex,
     checksum,
     read_index,
+    seed_of_row,
     shard_folder,
 )
 from selfe.data.latent_cache.mapped_files import DamagedRow, OpenFiles
@@ -35,6 +36,8 @@ from selfe.seeding import SampleRng
 
 MOST_DAMAGED = 0.001
 """Share of damaged samples above which training ends."""
+MOST_COMPARED = 1 << 30
+"""Bytes of an earlier format's cache that are read in full before training."""
 _LENGTHS = (8, 16, 32, 64)
 _LENGTH_STEP = 64
 
@@ -72,18 +75,20 @@ class _HostBatch:
 
 
 class _Places:
-    """Row of a bucket -> the shard's files of latents and of samples, and the row in the former."""
+    """Row of a bucket -> the shard's files of latents and of samples, the row in the former, and
+    whether the rows know their place."""
 
     def __init__(self, root: Path, index: CacheIndex, bucket: Bucket) -> None:
         name = f"{bucket.name}.arrow"
         rows = {n: s.files[name].rows for n, s in enumerate(index.shards) if name in s.files}
         folders = [shard_folder(root, number) for number in rows]
         self._files = [(folder / name, folder / SAMPLES) for folder in folders]
+        self._placed = [index.shards[number].placed for number in rows]
         self._starts = np.cumsum([0, *rows.values()]).tolist()
 
-    def __call__(self, row: int) -> tuple[Path, Path, int]:
+    def __call__(self, row: int) -> tuple[Path, Path, int, bool]:
         number = bisect_right(self._starts, row) - 1
-        return *self._files[number], row - self._starts[number]
+        return *self._files[number], row - self._starts[number], self._placed[number]
 
 
 class CachedLatents:
@@ -120,6 +125,7 @@ class CachedLatents:
         self.root = Path(config.data.path)
         self.index = read_index(self.root)
         check_fit(config, self.index, self.root)
+        check_places(self.root, self.index)
         if with_fake and not self.index.fake:
             raise ValueError(
                 f"the cache {self.root} has no fake captions, which the auxiliary term needs: "
@@ -190,7 +196,7 @@ class CachedLatents:
         bucket, first = max(
             ((b, n) for b, n in self._first_index.items() if n <= index), key=lambda pair: pair[1]
         )
-        latents, _, row = self._places[bucket](index - first)
+        latents, _, row, _ = self._places[bucket](index - first)
         return f"{latents}, row {row}"
 
     def _read(self, rng: SampleRng) -> _HostBatch:
@@ -239,21 +245,23 @@ class CachedLatents:
 
     def _sample(self, bucket: Bucket, row: int, dropped: bool) -> tuple[np.ndarray, _Text, _Text]:
         """Latents, caption and fake caption of a row, compared with their checksums."""
-        latents_file, samples, place = self._places[bucket](row)
+        latents_file, samples, place, placed = self._places[bucket](row)
         file = self._open(latents_file)
         latents, sample = file.binary["latents"][place], int(file.numbers["sample"][place])
-        if checksum(latents, seed=sample) != int(file.numbers["checksum"][place]):
+        seed = seed_of_row(latents_file, place, sample, placed)
+        if checksum(latents, seed=seed) != int(file.numbers["checksum"][place]):
             raise DamagedRow("the checksum of its latents differs")
         words = np.frombuffer(latents, np.int16)
         if dropped:
             return words, self._null_text, self._fake_null_text
-        text = self._text(samples, sample, "")
-        return words, text, self._text(samples, sample, "fake_") if self.with_fake else text
+        text = self._text(samples, sample, "", placed)
+        fake = self._text(samples, sample, "fake_", placed) if self.with_fake else text
+        return words, text, fake
 
-    def _text(self, path: Path, row: int, prefix: str) -> _Text:
-        file = self._open(path)
+    def _text(self, path: Path, row: int, prefix: str, placed: bool) -> _Text:
+        file, seed = self._open(path), seed_of_row(path, row, row, placed)
         tokens, pooled = file.binary[f"{prefix}tokens"][row], file.binary[f"{prefix}pooled"][row]
-        if checksum(tokens, pooled) != int(file.numbers[f"{prefix}checksum"][row]):
+        if checksum(tokens, pooled, seed=seed) != int(file.numbers[f"{prefix}checksum"][row]):
             raise DamagedRow("the checksum of its caption features differs")
         return _Text(
             np.frombuffer(tokens, np.int16).reshape(-1, self._dim["token"]),
@@ -298,6 +306,35 @@ class CachedLatents:
             raise ValueError(
                 f"train.micro_batch_size = {micro} must divide data.bucket_unit = "
                 f"{self.schedule.unit}, because the cache has {len(self.schedule.used)} buckets"
+            )
+
+
+def check_places(root: Path, index: CacheIndex) -> None:
+    """Raise ValueError where files of the first format lie in each other's place.
+
+    Their rows cannot tell, so whole files are read, up to `MOST_COMPARED` bytes; of larger caches a
+    warning says that nobody looked.
+    """
+    files = {
+        shard_folder(root, number) / name: record
+        for number, shard in enumerate(index.shards)
+        if not shard.placed
+        for name, record in shard.files.items()
+    }
+    if sum(record.bytes for record in files.values()) > MOST_COMPARED:
+        log.warning(
+            "%s is of an earlier format that does not notice swapped files: `selfe-bench verify %s`"
+            " compares them once",
+            *(root, root),
+        )
+        return
+    known = {record.sha256: path for path, record in files.items()}
+    for path, record in files.items():
+        found = file_sha256(path)
+        if found != record.sha256 and found in known:
+            raise ValueError(
+                f"{path} holds what belongs into {known[found]}: the files of the cache were "
+                "swapped; put them back"
             )
 
 
