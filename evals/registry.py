@@ -1,11 +1,17 @@
-"""Suites, detectors and colour classifiers by name. An addition is one file and one line here."""
+"""What scores images, by name: suites, detectors, colour classifiers, judges, measures, features.
+
+An addition is one file and one line here.
+"""
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 from evals.base import ColorClassifier, Detector
+from evals.judges.base import VisualJudge
+from evals.measure import Measure, MeasureOptions
 from evals.suites.base import Suite
 from selfe.registry import Registry
 
@@ -17,6 +23,9 @@ SUITES = Registry(
         "geneval@1": "evals.suites.geneval:geneval_suite",
         "geneval-long@1": "evals.suites.geneval:geneval_long_suite",
         "geneval-hf@1": "evals.suites.geneval:geneval_hf_suite",
+        "geneval2@1": "evals.suites.geneval2:geneval2_suite",
+        "dpg@1": "evals.suites.dpg:dpg_suite",
+        "dpg-official": "evals.suites.dpg:dpg_official_suite",
     },
     group="selfe_bench.suites",
 )
@@ -43,6 +52,47 @@ COLOR_CLASSIFIERS = Registry(
     group="selfe_bench.color_classifiers",
 )
 """name -> function of (device=...) that returns a `ColorClassifier`."""
+
+JUDGES = Registry(
+    "judge",
+    {
+        "qwen3-vl-8b": "evals.judges.vlm:VlmJudge.qwen3_vl_8b",
+        "vlm": "evals.judges.vlm:VlmJudge.from_hub",
+        "vllm": "evals.judges.http:HttpJudge.from_url",
+        "mplug": "evals.judges.mplug:MplugJudge.from_modelscope",
+    },
+    group="selfe_bench.judges",
+)
+"""name -> function of (device=..., further options) that returns a `VisualJudge`."""
+
+MEASURES = Registry(
+    "measure",
+    {
+        "diversity": "evals.distribution.spread:SpreadMeasure",
+        "cmmd": "evals.distribution.measures:cmmd",
+        "fid": "evals.distribution.measures:fid",
+        "kid": "evals.distribution.measures:kid",
+        "precision-recall": "evals.distribution.measures:precision_recall",
+        "pickscore": "evals.preference.clip:pickscore",
+        "hpsv2.1": "evals.preference.clip:hpsv2",
+        "clipscore": "evals.preference.clip:clipscore",
+        "imagereward": "evals.preference.image_reward:image_reward",
+    },
+    group="selfe_bench.measures",
+)
+"""name -> function of `evals.measure.MeasureOptions` that returns a `Measure`."""
+
+FEATURES = Registry(
+    "kind of features",
+    {
+        "clip-l-336": "evals.distribution.features:clip_l_336",
+        "dinov2-base": "evals.distribution.features:dinov2_base",
+        "inception": "evals.distribution.features:InceptionFeatures",
+        "dreamsim": "evals.distribution.features:DreamSimFeatures",
+    },
+    group="selfe_bench.features",
+)
+"""name -> function of `evals.measure.MeasureOptions` that returns a `FeatureExtractor`."""
 
 
 PHOTO_SUITE = "geneval@1"
@@ -80,3 +130,19 @@ def open_detector(name: str, device: str = "cpu", **options: Any) -> Detector:
 def open_color_classifier(name: str, device: str = "cpu", **options: Any) -> ColorClassifier:
     """Raises ValueError if the name is unknown, or weights or packages are missing."""
     return COLOR_CLASSIFIERS.load(name)(device=device, **options)
+
+
+def open_judge(name: str, device: str = "cpu", **options: Any) -> VisualJudge:
+    """Raises ValueError if the name or an option is unknown, or weights or packages are missing."""
+    factory = JUDGES.load(name)
+    try:
+        inspect.signature(factory).bind(device=device, **options)
+    except TypeError as error:
+        raise ValueError(f"the judge {name} does not take this: {error}") from None
+    return factory(device=device, **options)
+
+
+def open_measure(name: str, options: MeasureOptions) -> Measure:
+    """Raises ValueError if the name is unknown, or weights or packages are missing."""
+    measure: Measure = MEASURES.load(name)(options)
+    return measure

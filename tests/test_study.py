@@ -11,7 +11,8 @@ import typer
 
 from evals.registry import open_suite
 from evals.report.rows import paper_table
-from evals.scoring.benchmark import limited, result_folder
+from evals.scoring.folders import result_folder
+from evals.suites.limit import limited
 from selfe.cli import app
 from selfe.config.resolve import build_objective, resolve, run_name
 from selfe.run_folder.model import load_run

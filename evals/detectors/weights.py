@@ -66,9 +66,17 @@ CLIP_VIT_L_14 = PublishedFile(
     sha256="b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
     role="colours: CLIP ViT-L/14 as published by OpenAI",
 )
+INCEPTION = PublishedFile(
+    name="weights-inception-2015-12-05-6726825d.pth",
+    url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+    "weights-inception-2015-12-05-6726825d.pth",
+    sha256="6726825d",
+    role="features of FID, KID, precision and recall: Inception V3 of 2015 (Apache-2.0, 0.1 GB)",
+)
 DETECTOR_FILES = (MASK2FORMER_MMDET_2, MASK2FORMER_MMDET_3)
 FILES: dict[str, tuple[PublishedFile, ...]] = {
     "geneval": (*DETECTOR_FILES, CLIP_VIT_L_14),
+    "fidelity": (INCEPTION,),
 }
 """What `selfe-bench fetch NAME` gets. One of the two detector files is enough for scoring."""
 
@@ -79,8 +87,13 @@ def check_hash(path: Path, published: PublishedFile) -> None:
     if not found.startswith(published.sha256):
         raise ValueError(
             f"{path} is not the published file: its sha256 begins with {found[:8]}, expected "
-            f"{published.sha256[:8]}; delete it and run `selfe-bench fetch geneval`"
+            f"{published.sha256[:8]}; delete it and run `selfe-bench fetch {_group_of(published)}`"
         )
+
+
+def _group_of(published: PublishedFile) -> str:
+    """The name that `selfe-bench fetch` gets a file by."""
+    return next((name for name, files in FILES.items() if published in files), "geneval")
 
 
 def place_by_hand(files: Iterable[PublishedFile], folder: Path) -> str:
@@ -107,6 +120,25 @@ def find_detector(folder: Path | None = None) -> tuple[Path, PublishedFile]:
         f"no detector weights in {folder}; run `selfe-bench fetch geneval`, or put one of these "
         f"files there:\n{place_by_hand(DETECTOR_FILES, folder)}"
     )
+
+
+def find_file(published: PublishedFile, what: str, folder: Path | None = None) -> Path:
+    """A file in the cache folder, its hash checked.
+
+    Args:
+        what: the name that `selfe-bench fetch` gets it by.
+
+    Raises:
+        ValueError: if it is not there (says how to get it) or is another file.
+    """
+    path = (folder or default_cache()) / published.name
+    if not path.is_file():
+        raise ValueError(
+            f"no {published.name} in {path.parent}; run `selfe-bench fetch {what}`, or put the "
+            f"file there:\n{place_by_hand([published], path.parent)}"
+        )
+    check_hash(path, published)
+    return path
 
 
 def fetch(

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from evals.base import ModelFacts, Result, SamplingFacts
 from evals.images import folder_numbers, scan_folder
@@ -16,6 +13,7 @@ from evals.registry import open_suite
 from evals.results import DETECTIONS, model_facts, protocol_facts, read_result, write_result
 from evals.scoring.detections import read_detections
 from evals.scoring.draw import draw_images
+from evals.scoring.folders import facts_of_images, own_folder, result_folder, sampling_facts
 from evals.scoring.processes import Processes
 from evals.scoring.score import score_folder
 from evals.scoring.scorer import Scorers
@@ -30,45 +28,6 @@ Progress = Callable[[str, int, int], None]
 
 IMAGES_PER_SAVE = 32
 """Images that are detected between two saves, where no batch size is asked for."""
-
-
-def result_folder(
-    root: Path, suite: Suite, generator: TextToImage, num_steps: int, seed: int
-) -> Path:
-    """Where the result of a model lies (`result_folder_of`)."""
-    sampling = generator.sampling_at(num_steps)
-    return result_folder_of(root, suite, generator.facts.digest, sampling, num_steps, seed)
-
-
-def result_folder_of(
-    root: Path, suite: Suite, weights: str, sampling: Mapping[str, Any], num_steps: int, seed: int
-) -> Path:
-    """Where a result lies: named by suite, split and steps, and by a digest of what else decides
-    the images, so that other settings never overwrite it.
-
-    Args:
-        weights: digest of the model's weights.
-        sampling: the settings that decide an image at this number of steps.
-    """
-    decisive: list[Any] = [
-        weights,
-        dict(sampling),
-        seed,
-        suite.images_per_prompt,
-        suite.prompts_sha256,
-    ]
-    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:8]
-    name = "-".join(part for part in (suite.name, suite.split) if part)
-    return root / name / f"steps-{num_steps:03d}-{digest}"
-
-
-def sampling_facts(generator: TextToImage, num_steps: int, seed: int) -> SamplingFacts:
-    return SamplingFacts(
-        steps=num_steps,
-        nfe=generator.nfe(num_steps),
-        seed=seed,
-        settings=dict(generator.sampling_at(num_steps)),
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,8 +77,12 @@ def score_model(
     root: Path,
     settings: BenchmarkSettings,
     progress: Progress,
+    drawn: Path | None = None,
 ) -> tuple[Path, Result] | None:
     """Draw and score one model at one number of steps below `root`; goes on where it was.
+
+    Args:
+        drawn: folder that already holds the images of these prompts, drawn for another suite.
 
     Returns:
         The result folder and the result on process 0, None on the others.
@@ -129,27 +92,19 @@ def score_model(
             or a folder another process works on.
     """
     suite = settings.open_suite(suite_name)
+    refuse_judged(suite)
     folder = result_folder(root, suite, generator, num_steps, settings.seed)
     folder.mkdir(parents=True, exist_ok=True)
     settings.scorers.open(suite)  # what is missing is said before hours of drawing
     name = f"{generator.facts.label} {generator.facts.variant}".strip()
     title = f"{name}, {num_steps} steps"
-    with folder_lock(folder, _lock_name(settings.processes)):
-        meter = draw_images(
-            generator,
-            suite.records,
-            num_steps=num_steps,
-            images_per_prompt=suite.images_per_prompt,
-            seed=settings.seed,
-            folder=folder,
-            progress=lambda done, total: progress(f"{title}: drawing", done, total),
-            rank=settings.processes.rank,
-            world_size=settings.processes.world_size,
-        )
-        settings.processes.wait()
+    with folder_lock(folder, lock_name(settings.processes)):
+        cost: dict[str, float] = {}
+        if drawn is None:
+            cost = draw_suite(generator, num_steps, suite, folder, settings, title, progress)
         truncated = generator.count_truncated([r["prompt"] for r in suite.records])
         return _score(
-            folder,
+            drawn or folder,
             _scores_folder(folder, suite, settings),
             suite,
             settings,
@@ -158,7 +113,45 @@ def score_model(
             title,
             progress,
             truncated=truncated,
-            cost=meter.cost(),
+            cost=cost,
+        )
+
+
+def draw_suite(
+    generator: TextToImage,
+    num_steps: int,
+    suite: Suite,
+    folder: Path,
+    settings: BenchmarkSettings,
+    title: str,
+    progress: Progress,
+) -> dict[str, float]:
+    """Draw what is missing of a suite's images; returns once all processes have drawn.
+
+    Returns:
+        What drawing cost, as `Result.cost` records it; {} where nothing was drawn.
+    """
+    meter = draw_images(
+        generator,
+        suite.records,
+        num_steps=num_steps,
+        images_per_prompt=suite.images_per_prompt,
+        seed=settings.seed,
+        folder=folder,
+        progress=lambda done, total: progress(f"{title}: drawing", done, total),
+        rank=settings.processes.rank,
+        world_size=settings.processes.world_size,
+    )
+    settings.processes.wait()
+    return meter.cost()
+
+
+def refuse_judged(suite: Suite) -> None:
+    """Raises ValueError for a suite without a detector; says which command scores it."""
+    if suite.judge:
+        raise ValueError(
+            f"{suite.name} is scored by a judge, not by a detector: use "
+            f"`selfe-bench measure --suite {suite.name} --prompts {suite.name}=FILE`"
         )
 
 
@@ -182,13 +175,11 @@ def score_images(
     if not images.is_dir():
         raise ValueError(f"no folder of images at {images}")
     suite = settings.open_suite(suite_name)
-    place = hashlib.sha256(str(images.resolve()).encode()).hexdigest()[:8]
+    refuse_judged(suite)
     name = images.resolve().name
-    protocol = f"{len(suite.records)}x{suite.images_per_prompt}-{suite.prompts_sha256[:6]}"
-    out = runs_dir / "images" / f"{name}-{place}"
-    out /= "-".join(filter(None, (suite.name, suite.split, protocol)))
+    out = own_folder(images, suite, runs_dir)
     out.mkdir(parents=True, exist_ok=True)
-    numbers = _numbers(images, suite_name, suite, settings)
+    numbers = numbers_kept(images, suite_name, suite, settings)
     scanned = scan_folder(images, suite.records, suite.images_per_prompt, numbers=numbers)
     scores = _scores_folder(out, suite, settings)
     earlier = _earlier(scores)
@@ -197,13 +188,8 @@ def score_images(
             f"{images} was complete when {scores} was made from it and is not any more "
             f"({scanned.problems[0]}): mend it, or score what is left from a copy"
         )
-    found = scanned.images
-    contents = hashlib.sha256("".join(image.digest for image in found).encode()).hexdigest()
-    sizes = [image.size for image in found if image.path is not None] or [(0, 0)]
-    facts = ModelFacts(
-        name=str(images), label=name, method="images", digest=contents, resolution=sizes[0][::-1]
-    )
-    with folder_lock(out, _lock_name(settings.processes)):
+    facts = facts_of_images(images, scanned.images)
+    with folder_lock(out, lock_name(settings.processes)):
         return _score(
             images,
             scores,
@@ -217,7 +203,7 @@ def score_images(
         )
 
 
-def _numbers(
+def numbers_kept(
     images: Path, suite_name: str, suite: Suite, settings: BenchmarkSettings
 ) -> Sequence[int] | None:
     """Which folder holds which prompt of a limited suite; None for one after the other."""
@@ -226,7 +212,7 @@ def _numbers(
     return places_kept(open_suite(suite_name, settings.split, settings.prompts), settings.limit)
 
 
-def _lock_name(processes: Processes) -> str:
+def lock_name(processes: Processes) -> str:
     return ".lock" if processes.rank == 0 else f".lock-{processes.rank}"
 
 

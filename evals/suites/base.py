@@ -6,7 +6,10 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from evals.suites.answers import AnswerRules
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,9 @@ class Suite:
         groups: further cuts, name -> prompt_ids.
         world_preset: preset of the shapes world, "" elsewhere. Where there is one, its nuisance
             factors are known and diversity is measured.
+        judge: name in `evals.registry` of the judge that answers questions, "" where a detector
+            scores; then `answers` has the questions and what their answers add up to.
+        drawn_as: name of the suite whose images these are, where two suites ask for the same.
     """
 
     name: str
@@ -34,6 +40,10 @@ class Suite:
     images_per_prompt: int = 4
     groups: Mapping[str, Sequence[int]] = field(default_factory=dict)
     world_preset: str = ""
+    judge: str = ""
+    judge_options: Mapping[str, Any] = field(default_factory=dict)
+    answers: AnswerRules | None = None
+    drawn_as: str = ""
 
     @property
     def prompts_sha256(self) -> str:

@@ -34,6 +34,6 @@ def places_kept(suite: Suite, per_task: int) -> list[int]:
     if per_task < 1:
         raise ValueError(f"--limit must be at least 1 prompt per task, got {per_task}")
     kept: list[int] = []
-    for task in TASKS:
+    for task in dict.fromkeys([*TASKS, *[str(r["tag"]) for r in suite.records]]):
         kept += [i for i, r in enumerate(suite.records) if r["tag"] == task][:per_task]
     return sorted(kept)

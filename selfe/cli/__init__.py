@@ -19,6 +19,7 @@ from selfe.cli.export import export
 from selfe.cli.fetch import fetch
 from selfe.cli.geneval import geneval
 from selfe.cli.ls import ls
+from selfe.cli.measure import measure
 from selfe.cli.plan import plan
 from selfe.cli.prepare import prepare
 from selfe.cli.prompts import prompts
@@ -43,7 +44,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 COMMANDS: tuple[Callable[..., None], ...] = (
-    *(prepare, train, geneval, report, study, sweep, sample, export),
+    *(prepare, train, geneval, measure, report, study, sweep, sample, export),
     *(compare, rescore, prompts, ls, plan, doctor, fetch),
 )
 for command in COMMANDS:

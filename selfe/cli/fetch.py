@@ -11,11 +11,16 @@ from selfe.cli.doctor import CacheDir
 
 
 def fetch(
-    what: Annotated[str, typer.Argument(help="What to download.")] = "geneval",
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="geneval, geneval2, preference, distribution, diversity, or one weight by name."
+        ),
+    ] = "geneval",
     cache_dir: CacheDir = None,
 ) -> None:
-    """Download detector and CLIP weights, resumable and hash-checked."""
-    from evals.detectors.weights import fetch as download
+    """Download the weights of detectors, judges and measures, resumable and checked."""
+    from evals.published import fetch as download
 
     with progress_bar() as bar:
         tick = Ticker(bar)

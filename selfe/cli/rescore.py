@@ -1,4 +1,4 @@
-"""`selfe-bench rescore`: judges stored detections again."""
+"""`selfe-bench rescore`: judges stored detections or answers again."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from selfe.cli.geneval import PromptsOption
 
 def rescore(
     suite: Annotated[str, typer.Option(help="Suite whose records and rules apply.")],
-    detections: Annotated[Path, typer.Option(help="Stored detections, JSON lines.")],
-    out: Annotated[Path, typer.Option(help="Verdicts, JSON lines.")],
+    out: Annotated[Path, typer.Option(help="Verdicts or scores, JSON lines.")],
+    detections: Annotated[Path | None, typer.Option(help="Stored detections, JSON lines.")] = None,
+    answers: Annotated[
+        Path | None, typer.Option(help="Stored answers of a judge, JSON lines.")
+    ] = None,
     split: Annotated[str, typer.Option(help="For shapes suites: heldout or validation.")] = "",
     prompts: PromptsOption = None,
     limit: Annotated[int | None, typer.Option(help="As geneval was run with.")] = None,
@@ -28,7 +31,7 @@ def rescore(
         typer.Option(min=0, max=1, help="Overlap from which boxes merge.", show_default="off"),
     ] = None,
 ) -> None:
-    """Apply thresholds and rules again to stored detections."""
+    """Apply thresholds and rules again to stored detections, or sum up stored answers again."""
     from evals.registry import open_suite
     from evals.scoring.detections import rescore as apply_rules
     from evals.suites.limit import limited
@@ -39,8 +42,22 @@ def rescore(
         "counting_threshold": counting_threshold,
         "max_overlap": max_overlap,
     }
-    rules = RuleSettings.model_validate({k: v for k, v in given.items() if v is not None})
-    records = limited(open_suite(suite, split, prompts), limit).records
-    verdicts = apply_rules(records, detections, out, rules)
+    thresholds = {k: v for k, v in given.items() if v is not None}
+    if (detections is None) == (answers is None):
+        raise ValueError("rescore reads --detections FILE or --answers FILE, one of the two")
+    asked = limited(open_suite(suite, split, prompts), limit)
+    if answers is not None:
+        from evals.scoring.judged import rescore_answers
+
+        if thresholds:
+            raise ValueError(f"--answers has no thresholds: leave out {', '.join(thresholds)}")
+        for name, value in rescore_answers(asked, answers, out).items():
+            typer.echo(f"{name}: {value.mean:.4f} [{value.low:.4f}, {value.high:.4f}]")
+        typer.echo(f"scores of every image in {out}")
+        return
+    if asked.judge or detections is None:
+        raise ValueError(f"{suite} is scored by a judge: give --answers, not --detections")
+    rules = RuleSettings.model_validate(thresholds)
+    verdicts = apply_rules(asked.records, detections, out, rules)
     right = sum(verdict.correct for verdict in verdicts)
     typer.echo(f"{right} of {len(verdicts)} images correct; verdicts in {out}")

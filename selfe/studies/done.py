@@ -8,7 +8,8 @@ from pathlib import Path
 
 from evals.registry import suite_for
 from evals.results import RESULT
-from evals.scoring.benchmark import BenchmarkSettings, result_folder_of
+from evals.scoring.benchmark import BenchmarkSettings
+from evals.scoring.folders import result_folder_of
 from evals.suites.base import Suite
 from selfe.config.assignments import parse_assignments
 from selfe.generation.any_step import sampling_facts

@@ -1,0 +1,1 @@
+"""Judges: models that answer questions about images, in this process or on a local server."""

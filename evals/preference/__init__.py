@@ -1,0 +1,1 @@
+"""Preference models: how much people would like an image for its prompt."""

@@ -1,0 +1,209 @@
+"""PickScore, CLIPScore and HPSv2.1: cosines of image and prompt under three CLIPs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from evals.distribution.features import POSITION_IDS
+from evals.measure import MeasureOptions
+from evals.preference.base import PreferenceMeasure
+from evals.pretrained import find_network, load_network
+from selfe.files import file_sha256
+from selfe.hub import locate_files
+
+PICKSCORE, PICKSCORE_PROCESSOR = (
+    "yuvalkirstain/PickScore_v1",
+    "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+)
+CLIPSCORE = "openai/clip-vit-base-patch32"
+HPS_REPOSITORY, HPS_FILE = "xswu/HPSv2", "HPS_v2.1_compressed.pt"
+HPS_MODEL = "ViT-H-14"
+TOKENS = 77
+DEPICTS = "A photo depicts "
+"""What CLIPScore's authors put before a caption."""
+
+
+class TransformersClip:
+    """`PreferenceModel` over transformers' CLIP: a function of the cosine.
+
+    Args:
+        model: transformers' CLIPModel.
+        processor: tokenizer and image preparation, as published with the score.
+        transform: of the cosines (n,), given the model's temperature exp(logit_scale).
+        prefix: put before every prompt.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        identity: str,
+        model: Any,
+        processor: Any,
+        transform: Callable[[Tensor, Tensor], Tensor],
+        formula: str,
+        prefix: str = "",
+        device: str = "cpu",
+    ) -> None:
+        self.name, self.identity = name, identity
+        self.model, self.processor, self.device = model.to(device), processor, device
+        self.transform, self.prefix = transform, prefix
+        self.settings: Mapping[str, Any] = {
+            "score": formula,
+            "prefix": prefix,
+            "tokens": TOKENS,
+            "dtype": str(model.dtype).removeprefix("torch."),
+        }
+
+    @torch.inference_mode()
+    def score(self, images: Sequence[np.ndarray], prompts: Sequence[str]) -> list[float]:
+        pixels = self.processor(
+            images=[Image.fromarray(image) for image in images], return_tensors="pt"
+        ).to(self.device)
+        tokens = self.processor(
+            text=[self.prefix + prompt for prompt in prompts],
+            padding=True,
+            truncation=True,
+            max_length=TOKENS,
+            return_tensors="pt",
+        ).to(self.device)
+        seen = _unit(self.model.get_image_features(**pixels).pooler_output)
+        read = _unit(self.model.get_text_features(**tokens).pooler_output)
+        cosine = (seen * read).sum(dim=1)
+        scores: list[float] = self.transform(cosine, self.model.logit_scale.exp()).tolist()
+        return scores
+
+
+def _unit(x: Tensor) -> Tensor:
+    return (x / x.norm(dim=-1, keepdim=True)).float()
+
+
+def pickscore(options: MeasureOptions) -> PreferenceMeasure:
+    """PickScore (arXiv 2305.01569): temperature times cosine, CLIP ViT-H/14 tuned on Pick-a-Pic."""
+    from transformers import AutoProcessor, CLIPModel
+
+    source = find_network(options.weights.get("pickscore", PICKSCORE))
+    place = options.weights.get("pickscore-processor") or options.weights.get("pickscore")
+    prepared = find_network(place or PICKSCORE_PROCESSOR, weights=False)
+    model = TransformersClip(
+        "pickscore",
+        f"pickscore:{source.digest}",
+        load_network(CLIPModel, source, unused=POSITION_IDS),
+        AutoProcessor.from_pretrained(prepared.folder, local_files_only=True),
+        lambda cosine, temperature: temperature * cosine,
+        "exp(logit_scale) x cosine",
+        device=options.device,
+    )
+    return PreferenceMeasure(model, options)
+
+
+def clipscore(options: MeasureOptions) -> PreferenceMeasure:
+    """CLIPScore (arXiv 2104.08718): 2.5 times the cosine, not below 0, CLIP ViT-B/32."""
+    from transformers import AutoProcessor, CLIPModel
+
+    source = find_network(options.weights.get("clipscore", CLIPSCORE))
+    model = TransformersClip(
+        "clipscore",
+        f"clipscore:{source.digest}",
+        load_network(CLIPModel, source, unused=POSITION_IDS),
+        AutoProcessor.from_pretrained(source.folder, local_files_only=True),
+        lambda cosine, temperature: 2.5 * cosine.clamp(min=0),
+        "2.5 x cosine, not below 0",
+        DEPICTS,
+        options.device,
+    )
+    return PreferenceMeasure(model, options)
+
+
+class OpenClip:
+    """`PreferenceModel` over open_clip's CLIP: the cosine.
+
+    Args:
+        model: open_clip's CLIP.
+        tokenizer: texts -> (n, tokens).
+        prepare: a Pillow image -> (3, side, side).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        identity: str,
+        model: nn.Module,
+        tokenizer: Callable[[list[str]], Tensor],
+        prepare: Callable[[Image.Image], Tensor],
+        device: str = "cpu",
+    ) -> None:
+        self.name, self.identity, self.device = name, identity, device
+        self.model: Any = model.eval().requires_grad_(False).to(device)
+        self.tokenizer, self.prepare = tokenizer, prepare
+        self.settings: Mapping[str, Any] = {
+            "score": "cosine",
+            "tokens": TOKENS,
+            "dtype": "float32",
+            "resize": "open_clip: shorter side, bicubic, centre cut",
+        }
+
+    @torch.inference_mode()
+    def score(self, images: Sequence[np.ndarray], prompts: Sequence[str]) -> list[float]:
+        pixels = torch.stack([self.prepare(Image.fromarray(image)) for image in images])
+        seen = self.model.encode_image(pixels.to(self.device), normalize=True)
+        read = self.model.encode_text(self.tokenizer(list(prompts)).to(self.device), normalize=True)
+        scores: list[float] = (seen * read).sum(dim=1).tolist()
+        return scores
+
+
+def load_open_clip(model: nn.Module, path: Path) -> nn.Module:
+    """Weights from a checkpoint {"state_dict": ...}, key by key.
+
+    Raises:
+        ValueError: if the file holds anything but tensors, or a key is missing or unknown.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path} is not a file of weights ({type(error).__name__})") from error
+    state = content.get("state_dict", content) if isinstance(content, dict) else {}
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} does not fit {type(model).__name__}: {' '.join(str(error).split())[:300]}"
+        ) from None
+    return model
+
+
+def hpsv2(options: MeasureOptions) -> PreferenceMeasure:
+    """HPSv2.1 (arXiv 2306.09341): the cosine of CLIP ViT-H/14 tuned on human preferences."""
+    import open_clip
+
+    given = options.weights.get("hpsv2.1")
+    if given:
+        path, digest = Path(given), f"sha256:{file_sha256(given)[:12]}"
+    else:
+        source = locate_files(
+            HPS_REPOSITORY, [HPS_FILE], revision="main", cache_dir=None, licence="Apache-2.0"
+        )
+        path, digest = source.folder / HPS_FILE, source.digest
+    network = load_open_clip(open_clip.create_model(HPS_MODEL, pretrained=None), path)
+    prepare = open_clip.image_transform(
+        network.visual.image_size,  # type: ignore[union-attr, arg-type]
+        is_train=False,
+        mean=open_clip.OPENAI_DATASET_MEAN,
+        std=open_clip.OPENAI_DATASET_STD,
+    )
+    model = OpenClip(
+        "hpsv2.1",
+        f"hpsv2.1:{digest}",
+        network,
+        open_clip.get_tokenizer(HPS_MODEL),
+        prepare,
+        options.device,
+    )
+    return PreferenceMeasure(model, options)

@@ -1,0 +1,161 @@
+"""A line of findings per image, kept as they are found, so that a killed run continues.
+
+Images are looked at in batches whose composition depends on the folder alone. A finished batch is
+appended to a working file and synced; a batch that is not there in full is looked at again as a
+whole. The final file is therefore the same after any number of kills. Beside it lies what it was
+made from; another instrument or other images begin anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evals.images import FoundImage, read_image
+from evals.scoring.detect import plan_batches
+from selfe.files import append_lines, as_json_lines, write_atomically
+from selfe.json_files import end_last_line, parse_json, read_json_lines
+
+Row = dict[str, Any]
+Progress = Callable[[int, int], None]
+Look = Callable[[Sequence[FoundImage], Sequence[np.ndarray]], Sequence[Mapping[str, Any]]]
+"""Images of a batch with their (H, W, 3) uint8 pixels -> what is stored of each."""
+
+
+class StoredRows:
+    """The rows of one instrument on one folder of images.
+
+    Args:
+        path: the final file, "NAME.jsonl"; working files lie beside it.
+        identity: everything that decides the rows but the images.
+        images: what is to be looked at; those marked as failed have no row but `FAILED`.
+        batch_size: images looked at together.
+        rank, world_size: batch k is looked at by process k mod world_size.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        identity: Mapping[str, Any],
+        images: Sequence[FoundImage],
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.path, self.images = path, images
+        self.batches = plan_batches(images, batch_size)
+        self.rank, self.world_size = rank, world_size
+        facts = {**identity, "batch_size": batch_size}
+        self.header = {"header": json.loads(json.dumps(facts, sort_keys=True))}
+        listed = [[i.prompt_id, i.sample_id, i.digest] for i in images]
+        digest = hashlib.sha256(as_json_lines(listed).encode()).hexdigest()
+        self.made_from = {**self.header["header"], "images": digest}
+        self.vouched = path.with_name(f".{path.stem}.provenance.json")
+
+    def _work(self, rank: int | str) -> Path:
+        return self.path.with_name(f".{self.path.stem}-{rank}.work.jsonl")
+
+    def look(self, look: Look, progress: Progress = lambda done, total: None) -> int:
+        """Look at what this process must and nobody has; returns the number of images."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        total = len(self.images)
+        if self._is_final():
+            progress(total, total)
+            return 0
+        known, work = self._known(), self._work(self.rank)
+        end_last_line(work)
+        if not self._has_header(work):
+            write_atomically(work, as_json_lines([self.header]))
+        looked = done = 0
+        for number, batch in enumerate(self.batches):
+            mine = number % self.world_size == self.rank
+            if mine and not all(_key(image) in known for image in batch):
+                pixels = [read_image(image.path) for image in batch if image.path is not None]
+                found = look(batch, pixels)
+                rows = [
+                    {"digest": image.digest, **_place(image), **dict(row)}
+                    for image, row in zip(batch, found, strict=True)
+                ]
+                append_lines(work, rows)
+                looked += len(batch)
+            done += len(batch)
+            progress(done, total)
+        return looked
+
+    def finish(self) -> list[Row]:
+        """Write the final file from what all processes found; drop the working files.
+
+        Returns:
+            A row per image in the order of the folder; an image that was not finite has the key
+            "failed" and no findings.
+        """
+        if not self._is_final():
+            known = self._known()
+            rows = [
+                {**_place(image), "failed": True} if image.path is None else known[_key(image)]
+                for image in self.images
+            ]
+            # Without its provenance, the old one would vouch for the new file.
+            self.vouched.unlink(missing_ok=True)
+            content = as_json_lines(rows)
+            write_atomically(self.path, content)
+            facts = {**self.made_from, "rows": hashlib.sha256(content.encode()).hexdigest()}
+            write_atomically(self.vouched, json.dumps(facts, sort_keys=True) + "\n")
+        for work in self.path.parent.glob(self._work("*").name):
+            work.unlink()
+        return [row for _, row in read_json_lines(self.path)]
+
+    def _is_final(self) -> bool:
+        try:
+            vouched: Any = parse_json(self.vouched.read_bytes(), self.vouched)
+            found = hashlib.sha256(self.path.read_bytes()).hexdigest()
+        except (OSError, ValueError):
+            return False
+        return vouched == {**self.made_from, "rows": found}
+
+    def _has_header(self, work: Path) -> bool:
+        first = next(read_json_lines(work), None) if work.is_file() else None
+        return first is not None and first[1] == self.header
+
+    def _known(self) -> dict[tuple[int, int, str], Row]:
+        """Rows of all working files of this very instrument. A later row of an image wins."""
+        known = {}
+        for work in sorted(self.path.parent.glob(self._work("*").name)):
+            if self._has_header(work):
+                for _, row in list(read_json_lines(work))[1:]:
+                    digest = row.pop("digest")
+                    known[(row["prompt_id"], row["sample_id"], digest)] = row
+        return known
+
+
+def _place(image: FoundImage) -> Row:
+    return {"prompt_id": image.prompt_id, "sample_id": image.sample_id}
+
+
+def _key(image: FoundImage) -> tuple[int, int, str]:
+    return (image.prompt_id, image.sample_id, image.digest)
+
+
+def read_rows(path: str | Path) -> list[Row]:
+    """Rows of a stored file.
+
+    Raises:
+        ValueError: if a line is no row of an image, or an image occurs twice; names the line.
+    """
+    rows: list[Row] = []
+    seen: set[tuple[int, int]] = set()
+    for number, row in read_json_lines(path):
+        place = [row.get(k) for k in ("prompt_id", "sample_id")] if isinstance(row, dict) else []
+        if not place or not all(type(v) is int and v >= 0 for v in place):
+            raise ValueError(f"{path}, line {number}: prompt_id and sample_id must be numbers >= 0")
+        key = (row["prompt_id"], row["sample_id"])
+        if key in seen:
+            raise ValueError(f"{path}, line {number}: a second line for image {key}")
+        seen.add(key)
+        rows.append(row)
+    return rows
