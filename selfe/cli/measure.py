@@ -87,11 +87,11 @@ def measure(
 ) -> None:
     """Draw each set of prompts once and measure it: accuracy, preference, diversity, distances."""
     from evals.measure import MeasureOptions
-    from evals.registry import MEASURES
+    from evals.registry import MEASURES, PHOTO_SUITE
     from evals.scoring.across import Chosen, Instruments, measure_images, measure_model
     from evals.scoring.benchmark import BenchmarkSettings
     from evals.scoring.processes import join_processes
-    from selfe.cli.targets import PHOTO_SUITE, find_targets, parse_model_args
+    from selfe.cli.targets import find_targets, parse_model_args
 
     counts = parse_steps(steps)
     files = {name: Path(path) for name, path in _pairs(prompts, "--prompts", "SUITE=FILE").items()}
