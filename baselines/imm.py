@@ -54,8 +54,9 @@ class InductiveMomentMatching:
         min_gap: smallest t - r.
         sigma_d: standard deviation of the data.
         weight_a, weight_b: a and b of w(t).
-        scale_input: feed the network c_in x_t, as the original does. Off, so that the network sees
-            what it sees under the other objectives.
+        scale_input: the network reads c_in x_t, as the original's does, wherever it is called: the
+            run's `model.input_sigma` is then sigma_d. Off, so that the network sees what it sees
+            under the other objectives.
     """
 
     group_size: int = 4
@@ -69,6 +70,11 @@ class InductiveMomentMatching:
     scale_input: bool = False
 
     needs_fake_captions = False
+
+    @property
+    def network_settings(self) -> dict[str, float]:
+        """What the objective asks of the section "model"."""
+        return {"input_sigma": self.sigma_d} if self.scale_input else {}
 
     def reference_time(self, t: Tensor, s: Tensor) -> Tensor:
         """r = max(s, min(t - 1e-4, eta^-1(eta(t) - (eta_max - eta_min) 2^-k))), in fp64."""
@@ -91,12 +97,7 @@ class InductiveMomentMatching:
         self, net: Velocity, x: Tensor, t: Tensor, s: Tensor, condition: TextCondition
     ) -> Tensor:
         """f_{s,t}(x) = x - (t - s) V(x, t, s, c): Euler-FM, in fp32."""
-        t_, s_ = t.float(), s.float()
-        inputs = x
-        if self.scale_input:
-            c_in = 1 / (self.sigma_d * torch.sqrt((1 - t_) ** 2 + t_**2))
-            inputs = x * expand_time(c_in, x)
-        return x - expand_time((t - s).float(), x) * net(inputs, t_, s_, condition).float()
+        return x - expand_time((t - s).float(), x) * net(x, t.float(), s.float(), condition).float()
 
     def loss(self, batch: LatentBatch, nets: Nets, step: int, rng: SampleRng) -> LossOutput:
         """Loss of one micro-batch; `step` plays no part. Each sample keeps its own x, c and eps.

@@ -96,6 +96,8 @@ class ProtocolFacts(Frozen):
     color_classifier: str
     rules: dict[str, Any]
     """Thresholds and switches of the rules."""
+    inference: str = ""
+    """Name of the way trained models are drawn ("paper", "searched"), "" for each run's own."""
 
 
 class ModelFacts(Frozen):

@@ -34,6 +34,7 @@ def protocol_facts(
     detector: Detector,
     color_classifier: ColorClassifier,
     settings: RuleSettings,
+    inference: str = "",
 ) -> ProtocolFacts:
     """What another result must share before the two may stand in one table."""
     return ProtocolFacts(
@@ -45,6 +46,7 @@ def protocol_facts(
         detector=detector.identity,
         color_classifier=color_classifier.identity,
         rules=settings.model_dump(),
+        inference=inference,
     )
 
 
@@ -98,7 +100,10 @@ def read_result(folder: str | Path) -> Result:
 
 def protocol_key(protocol: ProtocolFacts) -> str:
     """Identity of a protocol: results with different keys never share a table."""
-    text = json.dumps(protocol.model_dump(mode="json"), sort_keys=True)
+    values = protocol.model_dump(mode="json")
+    if not values["inference"]:
+        del values["inference"]  # younger than the names of published tables
+    text = json.dumps(values, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -106,5 +111,5 @@ def protocol_slug(protocol: ProtocolFacts) -> str:
     """A short name of a protocol for file names."""
     suite = protocol.suite.replace("@", "-")
     size = f"{protocol.num_prompts}x{protocol.images_per_prompt}"
-    parts = [suite, protocol.split, size, protocol_key(protocol)[:6]]
+    parts = [suite, protocol.split, protocol.inference, size, protocol_key(protocol)[:6]]
     return "-".join(part for part in parts if part)

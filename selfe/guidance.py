@@ -1,7 +1,9 @@
 """Classifier-free guidance: linear and energy-preserving, on V or on x0.
 
-The unconditional and conditional predictions are V at one (x_t, t, s); what is guided is chosen by
-`space`, and V is returned whichever it was.
+The unconditional and conditional predictions are V at one (x_t, t, s), and V is returned whatever
+is guided. Self-E's V at s < t already carries a difference of the two, which self-evaluation put
+there with the weight lambda; guidance multiplies it by omega once more. `Guidance.time` = "t" takes
+the difference where the network has learnt from data alone, at s = t.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from torch import Tensor
 from selfe.path import expand_time, sample_head, sample_norm
 
 GuidanceKind = Literal["none", "linear", "ep-v", "ep-x0"]
+GuidanceTime = Literal["s", "t"]
 
 
 def linear_guidance(null: Tensor, cond: Tensor, scale: float) -> Tensor:
@@ -37,14 +40,25 @@ class Guidance:
     """Guidance kind and scale omega. With "none", or at scale 1, one network call a step is enough.
 
     "ep-v" is minFM's choice and the default of the paper recipes, "ep-x0" acts on the sample head.
+
+    Attributes:
+        time: where the difference of the predictions is taken. "s": at the s of the step, V(t, s,
+            c) - V(t, s, null), two network calls. "t": at s = t, so that what is guided is V(t, s,
+            c) and its counterpart V(t, s, c) - (V(t, t, c) - V(t, t, null)), three network calls.
     """
 
     kind: GuidanceKind = "none"
     scale: float = 1.0
+    time: GuidanceTime = "s"
 
     @property
     def needs_null(self) -> bool:
         return self.kind != "none" and self.scale != 1.0
+
+    @property
+    def calls(self) -> int:
+        """Network calls of a step; a step at s = t has both predictions already and needs two."""
+        return (3 if self.time == "t" else 2) if self.needs_null else 1
 
     def combine(self, null: Tensor, cond: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """Guided V from the two predictions; all (B, ...), `t` (B,)."""

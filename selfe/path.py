@@ -32,6 +32,13 @@ def noise_head(x_t: Tensor, v: Tensor, t: Tensor) -> Tensor:
     return x_t + (1 - expand_time(t, x_t)) * v
 
 
+def scale_input(x_t: Tensor, t: Tensor, sigma: float) -> Tensor:
+    """c_in x_t = x_t / (sigma sqrt((1 - t)^2 + t^2)): unit variance at every t where the data have
+    deviation sigma = 1, and the same shape of the curve elsewhere (IMM, arXiv 2503.07565)."""
+    c_in = 1 / (sigma * torch.sqrt((1 - t) ** 2 + t**2))
+    return (x_t * expand_time(c_in, x_t)).to(x_t.dtype)
+
+
 def sample_norm(x: Tensor) -> Tensor:
     """(B,) Euclidean norms over all non-batch dimensions, in fp32 or better."""
     x = x if x.dtype == torch.float64 else x.float()

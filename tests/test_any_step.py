@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 import torch
 
+from selfe.config.drawing import override_sampling
 from selfe.config.schema import SamplingConfig
 from selfe.encoders.registry import build_codec, build_text_encoder
-from selfe.generation.any_step import AnyStepGenerator, latents_to_images
+from selfe.generation.any_step import AnyStepGenerator, guided_velocity, latents_to_images
 from selfe.generation.captions import EncodedCaptions
 from selfe.generator import GeneratorFacts, image_seed
-from selfe.run_folder.model import build_model, load_run, override_sampling
+from selfe.guidance import Guidance
+from selfe.run_folder.model import build_model, load_run
 from selfe.run_folder.records import find_checkpoint, write_config
 from selfe.sampler import time_grid
 from tests.helpers.tiny import tiny_config, tiny_train
+from tests.helpers.toy_networks import pooled_condition
 
 PROMPTS = ["a photo of a star", "a photo of a red circle and a blue ring", "a photo of two crosses"]
 
@@ -57,12 +60,53 @@ def seeds(*samples):
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 8, 50])
 @pytest.mark.parametrize("sampler", ["any-step", "pushforward", "restart"])
-@pytest.mark.parametrize("guidance", ["none", "ep-v"])
-def test_network_calls_are_the_stated_nfe(steps, sampler, guidance):
-    generator = make(sampler=sampler, guidance=guidance)
+@pytest.mark.parametrize(
+    ("guidance", "guidance_time", "calls"),
+    [("none", "s", 1), ("none", "t", 1), ("ep-v", "s", 2), ("ep-v", "t", 3)],
+)
+def test_network_calls_are_the_stated_nfe(steps, sampler, guidance, guidance_time, calls):
+    generator = make(sampler=sampler, guidance=guidance, guidance_time=guidance_time)
     generator.generate(PROMPTS[:1], steps, seeds(0))
     assert len(generator.network.rows) == generator.nfe(steps)
-    assert generator.nfe(steps) == steps * (1 if guidance == "none" else 2)
+    assert generator.nfe(steps) == steps * calls
+
+
+class CaptionTimesTime(torch.nn.Linear):
+    """What the caption adds depends on s."""
+
+    def forward(self, x, t, s, condition):
+        t, s, caption = (v.reshape(-1, 1, 1, 1) for v in (t, s, condition.pooled[:, 0]))
+        return (1 - t) * x + caption * (1 + t - 2 * s)
+
+
+def test_guidance_at_s_equal_to_t_adds_the_difference_learnt_from_data():
+    """V(t, s, c) + (omega - 1) (V(t, t, c) - V(t, t, null)), linear guidance."""
+    null, caption = (pooled_condition(torch.full((2, 3), value)) for value in (0.0, 1.0))
+    network = CaptionTimesTime(1, 1)
+    x, t, s = torch.randn(2, 2, 4, 4), torch.tensor([0.9, 0.6]), torch.tensor([0.4, 0.0])
+    guided = guided_velocity(network, caption, null, Guidance("linear", 3.0, "t"))
+    difference = network(x, t, t, caption) - network(x, t, t, null)
+    torch.testing.assert_close(guided(x, t, s), network(x, t, s, caption) + 2 * difference)
+    usual = guided_velocity(network, caption, null, Guidance("linear", 3.0))
+    torch.testing.assert_close(guided(x, t, t), usual(x, t, t))
+    assert not torch.allclose(guided(x, t, s), usual(x, t, s), rtol=1e-3)
+
+
+def test_the_shift_of_the_grid_is_a_setting_that_results_name():
+    plain, shifted = make(), make(shift=-1.0)
+    for generator in (plain, shifted):
+        generator.generate(PROMPTS[:1], 4, seeds(0))
+    assert shifted.network.times[2] < plain.network.times[2]  # nearer to the data
+    assert "shift" not in plain.sampling_at(4) and shifted.sampling_at(4)["shift"] == -1.0
+
+
+def test_a_flow_map_is_not_drawn_by_way_of_images_it_does_not_have():
+    generator = make(eta=0.0, by_steps={8: {"eta": 1.0}})
+    generator.prediction = "flow-map"
+    generator.sampling_at(4)
+    for ask in (generator.sampling_at, generator.nfe):
+        with pytest.raises(ValueError, match="Tiny cannot be drawn so at 8 steps: sampling.eta = "):
+            ask(8)
 
 
 @pytest.mark.parametrize("shape", [(4, 8, 8), (4, 8, 12), (4, 12, 8)])

@@ -204,8 +204,10 @@ def velocity(x, t, s):
         {"eta": 0.0, "s_fraction": 0.5},
         {"eta": 0.7, "update": "minfm", "base_len": 256},
         {"warp": False, "s_fraction": 1.0},
+        {"shift": -0.8, "eta": 0.3},
         {"sampler": "pushforward"},
         {"sampler": "restart"},
+        {"sampler": "pushforward", "shift": -0.5},
     ],
 )
 def test_scheduler_steps_are_the_sampler(settings: dict, steps: int) -> None:
@@ -226,8 +228,9 @@ def test_scheduler_steps_are_the_sampler(settings: dict, steps: int) -> None:
         )
     else:
         drawn = pushforward_sample(
-            velocity, start, steps, restart=kind == "restart", noise=lambda k: noises[k]
-        )
+            velocity, start, steps, restart=kind == "restart", noise=lambda k: noises[k],
+            shift=options.get("shift"),
+        )  # fmt: skip
     assert torch.equal(x, drawn)
 
 

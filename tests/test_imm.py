@@ -10,8 +10,12 @@ import pytest
 import torch
 
 from baselines.imm import InductiveMomentMatching, laplace_kernel
-from selfe.batch import LatentBatch
+from selfe import path
+from selfe.batch import LatentBatch, TextCondition
+from selfe.config.resolve import resolve
+from selfe.network.denoiser import DualTimeDenoiser
 from selfe.objectives.base import Nets
+from selfe.run_folder.model import build_model
 from selfe.seeding import SampleRng
 from tests.helpers import transcriptions
 from tests.helpers.toy_networks import EMA, LIVE, Toy, numpy_toy, toy_batch
@@ -104,7 +108,13 @@ def test_kernel() -> None:
 def test_loss_equals_the_transcription(size: int, k: int, scale_input: bool) -> None:
     batch = toy_batch(16)
     objective = InductiveMomentMatching(group_size=size, gap_exponent=k, scale_input=scale_input)
-    output = objective.loss(batch, Nets(Toy(LIVE), Toy(EMA)), 0, rng(16))
+    live = Toy(LIVE)
+
+    def network(x, t, s, condition):  # scales as `DualTimeDenoiser` does under these settings
+        sigma = objective.network_settings.get("input_sigma")
+        return live(x if sigma is None else path.scale_input(x, t, sigma), t, s, condition)
+
+    output = objective.loss(batch, Nets(network, Toy(EMA)), 0, rng(16))
     expected = transcribed(batch, size, k=k, c_in_sigma_d=1.0 if scale_input else None)
     # with k = 12 the terms nearly cancel in fp32: the gap t - r is what is left of them
     tolerance = {"rtol": 1e-3, "atol": 1e-5} if k == 7 else {"rtol": 2e-2, "atol": 2e-4}
@@ -204,3 +214,26 @@ def test_loss_is_scaled_by_the_elements_of_a_sample() -> None:
 def test_batches_that_do_not_group_are_refused() -> None:
     with pytest.raises(ValueError, match="groups of 4"):
         InductiveMomentMatching().loss(toy_batch(6), Nets(Toy(), Toy()), 0, rng(6))
+
+
+def test_scaled_inputs_hold_wherever_the_network_is_called() -> None:
+    """Training, sampling and export all build the network from the section "model"."""
+    plain = resolve("shapes", "imm")
+    scaled = resolve("shapes", "imm", assignments=["objective.scale_input=true"])
+    assert (plain.model.input_sigma, scaled.model.input_sigma) == (None, 1.0)
+    assert build_model(scaled, "cpu").config.input_sigma == 1.0
+    tiny = {"num_layers": 0, "num_single_layers": 1, "attention_head_dim": 8,
+            "num_attention_heads": 1, "joint_attention_dim": 4, "pooled_projection_dim": 4,
+            "axes_dims_rope": (2, 2, 4), "in_channels": 8}  # fmt: skip
+    as_it_is, scales = (DualTimeDenoiser(**tiny, input_sigma=s) for s in (None, 2.0))
+    for parameter in as_it_is.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    scales.load_state_dict(as_it_is.state_dict())
+    x, t, s = torch.randn(2, 2, 4, 4), torch.tensor([0.25, 1.0]), torch.tensor([0.0, 0.5])
+    text = TextCondition(
+        torch.randn(2, 3, 4), torch.ones(2, 3, dtype=torch.bool), torch.randn(2, 4)
+    )
+    c_in = torch.tensor([1 / (2 * math.sqrt(0.75**2 + 0.25**2)), 0.5]).view(-1, 1, 1, 1)
+    expected = as_it_is(c_in * x, t, s, text)
+    assert not torch.allclose(as_it_is(x, t, s, text), expected, rtol=1e-2)
+    torch.testing.assert_close(scales(x, t, s, text), expected)

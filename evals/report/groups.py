@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import PurePath
 from typing import Any
 
+from evals.base import ProtocolFacts
 from evals.report.result_folders import ResultFolder, TrainingData
 from evals.results import protocol_key, protocol_slug
 
@@ -80,11 +81,30 @@ def _trained_as(folder: ResultFolder) -> tuple[str, ...]:
 
 
 def by_protocol(folders: Iterable[ResultFolder]) -> dict[str, list[ResultFolder]]:
-    """Groups that share a protocol, by `protocol_key`, ordered by slug."""
+    """Groups that share a protocol, by `protocol_key`, ordered by slug.
+
+    A published model has one way of being drawn: it stands in every group that differs from its own
+    in the inference of trained models alone.
+    """
     groups: dict[str, list[ResultFolder]] = {}
-    for folder in folders:
+    every = list(folders)
+    for folder in every:
         groups.setdefault(protocol_key(folder.result.protocol), []).append(folder)
+    for members in groups.values():
+        protocol = members[0].result.protocol
+        if protocol.inference:
+            members += [
+                _under(folder, protocol)
+                for folder in every
+                if folder.result.model.iterations is None
+                and folder.result.protocol.model_copy(update={"inference": protocol.inference})
+                == protocol
+            ]
     return dict(sorted(groups.items(), key=lambda g: protocol_slug(g[1][0].result.protocol)))
+
+
+def _under(folder: ResultFolder, protocol: ProtocolFacts) -> ResultFolder:
+    return replace(folder, result=folder.result.model_copy(update={"protocol": protocol}))
 
 
 def require_one_protocol(folders: Sequence[ResultFolder]) -> None:

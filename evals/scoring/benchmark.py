@@ -265,7 +265,12 @@ def _score(
         cost = earlier.cost
     result = Result(
         protocol=protocol_facts(
-            suite, suite.images_per_prompt, detector, classifier, DEFAULT_RULES
+            suite,
+            suite.images_per_prompt,
+            detector,
+            classifier,
+            DEFAULT_RULES,
+            sampling.settings.get("inference", ""),
         ),
         model=model,
         sampling=sampling,

@@ -65,6 +65,13 @@ def geneval(
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Score incomplete sets, marked in every table.")
     ] = False,
+    inference: Annotated[
+        str,
+        typer.Option(
+            help="How runs are drawn: paper (omega 5, EP-CFG, eta 1), paper-ancestral, searched.",
+            show_default="the run's own section sampling",
+        ),
+    ] = "",
     settings: Settings = None,
     model_arg: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="For published models.")
@@ -77,10 +84,10 @@ def geneval(
     from selfe.cli.targets import Target, find_targets
 
     counts = parse_steps(steps)
-    if images is not None and (model or milestones or settings or model_arg):
+    if images is not None and (model or milestones or settings or model_arg or inference):
         raise ValueError(
-            "--images scores what was drawn: --model, --milestones, --set and --model-arg do not "
-            "go with it"
+            "--images scores what was drawn: --model, --milestones, --set, --inference and "
+            "--model-arg do not go with it"
         )
     targets: list[Target] = []
     if images is None:  # a typing error is answered before torch starts
@@ -91,6 +98,7 @@ def geneval(
             device=device,
             assignments=settings or [],
             model_args=model_arg or [],
+            inference=inference,
         )
     from evals.base import Result
     from evals.scoring.benchmark import BenchmarkSettings, score_images, score_model

@@ -9,6 +9,7 @@ from pathlib import Path
 from evals.registry import suite_for
 from selfe.cli.common import console, pick_device
 from selfe.config.assignments import parse_assignments
+from selfe.config.drawing import chosen_sampling
 from selfe.config.schema import RunConfig
 from selfe.generator import TextToImage
 from selfe.run_folder.checkpoint import Checkpoint
@@ -54,11 +55,20 @@ def readable_runs(runs_dir: Path) -> Iterator[tuple[Path, RunConfig]]:
 
 
 def run_targets(
-    run_dir: Path, steps: Sequence[int | None], device: str, sampling: dict[str, object]
+    run_dir: Path,
+    steps: Sequence[int | None],
+    device: str,
+    sampling: dict[str, object],
+    inference: str = "",
 ) -> list[Target]:
-    """A run at its newest checkpoint (None) or at given iterations."""
+    """A run at its newest checkpoint (None) or at given iterations.
+
+    Raises:
+        ValueError: if there is no such run or checkpoint, or it cannot be drawn as asked.
+    """
     config = read_config(run_dir)
     preset = config.data.preset if config.data.source == "shapes" else ""
+    chosen_sampling(config, sampling, inference)  # refused before anything is drawn
     targets = []
     for step in steps:
         checkpoint = find_checkpoint(run_dir, step)
@@ -66,8 +76,13 @@ def run_targets(
         def load(checkpoint: Checkpoint = checkpoint) -> TextToImage:
             from selfe.run_folder.model import load_run
 
-            place = pick_device(device)
-            return load_run(run_dir, step=checkpoint.step, device=place, sampling=sampling)
+            return load_run(
+                run_dir,
+                step=checkpoint.step,
+                device=pick_device(device),
+                sampling=sampling,
+                inference=inference,
+            )
 
         targets.append(
             Target(
@@ -89,6 +104,7 @@ def find_targets(
     device: str,
     assignments: Sequence[str],
     model_args: Sequence[str],
+    inference: str = "",
 ) -> list[Target]:
     """The targets a user named, or every finished run.
 
@@ -111,12 +127,14 @@ def find_targets(
         raise ValueError("--model-arg is for published models; runs take --set sampling.KEY=VALUE")
     if sampling and models and not any(runs.values()):
         raise ValueError("--set is for runs; published models take --model-arg KEY=VALUE")
+    if inference and models and not any(runs.values()):
+        raise ValueError("--inference is for runs: a published model has its own sampler")
     targets: list[Target] = []
     if not models:
         for run_dir, config in readable_runs(runs_dir):
             if is_finished(run_dir, config):
                 steps = milestone_steps(run_dir) if milestones else [None]
-                targets += run_targets(run_dir, steps, device, sampling)
+                targets += run_targets(run_dir, steps, device, sampling, inference)
             else:
                 console.print(f"not finished, left out: {run_dir}", markup=False)
         if not targets:
@@ -130,7 +148,7 @@ def find_targets(
         if run is not None:
             run_dir, step = run
             steps = milestone_steps(run_dir) if milestones and step is None else [step]
-            targets += run_targets(run_dir, steps, device, sampling)
+            targets += run_targets(run_dir, steps, device, sampling, inference)
         else:
             targets.append(_pretrained_target(text, runs_dir, device, arguments))
     return targets

@@ -12,9 +12,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from selfe.config.assignments import merge, parse_assignments
 from selfe.config.describe import fields_of, first_problem, unknown_key
+from selfe.config.inference import check_sampling
 from selfe.config.objective_outline import settings_class
 from selfe.config.recipes import RECIPES, part_of_method
-from selfe.config.schema import RunConfig, SectionT, TimesConfig, TrainConfig
+from selfe.config.schema import ModelConfig, RunConfig, SectionT, TimesConfig, TrainConfig
 from selfe.config.stages import check_stages
 from selfe.objectives.registry import load_method, objective_class, variants_of
 from selfe.registry import Registry
@@ -95,6 +96,9 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"objective.{key} must be a finite number, got {value}")
     config = config.model_copy(update={"objective": resolved})
+    wanted = getattr(objective, "network_settings", {})
+    model = validate_section(ModelConfig, {**config.model.model_dump(), **wanted}, "model")
+    config = config.model_copy(update={"model": model})
     check_stages(config, objective.group_size)
     return config
 
@@ -219,7 +223,9 @@ def resolve(
     rates = given.get("optim")
     if isinstance(rates, Mapping) and {"final_lr", "final_share"} <= rates.keys():
         raise ValueError("optim.final_lr and optim.final_share say the same: give one of them")
-    return validate(merge(values, given))
+    config = validate(merge(values, given))
+    check_sampling(config.sampling, method)
+    return config
 
 
 def run_name(config: RunConfig) -> str:

@@ -37,6 +37,12 @@ class ModelConfig(Section):
     time_factor: float = Field(
         1000.0, gt=0, description="time features are sinusoids of it times t"
     )
+    input_sigma: float | None = Field(
+        None,
+        gt=0,
+        description="deviation of the data by which the network scales its input, to "
+        "x_t / (it sqrt((1-t)^2 + t^2)); null for x_t as it is; objective.scale_input sets it",
+    )
 
 
 class DataConfig(Section):
@@ -181,6 +187,8 @@ class StepSampling(Section):
     eta: float | None = Field(None, ge=0, le=1)
     update: Literal["ancestral", "minfm"] | None = None
     s_fraction: float | None = Field(None, ge=0, le=1)
+    guidance_time: Literal["s", "t"] | None = None
+    shift: float | None = None
 
 
 class SamplingConfig(Section):
@@ -205,7 +213,17 @@ class SamplingConfig(Section):
     s_fraction: float = Field(
         0.0, ge=0, le=1, description="s of a step from t to t': 0 is t', 1 is t, 0.5 halfway"
     )
+    guidance_time: Literal["s", "t"] = Field(
+        "s",
+        description="where guidance takes its difference: at the s of the step, or at s = t, which "
+        "costs a third network call",
+    )
     warp: bool = Field(True, description="warp the time grid as training warps t (Eq. s.12)")
+    shift: float | None = Field(
+        None,
+        description="mu of that warp in place of the one training has, or a warp of IMM's even "
+        "grid; less is nearer to the data",
+    )
     base_len: int = Field(512, ge=1, description="as times.base_len, for the grid")
     batch_slots: int = Field(32, ge=1, description="fixed batch of the sampler, padded")
     by_steps: dict[int, StepSampling] = Field(
@@ -219,6 +237,26 @@ class SamplingConfig(Section):
             return self.model_copy(update={"by_steps": {}})
         chosen = self.by_steps[max(applicable)].model_dump(exclude_none=True)
         return self.model_copy(update={**chosen, "by_steps": {}})
+
+
+# Settings younger than the digests of published runs: left out of a digest where they have these
+# values.
+_YOUNGER: dict[str, dict[str, Any]] = {
+    "model": {"time_factor": 1000.0, "input_sigma": None},
+    "sampling": {"guidance_time": "s", "shift": None},
+}
+
+
+def _without_younger(values: dict[str, Any]) -> dict[str, Any]:
+    for section, defaults in _YOUNGER.items():
+        for name, value in defaults.items():
+            if values[section].get(name, value) == value:
+                values[section].pop(name, None)
+    for entry in values["sampling"]["by_steps"].values():
+        for name in _YOUNGER["sampling"]:
+            if entry.get(name) is None:
+                entry.pop(name, None)
+    return values
 
 
 class RunConfig(Section):
@@ -251,7 +289,6 @@ class RunConfig(Section):
         # digests of published runs are of the rate itself
         del values["optim"]["final_share"]
         values["optim"]["final_lr"] = self.optim.final_lr
-        if values["model"]["time_factor"] == ModelConfig().time_factor:
-            del values["model"]["time_factor"]  # younger than the digests of published runs
+        values = _without_younger(values)
         text = json.dumps({k: v for k, v in values.items() if k not in left_out}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()

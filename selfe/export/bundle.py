@@ -13,6 +13,7 @@ Module = tuple[str, tuple[str, ...]]
 
 DENOISER_MODULES: tuple[Module, ...] = (
     ("selfe.batch", ("TextCondition", "join_conditions")),
+    ("selfe.path", ("expand_time", "scale_input")),
     ("selfe.network.embeddings", ()),
     ("selfe.network.derivative", ("carries_tangent",)),
     ("selfe.network.cpu_kernels", ()),
@@ -27,7 +28,14 @@ SCHEDULER_MODULES: tuple[Module, ...] = (
     ("selfe.times", ("length_shift", "warp_time")),
     (
         "selfe.sampler",
-        ("time_grid", "secondary_time", "ancestral_coefficients", "minfm_coefficients", "UPDATES"),
+        (
+            "time_grid",
+            "even_grid",
+            "secondary_time",
+            "ancestral_coefficients",
+            "minfm_coefficients",
+            "UPDATES",
+        ),  # fmt: skip
     ),
     ("selfe.export.scheduler", ()),
 )

@@ -43,7 +43,8 @@ class SelfEPipeline(DiffusionPipeline):
         max_tokens: T5 tokens kept of a caption.
         latent_channels, latent_height, latent_width: of the images the model was trained on.
         batch_slots: fixed batch of the sampler, padded by repetition.
-        guidance_by_steps: {"1": {"kind": ..., "scale": ...}}, keyed like the scheduler's settings.
+        guidance_by_steps: {"1": {"kind": ..., "scale": ..., "time": ...}}, keyed like the
+            scheduler's settings.
     """
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->denoiser->vae"
@@ -130,6 +131,7 @@ class SelfEPipeline(DiffusionPipeline):
         chosen = Guidance(
             guidance if guidance is not None else own.kind,  # type: ignore[arg-type]
             guidance_scale if guidance_scale is not None else own.scale,
+            own.time,
         )
         images = self._draw_all(
             [text for text, _ in jobs],

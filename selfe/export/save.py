@@ -15,10 +15,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from selfe.config.inference import as_drawn, check_sampling
 from selfe.config.schema import RunConfig, SamplingConfig
 from selfe.encoders.base import LatentCodec, TextEncoder
 from selfe.encoders.registry import build_codec, build_text_encoder
 from selfe.export.bundle import DENOISER_MODULES, PIPELINE_MODULES, SCHEDULER_MODULES, bundle
+from selfe.objectives.registry import load_method
 from selfe.run_folder.checkpoint import load_tensors, load_weights, verify
 from selfe.run_folder.model import build_model, latent_shape_of
 from selfe.run_folder.records import find_checkpoint, owner_of, read_config
@@ -30,11 +32,13 @@ def export_run(run_dir: Path, out: Path, *, step: int | None = None) -> Path:
     """Write the moving-average weights of a checkpoint, its encoders and their code to `out`.
 
     Raises:
-        ValueError: if `out` exists, or there is no such run or checkpoint, or it is damaged.
+        ValueError: if `out` exists, there is no such run or checkpoint, it is damaged, or the run's
+            sampling does not suit its method.
     """
     if out.exists():
         raise ValueError(f"{out} already exists: choose another folder for --out")
     config = read_config(run_dir)
+    check_sampling(config.sampling, config.method)
     checkpoint = find_checkpoint(run_dir, step)
     verify(checkpoint.path, owner_of(run_dir))
     network = build_model(config, "cpu")
@@ -51,9 +55,8 @@ def export_run(run_dir: Path, out: Path, *, step: int | None = None) -> Path:
 
         network.save_pretrained(temporary / "denoiser")
         _save_codec(codec, temporary / "vae")
-        AnyStepScheduler(scheduler_settings(config.sampling)).save_pretrained(
-            temporary / "scheduler"
-        )
+        scheduler = AnyStepScheduler(scheduler_settings(config))
+        scheduler.save_pretrained(temporary / "scheduler")
         index = {
             "_class_name": [PIPELINE_FILE, "SelfEPipeline"],
             "_diffusers_version": importlib.import_module("diffusers").__version__,
@@ -87,26 +90,31 @@ def export_run(run_dir: Path, out: Path, *, step: int | None = None) -> Path:
     return out
 
 
-def scheduler_settings(sampling: SamplingConfig) -> dict[str, dict[str, Any]]:
+def sampling_by_steps(config: RunConfig) -> dict[str, SamplingConfig]:
+    """How images are drawn, for every number of steps where something changes."""
+    sampling, prediction = config.sampling, load_method(config.method).prediction
+    return {str(n): as_drawn(sampling.at(n), prediction) for n in {1, *sampling.by_steps}}
+
+
+def scheduler_settings(config: RunConfig) -> dict[str, dict[str, Any]]:
     """What `AnyStepScheduler` needs, for every number of steps where something changes."""
-    names = {"sampler", "eta", "update", "s_fraction", "warp", "base_len"}
-    return {str(n): sampling.at(n).model_dump(include=names) for n in {1, *sampling.by_steps}}
+    names = {"sampler", "eta", "update", "s_fraction", "warp", "base_len", "shift"}
+    return {n: each.model_dump(include=names) for n, each in sampling_by_steps(config).items()}
 
 
 def pipeline_settings(config: RunConfig, codec: LatentCodec, text: TextEncoder) -> dict[str, Any]:
     """Arguments of `SelfEPipeline` that are no components."""
     channels, height, width = latent_shape_of(config, codec)
-    sampling = config.sampling
     return {
         "text": config.data.text,
         "max_tokens": text.max_tokens,
         "latent_channels": channels,
         "latent_height": height,
         "latent_width": width,
-        "batch_slots": sampling.batch_slots,
+        "batch_slots": config.sampling.batch_slots,
         "guidance_by_steps": {
-            str(n): {"kind": sampling.at(n).guidance, "scale": sampling.at(n).guidance_scale}
-            for n in {1, *sampling.by_steps}
+            n: {"kind": each.guidance, "scale": each.guidance_scale, "time": each.guidance_time}
+            for n, each in sampling_by_steps(config).items()
         },
     }
 

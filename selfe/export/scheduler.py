@@ -15,7 +15,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from selfe.path import add_noise, expand_time, noise_head, sample_head
-from selfe.sampler import UPDATES, secondary_time, time_grid
+from selfe.sampler import UPDATES, even_grid, secondary_time, time_grid
 
 PUSHFORWARD_START = 0.994
 """T of IMM's time distribution, where its sampler starts."""
@@ -27,8 +27,8 @@ class AnyStepScheduler(SchedulerMixin, ConfigMixin):
     Args:
         by_steps: settings from a number of steps on, keys as text: {"1": {...}, "8": {...}}; the
             largest key not above the number of steps applies. Settings are sampler ("any-step",
-            "pushforward" or "restart"), eta, update ("ancestral" or "minfm"), s_fraction, warp and
-            base_len; those left out are the paper's.
+            "pushforward" or "restart"), eta, update ("ancestral" or "minfm"), s_fraction, warp,
+            base_len and shift; those left out are the paper's.
     """
 
     order = 1
@@ -64,18 +64,16 @@ class AnyStepScheduler(SchedulerMixin, ConfigMixin):
         chosen = table[str(max(applicable))] if applicable else {}
         self.settings = {
             **{"sampler": "any-step", "eta": 1.0, "update": "ancestral", "s_fraction": 0.0},
-            **{"warp": True, "base_len": 512},
+            **{"warp": True, "base_len": 512, "shift": None},
             **chosen,
         }
         kind = self.settings["sampler"]
         if kind == "any-step":
-            warp, base_len = self.settings["warp"], self.settings["base_len"]
-            self.grid = time_grid(num_inference_steps, num_tokens, base_len=base_len, warp=warp)
+            warp = {name: self.settings[name] for name in ("base_len", "warp", "shift")}
+            self.grid = time_grid(num_inference_steps, num_tokens, **warp)
         elif kind in ("pushforward", "restart"):
-            points = torch.linspace(
-                PUSHFORWARD_START, 0, num_inference_steps + 1, dtype=torch.float64
-            )
-            self.grid = points.tolist()
+            shift = self.settings["shift"]
+            self.grid = even_grid(num_inference_steps, PUSHFORWARD_START, shift)
         else:
             raise ValueError(f"unknown sampler {kind!r}: use any-step, pushforward or restart")
         pairs = list(zip(self.grid[:-1], self.grid[1:], strict=True))

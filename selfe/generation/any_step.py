@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from selfe.batch import TextCondition, join_conditions
+from selfe.config.inference import as_drawn, check_step
 from selfe.config.schema import SamplingConfig
 from selfe.encoders.base import LatentCodec, TextEncoder
 from selfe.generation.captions import EncodedCaptions
 from selfe.generation.fixed_batches import fill_slots
 from selfe.generator import GeneratedImage, GeneratorFacts
 from selfe.guidance import Guidance
-from selfe.sampler import SamplerSettings, any_step_sample, pushforward_sample
+from selfe.objectives.registry import Prediction
+from selfe.sampler import Noise, SamplerSettings, any_step_sample, pushforward_sample
 from selfe.seeding import SampleRng
 
 Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -31,17 +33,21 @@ def latents_to_images(decoded: Tensor) -> list[GeneratedImage]:
 
 
 def guidance_of(settings: SamplingConfig) -> Guidance:
-    return Guidance(settings.guidance, settings.guidance_scale)
+    return Guidance(settings.guidance, settings.guidance_scale, settings.guidance_time)
 
 
 def sampling_facts(settings: SamplingConfig) -> dict[str, object]:
     """The settings that decide an image, as a result records them."""
     facts = settings.model_dump(mode="json", exclude={"batch_slots", "by_steps"})
     if not guidance_of(settings).needs_null:
-        facts |= {"guidance": "none", "guidance_scale": 1.0}
+        facts |= {"guidance": "none", "guidance_scale": 1.0, "guidance_time": "s"}
     if settings.sampler != "any-step":
         for name in ("eta", "update", "s_fraction", "warp", "base_len"):
             facts.pop(name)
+    # younger than published results: facts that say nothing new would only give them other names
+    for name, value in (("guidance_time", "s"), ("shift", None)):
+        if facts.get(name, value) == value:
+            facts.pop(name, None)
     return facts
 
 
@@ -58,18 +64,51 @@ def guided_velocity(
     on_accelerator = next(network.parameters()).device.type != "cpu"
     joined = join_conditions([null, condition]) if on_accelerator else None
 
-    def velocity(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        if not guidance.needs_null:
-            return network(x, t, s, condition).float()
+    def pair(x: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         if joined is not None:
             both = network(torch.cat([x, x]), torch.cat([t, t]), torch.cat([s, s]), joined)
             v_null, v_cond = both.float().chunk(2)
-        else:
-            v_null = network(x, t, s, null).float()
+            return v_null, v_cond
+        return network(x, t, s, null).float(), network(x, t, s, condition).float()
+
+    def velocity(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        if not guidance.needs_null:
+            return network(x, t, s, condition).float()
+        if guidance.time == "t":
             v_cond = network(x, t, s, condition).float()
+            null_at_t, cond_at_t = pair(x, t, t)
+            v_null = v_cond - (cond_at_t - null_at_t)
+        else:
+            v_null, v_cond = pair(x, t, s)
         return guidance.combine(v_null, v_cond, x, t)
 
     return velocity
+
+
+def draw_latents(
+    velocity: Velocity,
+    x: Tensor,
+    num_steps: int,
+    num_tokens: int,
+    settings: SamplingConfig,
+    noise: Noise,
+) -> Tensor:
+    """Latents (B, ...) from standard normal `x`, by the sampler that the settings of this number of
+    steps name; see `selfe.sampler`."""
+    if settings.sampler != "any-step":
+        restart = settings.sampler == "restart"
+        return pushforward_sample(
+            velocity, x, num_steps, restart=restart, noise=noise, shift=settings.shift
+        )
+    sampler = SamplerSettings(
+        settings.eta,
+        settings.update,
+        settings.s_fraction,
+        settings.warp,
+        settings.base_len,
+        settings.shift,
+    )
+    return any_step_sample(velocity, x, num_steps, num_tokens, sampler, noise)
 
 
 class AnyStepGenerator:
@@ -79,6 +118,8 @@ class AnyStepGenerator:
         network: denoiser, on its device.
         latent_shape: (C, h, w) of one latent.
         settings: sampler, guidance and slots.
+        prediction: what the network's V means; settings that do not suit it are refused.
+        inference: name of the settings, where they have one (`selfe.config.inference`).
     """
 
     def __init__(
@@ -90,6 +131,8 @@ class AnyStepGenerator:
         latent_shape: tuple[int, int, int],
         settings: SamplingConfig,
         facts: GeneratorFacts,
+        prediction: Prediction = "posterior",
+        inference: str = "",
     ) -> None:
         self.network = network.eval()
         self.codec = codec
@@ -97,6 +140,8 @@ class AnyStepGenerator:
         self.latent_shape = latent_shape
         self.settings = settings
         self.facts = facts
+        self.prediction: Prediction = prediction
+        self.inference = inference
         # several batches at once, so that captions of one length fill theirs
         self.chunk_size = 8 * settings.batch_slots
         self.device = next(network.parameters()).device
@@ -104,10 +149,16 @@ class AnyStepGenerator:
         self._null = text.encode([""]).trimmed().to(self.device)
 
     def nfe(self, num_steps: int) -> int:
-        return num_steps * (2 if guidance_of(self.settings.at(num_steps)).needs_null else 1)
+        return num_steps * guidance_of(self._settings_at(num_steps)).calls
 
     def sampling_at(self, num_steps: int) -> dict[str, object]:
-        return sampling_facts(self.settings.at(num_steps))
+        """See `selfe.generator.TextToImage`; raises ValueError where the steps cannot be drawn."""
+        named = {"inference": self.inference} if self.inference else {}
+        return sampling_facts(self._settings_at(num_steps)) | named
+
+    def _settings_at(self, num_steps: int) -> SamplingConfig:
+        check_step(self.settings, self.facts.label, self.prediction, num_steps)
+        return as_drawn(self.settings.at(num_steps), self.prediction)
 
     def count_truncated(self, prompts: Sequence[str]) -> dict[str, int]:
         return self.text.count_truncated_by_encoder(prompts)
@@ -139,18 +190,11 @@ class AnyStepGenerator:
         def noise(k: int) -> Tensor:
             return rng.normal(f"step {k}", self.latent_shape)
 
-        settings = self.settings.at(num_steps)
+        settings = self._settings_at(num_steps)
         null = self._null.expand(len(condition))
         velocity = guided_velocity(
             self.network, condition.to(self.device), null, guidance_of(settings)
         )
-        if settings.sampler == "any-step":
-            tokens = (self.latent_shape[1] // 2) * (self.latent_shape[2] // 2)
-            sampler = SamplerSettings(
-                settings.eta, settings.update, settings.s_fraction, settings.warp, settings.base_len
-            )
-            latents = any_step_sample(velocity, x, num_steps, tokens, sampler, noise)
-        else:
-            restart = settings.sampler == "restart"
-            latents = pushforward_sample(velocity, x, num_steps, restart=restart, noise=noise)
+        tokens = (self.latent_shape[1] // 2) * (self.latent_shape[2] // 2)
+        latents = draw_latents(velocity, x, num_steps, tokens, settings, noise)
         return latents_to_images(self.codec.decode(latents))

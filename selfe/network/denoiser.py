@@ -24,6 +24,7 @@ from selfe.network.embeddings import (
     time_features,
     unpatchify,
 )
+from selfe.path import scale_input
 
 
 class DualTimeDenoiser(ModelMixin, ConfigMixin):
@@ -40,6 +41,8 @@ class DualTimeDenoiser(ModelMixin, ConfigMixin):
         axes_dims_rope: features of a head rotated by (t, y, x); they add up to a head.
         time_factor: sinusoids are of so many times t and t - s; FLUX has 1000. Less makes the
             network smoother in time.
+        input_sigma: deviation of the data, by which x_t is scaled to unit variance before the first
+            layer (c_in of IMM, arXiv 2503.07565); None for x_t as it is.
 
     Weights are drawn from torch's global generator. Modulations and the last projection start at
     zero, so that an untrained network predicts exactly 0.
@@ -60,6 +63,7 @@ class DualTimeDenoiser(ModelMixin, ConfigMixin):
         pooled_projection_dim: int = 768,
         axes_dims_rope: tuple[int, int, int] = (8, 28, 28),
         time_factor: float = TIME_FACTOR,
+        input_sigma: float | None = None,
     ):
         super().__init__()
         check_sizes(in_channels, attention_head_dim, axes_dims_rope)
@@ -109,7 +113,10 @@ class DualTimeDenoiser(ModelMixin, ConfigMixin):
         height, width = x_t.shape[-2:]
         vector = F.silu(self._conditioning_vector(t, s, condition.pooled))
         tokens, mask = self._prepare_text(condition, (height // PATCH) * (width // PATCH), dtype)
-        image, text = self.image_in(patchify(x_t).to(dtype)), self.text_in(tokens)
+        inputs = x_t
+        if (sigma := self.config.input_sigma) is not None:
+            inputs = scale_input(x_t, t, sigma)
+        image, text = self.image_in(patchify(inputs).to(dtype)), self.text_in(tokens)
         text_len = text.shape[1]
         rotary = rotary_table(
             text_len,

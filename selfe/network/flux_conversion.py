@@ -115,8 +115,13 @@ def to_flux(model: DualTimeDenoiser) -> FluxTransformer2DModel:
     """The FLUX transformer that computes V(x_t, t, t, c): the flow-matching field of `model`.
 
     Raises:
-        ValueError: if its time features are not FLUX's.
+        ValueError: if its time features are not FLUX's, or it scales its input.
     """
+    if model.config.input_sigma is not None:
+        raise ValueError(
+            "FLUX reads x_t as it is, this network scales it (model.input_sigma = "
+            f"{model.config.input_sigma:g}): it cannot be converted"
+        )
     if model.config.time_factor != TIME_FACTOR:
         raise ValueError(
             f"FLUX's time features are sinusoids of {TIME_FACTOR:g} t, this network's of "

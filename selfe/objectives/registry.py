@@ -8,12 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from selfe.registry import Registry, import_target
 
 Overrides = Mapping[str, Mapping[str, Any]]
 """Section of a run's configuration -> what is set in it."""
+
+
+Prediction = Literal["velocity", "posterior", "flow-map"]
+"""What V(x_t, t, s) of a trained network means.
+
+"velocity": the velocity at t, learnt at s = t alone. "posterior": x_t - t V estimates x_0 at every
+s, as Self-E's sample head does by construction. "flow-map": the mean velocity from t to s, so that
+x_t - (t - s) V is where the path is at s, and x_t - t V estimates x_0 at s = 0 only. What follows
+for samplers is in `selfe.config.inference`.
+"""
 
 
 @dataclass(frozen=True)
@@ -23,6 +33,7 @@ class Method:
     Attributes:
         target: "module:Class" of the objective (`selfe.objectives.base.Objective`).
         label: its name in tables.
+        prediction: what its V means, which decides the samplers that are valid.
         variants: name of an ablation, as `--variant` takes it -> what it sets.
         sampling: family of recipes ("shapes", "paper") -> the section "sampling" with which the
             method's images are drawn; a family that is missing uses the recipe's own section.
@@ -33,6 +44,7 @@ class Method:
 
     target: str
     label: str
+    prediction: Prediction = "posterior"
     variants: Mapping[str, Overrides] = field(default_factory=dict)
     sampling: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     full_precision: bool = False
@@ -49,6 +61,7 @@ METHODS = Registry(
         "selfe": Method(
             "selfe.objectives.self_evaluation:SelfEvaluation",
             "Self-E",
+            "posterior",
             variants={
                 "no-target-norm": {"objective": {"target_norm": False}},
                 "aux": {"objective": {"aux_from": 0}},
@@ -71,6 +84,7 @@ METHODS = Registry(
         "fm": Method(
             "baselines.flow_matching:FlowMatching",
             "Flow Matching",
+            "velocity",
             sampling={
                 "shapes": {
                     "guidance": "linear",
@@ -83,7 +97,11 @@ METHODS = Registry(
         "imm": Method(
             "baselines.imm:InductiveMomentMatching",
             "IMM",
+            "flow-map",
             sampling={
+                # as published: an even grid from 0.994, and the guidance of its class-conditional
+                # ImageNet models; for captions nothing is published
+                "paper": {"sampler": "pushforward", "guidance": "linear", "guidance_scale": 1.5},
                 "shapes": {
                     "sampler": "restart",
                     "guidance": "linear",
@@ -100,7 +118,10 @@ METHODS = Registry(
         "shortcut": Method(
             "baselines.shortcut:ShortcutModel",
             "Shortcut",
+            "flow-map",
             sampling={
+                # guidance of its authors' ImageNet models
+                "paper": {"guidance": "linear", "guidance_scale": 1.5, "eta": 0.0},
                 "shapes": {
                     "guidance": "linear",
                     "guidance_scale": 3.0,
@@ -112,19 +133,28 @@ METHODS = Registry(
         "transition": Method(
             "baselines.transition:TransitionModel",
             "Transition (TiM)",
+            "flow-map",
             variants={"no-loss-norm": {"objective": {"loss_norm": False}}},
-            sampling={"shapes": {"guidance": "linear", "guidance_scale": 3.0, "eta": 0.0}},
+            sampling={
+                # guidance of its authors' text-to-image model on GenEval
+                "paper": {"guidance": "linear", "guidance_scale": 2.5, "eta": 0.0},
+                "shapes": {"guidance": "linear", "guidance_scale": 3.0, "eta": 0.0},
+            },
             full_precision=True,  # it divides a difference by 0.01 (reports/README.md, "Precision")
         ),
         "meanflow": Method(
             "baselines.meanflow:MeanFlow",
             "MeanFlow",
+            "flow-map",
             sampling={
+                # its authors train with guidance; without it in training, as TiM's
+                "paper": {"guidance": "linear", "guidance_scale": 2.5, "eta": 0.0},
                 "shapes": {
                     "guidance": "linear",
                     "guidance_scale": 2.0,
                     "eta": 0.0,
-                    "by_steps": {8: {"guidance_scale": 3.0, "eta": 1.0}},
+                    # the best at eta 0; the best of all has eta 1, which no flow map allows
+                    "by_steps": {8: {"guidance_scale": 3.0}},
                 },
             },
         ),

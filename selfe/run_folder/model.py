@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from selfe.config.resolve import changed_settings, validate_section
-from selfe.config.schema import ModelConfig, RunConfig, SamplingConfig
+from selfe.config.drawing import chosen_sampling
+from selfe.config.inference import as_drawn
+from selfe.config.resolve import changed_settings
+from selfe.config.schema import ModelConfig, RunConfig
 from selfe.encoders.base import LatentCodec
 from selfe.encoders.registry import build_codec, build_text_encoder
 from selfe.generation.any_step import AnyStepGenerator, sampling_facts
 from selfe.generator import GeneratorFacts
 from selfe.network.flops import parameter_counts
-from selfe.objectives.registry import method_label
+from selfe.objectives.registry import load_method
 from selfe.run_folder.checkpoint import load_tensors, load_weights, verify
 from selfe.run_folder.records import (
     check_encoders,
@@ -63,38 +65,25 @@ def _data_facts(config: RunConfig, run_dir: Path) -> dict[str, object]:
     return {"data": {"cache": cache, "path": config.data.path}} if cache else {}
 
 
-def override_sampling(base: SamplingConfig, over: dict[str, object]) -> SamplingConfig:
-    """A run's sampling section with a user's overrides, which apply to every number of steps.
-
-    Raises:
-        ValueError: for an unknown key or a value that does not fit.
-    """
-    values = validate_section(SamplingConfig, {**base.model_dump(), **over}, "sampling").model_dump(
-        exclude_none=True
-    )
-    if over:
-        values["by_steps"] = {
-            steps: {key: value for key, value in entry.items() if key not in over}
-            for steps, entry in values["by_steps"].items()
-        }
-    return validate_section(SamplingConfig, values, "sampling")
-
-
 def load_run(
     run_dir: Path,
     *,
     step: int | None = None,
     device: torch.device | str = "cpu",
     sampling: dict[str, object] | None = None,
+    inference: str = "",
 ) -> AnyStepGenerator:
     """The moving-average weights of a run's checkpoint, ready to draw.
 
     Args:
         step: iteration; None for the newest.
         sampling: overrides of the run's own sampling section.
+        inference: a named way of drawing in place of it (`selfe.config.inference`), without
+            overrides.
 
     Raises:
-        ValueError: if there is no such run or checkpoint, or the checkpoint is damaged.
+        ValueError: if there is no such run or checkpoint, the checkpoint is damaged, or the
+            settings do not suit the method.
     """
     config, started = read_config(run_dir), read_record(run_dir)
     checkpoint = find_checkpoint(run_dir, step)
@@ -104,18 +93,19 @@ def load_run(
     load_weights(network, load_tensors(weights), weights)
     codec, text = build_codec(config, device), build_text_encoder(config, device)
     check_encoders(run_dir, codec, text)
-    settings = override_sampling(config.sampling, sampling or {})
+    method = load_method(config.method)
+    settings = chosen_sampling(config, sampling or {}, inference)
     shape = latent_shape_of(config, codec)
     facts = GeneratorFacts(
         name=f"{run_dir.name}@{checkpoint.step}",
-        label=method_label(config.method),
+        label=method.label,
         method=config.method,
         variant=config.variant,
         iterations=checkpoint.step,
         digest=checkpoint.digest,
         resolution=(shape[1] * codec.downsample, shape[2] * codec.downsample),
         parameters=sum(p.numel() for p in network.parameters()),
-        sampling=sampling_facts(settings),
+        sampling=sampling_facts(as_drawn(settings, method.prediction)),
         training={
             "recipe": config.recipe,
             "seed": config.seed,
@@ -136,4 +126,6 @@ def load_run(
         latent_shape=shape,
         settings=settings,
         facts=facts,
+        prediction=method.prediction,
+        inference=inference,
     )

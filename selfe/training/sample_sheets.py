@@ -13,7 +13,7 @@ from selfe.distributed.processes import OneProcess
 from selfe.encoders.registry import build_codec, build_text_encoder
 from selfe.generation.any_step import AnyStepGenerator
 from selfe.generator import GeneratorFacts, image_seed
-from selfe.objectives.registry import method_label
+from selfe.objectives.registry import load_method
 from selfe.run_folder.model import build_model, latent_shape_of
 from selfe.run_folder.records import check_encoders
 
@@ -64,10 +64,9 @@ class SampleSheets:
         from selfe.generation.contact_sheet import write_sheet
 
         config = self.config
+        method = load_method(config.method)
         shape = latent_shape_of(config, self.codec)
-        facts = GeneratorFacts(
-            "training", method_label(config.method), config.method, "", shape[1:]
-        )
+        facts = GeneratorFacts("training", method.label, config.method, "", shape[1:])
         settings = config.sampling.model_copy(update={"batch_slots": 4})
         generator = AnyStepGenerator(
             network,
@@ -76,6 +75,7 @@ class SampleSheets:
             latent_shape=shape,
             settings=settings,
             facts=facts,
+            prediction=method.prediction,
         )
         prompts = self.PROMPTS[config.data.source]
         seeds = [image_seed(config.seed, prompt, 0) for prompt in prompts]

@@ -1,0 +1,53 @@
+"""How a run's images are drawn: its own section "sampling", a user's overrides, or a named way."""
+
+from __future__ import annotations
+
+from selfe.config.inference import inference_settings
+from selfe.config.recipes import FAMILIES
+from selfe.config.resolve import validate_section
+from selfe.config.schema import RunConfig, SamplingConfig
+from selfe.objectives.registry import load_method
+
+
+def override_sampling(base: SamplingConfig, over: dict[str, object]) -> SamplingConfig:
+    """A run's sampling section with a user's overrides, which apply to every number of steps.
+
+    Raises:
+        ValueError: for an unknown key or a value that does not fit.
+    """
+    values = validate_section(SamplingConfig, {**base.model_dump(), **over}, "sampling").model_dump(
+        exclude_none=True
+    )
+    if over:
+        values["by_steps"] = {
+            steps: {key: value for key, value in entry.items() if key not in over}
+            for steps, entry in values["by_steps"].items()
+        }
+    return validate_section(SamplingConfig, values, "sampling")
+
+
+def chosen_sampling(
+    config: RunConfig, over: dict[str, object], inference: str = ""
+) -> SamplingConfig:
+    """How a run's images are drawn: by its own section with a user's overrides, or by a named way.
+
+    Raises:
+        ValueError: for overrides that do not fit, an unknown name, or overrides beside a name.
+    """
+    row = load_method(config.method)
+    if not inference:
+        if row.prediction == "velocity" and over.get("s_fraction", 1) != 1:
+            raise ValueError(
+                f"{row.label} was trained at s = t alone and is drawn there: leave --set "
+                "sampling.s_fraction out"
+            )
+        return override_sampling(config.sampling, over)
+    if over:
+        raise ValueError(
+            f"--inference {inference} names every sampling setting: leave --set sampling.KEY=VALUE "
+            "out, or leave --inference out"
+        )
+    family = FAMILIES.get(config.recipe, "")
+    named = inference_settings(family, row, inference)
+    named["batch_slots"] = config.sampling.batch_slots
+    return validate_section(SamplingConfig, named, "sampling")
