@@ -12,9 +12,11 @@ from evals.scoring.benchmark import BenchmarkSettings
 from evals.scoring.folders import result_folder_of
 from evals.suites.base import Suite
 from selfe.config.assignments import parse_assignments
+from selfe.config.drawing import chosen_sampling
+from selfe.config.inference import as_drawn
 from selfe.generation.any_step import sampling_facts
+from selfe.objectives.registry import load_method
 from selfe.run_folder.checkpoint import list_checkpoints
-from selfe.run_folder.model import override_sampling
 from selfe.run_folder.records import read_config
 from selfe.studies.study import Study
 
@@ -41,7 +43,7 @@ def result_folders(
     config = read_config(run_dir)
     over = parse_assignments(settings).get("sampling", {})
     assert isinstance(over, dict)
-    sampling = override_sampling(config.sampling, over)
+    sampling, prediction = chosen_sampling(config, over), load_method(config.method).prediction
     preset = config.data.preset if config.data.source == "shapes" else ""
     suite = _suite(study.suite or suite_for(preset), study.split, study.limit)
     for found in list_checkpoints(run_dir / "checkpoints"):
@@ -49,7 +51,7 @@ def result_folders(
             continue
         root, weights = run_dir / "results" / found.path.name, found.digest
         for count in steps:
-            facts = sampling_facts(sampling.at(count))
+            facts = sampling_facts(as_drawn(sampling.at(count), prediction))
             yield result_folder_of(root, suite, weights, facts, count, seed=0)
 
 
