@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from selfe.network import cpu_kernels
-from selfe.network.cpu_kernels import beside_gelu, gelu
+from selfe.network.cpu_kernels import beside_gelu_on_cpu as beside_gelu
+from selfe.network.cpu_kernels import gelu_on_cpu as gelu
 
 
 def spread(dtype: torch.dtype) -> torch.Tensor:

@@ -9,12 +9,14 @@ import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 
 from selfe.batch import TextCondition, join_conditions
-from selfe.network import attention
-from selfe.network.attention import attend, normalise_and_rotate
+from selfe.network import cpu_kernels, denoiser
+from selfe.network.cpu_kernels import attend_on_cpu as attend
+from selfe.network.cpu_kernels import normalise_and_rotate_on_cpu as normalise_and_rotate
 from selfe.network.denoiser import DualTimeDenoiser
 from selfe.network.embeddings import patchify, rotary_table, unpatchify
 from selfe.network.flops import flops_per_image
 from selfe.network.flux_conversion import from_flux, to_flux
+from selfe.network.operations import PLAIN
 
 TINY = dict(
     in_channels=16,
@@ -153,7 +155,7 @@ def test_equals_diffusers_with_flux_weights(config):
     # The larger one has enough tokens for the fused attention kernel.
     h, w = (4, 6) if config is TINY else (16, 24)
     x_t, t, s, condition = make_inputs(config, h=h, w=w, lengths=(5, 5, 5))
-    assert (h * w // 4 + 5 <= attention.FEW_TOKENS) == (config is TINY)
+    assert (h * w // 4 + 5 <= cpu_kernels.FEW_TOKENS) == (config is TINY)
     with torch.no_grad():
         expected = run_flux(flux, x_t, t, condition)
         assert expected.std() > 0.1
@@ -253,7 +255,7 @@ def test_both_forms_of_attention_agree(masked, monkeypatch):
         mask[0, ..., :2] = float("-inf")
     results = []
     for few in (96, 0):
-        monkeypatch.setattr(attention, "FEW_TOKENS", few)
+        monkeypatch.setattr(cpu_kernels, "FEW_TOKENS", few)
         out = attend(q, k, v, mask)
         results.append([out, *torch.autograd.grad(out.square().sum(), (q, k, v))])
     torch.testing.assert_close(results[0], results[1], rtol=0, atol=1e-12)
@@ -429,3 +431,18 @@ def test_bad_inputs_are_named():
         DualTimeDenoiser(**{**TINY, "axes_dims_rope": (4, 4, 4)})
     with pytest.raises(ValueError, match="multiple of 4"):
         DualTimeDenoiser(**{**TINY, "in_channels": 6})
+
+
+def test_a_forward_pass_asks_once_what_to_compute_with(monkeypatch):
+    asked = []
+    real = denoiser.kernels_for
+    monkeypatch.setattr(denoiser, "kernels_for", lambda *inputs: asked.append(1) or real(*inputs))
+    tiny_model()(*make_inputs(TINY))
+    assert asked == [1]
+
+
+def test_plain_operations_give_what_processors_compute(monkeypatch):
+    model, inputs = tiny_model(), make_inputs(TINY)
+    ours = model(*inputs)
+    monkeypatch.setattr(denoiser, "kernels_for", lambda *inputs: PLAIN)
+    torch.testing.assert_close(model(*inputs), ours, rtol=1e-5, atol=1e-5)

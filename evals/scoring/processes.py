@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from datetime import timedelta
+
+from selfe.distributed.environment import place_of_process
 
 # The shares differ: a process may wait for the others as long as a whole benchmark takes.
 _PATIENCE = timedelta(days=7)
@@ -40,11 +41,12 @@ def join_processes() -> Processes:
     Raises:
         ValueError: if the environment names several processes but not where they meet.
     """
-    processes = Processes(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+    place = place_of_process()
+    processes = Processes(place.rank, place.size)
     if processes.world_size > 1:
         import torch.distributed as dist
 
-        if "MASTER_ADDR" not in os.environ:
+        if not place.address:
             raise ValueError(
                 f"WORLD_SIZE is {processes.world_size} but MASTER_ADDR is not set: start several "
                 "processes with `torchrun --nproc-per-node N $(which selfe-bench) geneval ...`"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -55,9 +54,11 @@ def pick_device(name: str) -> str:
     """
     import torch
 
+    from selfe.distributed.environment import place_of_process
+
     if name in ("auto", "cuda") and torch.cuda.is_available():
-        local_rank = os.environ.get("LOCAL_RANK")
-        return "cuda" if local_rank is None else f"cuda:{local_rank}"
+        place = place_of_process()
+        return f"cuda:{place.local_rank}" if place.placed else "cuda"
     if name == "auto":
         return "mps" if torch.backends.mps.is_available() else "cpu"
     try:

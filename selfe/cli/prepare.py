@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections import Counter
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from selfe.cli.common import Device, Ticker, command_line, console, pick_device, progress_bar
+from selfe.distributed.environment import place_of_process
 
 if TYPE_CHECKING:
     from selfe.data.latent_cache.index import CacheIndex
@@ -104,12 +104,10 @@ def prepare(
     )
     reader = open_reader(data, image_column=image_column, caption_column=caption_column)
     reader.shards()  # what is missing is named before the encoders load
-    rank, world_size = (
-        int(os.environ.get(name, n)) for name, n in (("RANK", 0), ("WORLD_SIZE", 1))
-    )
+    process = place_of_process()
     place = pick_device(device)
     if place == "cuda":
-        place = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        place = f"cuda:{process.local_rank}"
     with progress_bar("{task.fields[note]}") as bar:
         tick = Ticker(bar)
         index = encode(
@@ -118,8 +116,8 @@ def prepare(
             reader,
             load_codec(codec, place, revision),
             load_text_encoder(text, place, revision, text_tokens),
-            rank=rank,
-            world_size=world_size,
+            rank=process.rank,
+            world_size=process.size,
             workers=workers,
             max_skipped=max_skipped,
             verify=verify,
@@ -128,7 +126,9 @@ def prepare(
             message=lambda words: console.print(words, markup=False, soft_wrap=True),
         )
     if index is None:
-        typer.echo(f"process {rank} of {world_size} is done; others still encode their shards")
+        typer.echo(
+            f"process {process.rank} of {process.size} is done; others still encode their shards"
+        )
     else:
         typer.echo(describe(out, index))
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from selfe.distributed.launch import launched
+from selfe.distributed.environment import launched
 from selfe.distributed.processes import OneProcess
 from selfe.errors import PeerError, WorkerDied
 

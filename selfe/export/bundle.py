@@ -16,6 +16,7 @@ DENOISER_MODULES: tuple[Module, ...] = (
     ("selfe.path", ("expand_time", "scale_input")),
     ("selfe.network.embeddings", ()),
     ("selfe.network.derivative", ("carries_tangent",)),
+    ("selfe.network.operations", ()),
     ("selfe.network.cpu_kernels", ()),
     ("selfe.network.attention", ()),
     ("selfe.network.blocks", ()),

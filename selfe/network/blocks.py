@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfe.network.attention import joint_attention
-from selfe.network.cpu_kernels import NORM_EPS, beside_gelu, gelu
+from selfe.network.operations import NORM_EPS, PLAIN, Kernels
 
 MLP_RATIO = 4
 
@@ -43,11 +43,17 @@ class Stream(nn.Module):
         """Queries, keys and values of this stream: (B, L, 3 * D)."""
         return self.qkv(modulate(x_BLD, shift_BD, scale_BD))
 
-    def update(self, x_BLD: Tensor, attended_BLD: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
+    def update(
+        self,
+        x_BLD: Tensor,
+        attended_BLD: Tensor,
+        modulation: tuple[Tensor, ...],
+        kernels: Kernels,
+    ) -> Tensor:
         """Residual update from the attention's output, then from the MLP."""
         _, _, gate, mlp_shift, mlp_scale, mlp_gate = modulation
         x_BLD = add_gated(x_BLD, gate, self.out(attended_BLD))
-        hidden = gelu(self.mlp_in(modulate(x_BLD, mlp_shift, mlp_scale)))
+        hidden = kernels.gelu(self.mlp_in(modulate(x_BLD, mlp_shift, mlp_scale)))
         return add_gated(x_BLD, mlp_gate, self.mlp_out(hidden))
 
 
@@ -68,6 +74,7 @@ class DoubleStreamBlock(nn.Module):
         vector_BD: Tensor,
         rotary: Tensor,
         mask: Tensor | None,
+        kernels: Kernels = PLAIN,
     ) -> tuple[Tensor, Tensor]:
         """`vector_BD` is the conditioning after SiLU; returns (image, text)."""
         parts = self.modulation(vector_BD).chunk(12, dim=-1)
@@ -87,11 +94,11 @@ class DoubleStreamBlock(nn.Module):
                 for stream, length in zip((self.text, self.image), lengths, strict=True)
             ]
         )
-        attended = joint_attention(qk, v.squeeze(2), qk_scale, rotary, mask)
+        attended = joint_attention(qk, v.squeeze(2), qk_scale, rotary, mask, kernels=kernels)
         text_attended, image_attended = attended.split(lengths, dim=1)
         return (
-            self.image.update(image_BLD, image_attended, image_parts),
-            self.text.update(text_BLD, text_attended, text_parts),
+            self.image.update(image_BLD, image_attended, image_parts, kernels),
+            self.text.update(text_BLD, text_attended, text_parts, kernels),
         )
 
 
@@ -113,6 +120,7 @@ class SingleStreamBlock(nn.Module):
         rotary: Tensor,
         mask: Tensor | None,
         first_output: int = 0,
+        kernels: Kernels = PLAIN,
     ) -> Tensor:
         """Updated tokens from `first_output` on; those before it are only attended to."""
         width = x_BLD.shape[-1]
@@ -133,5 +141,6 @@ class SingleStreamBlock(nn.Module):
             rotary,
             mask,
             first_output,
+            kernels,
         )
-        return add_gated(x_out, gate, self.out(beside_gelu(attended, hidden)))
+        return add_gated(x_out, gate, self.out(kernels.beside_gelu(attended, hidden)))

@@ -1,4 +1,8 @@
-"""FLUX's activation: GELU in its tanh form, x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))."""
+"""The operations of a block written for processors, which have no compiler that fuses them.
+
+They compute what `operations` computes, in fewer passes over memory. They know neither compiled
+graphs nor forward-mode differentiation: there the plain operations serve.
+"""
 
 from __future__ import annotations
 
@@ -6,36 +10,76 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from selfe.network.derivative import carries_tangent
+from selfe.network.operations import (
+    PLAIN,
+    Kernels,
+    attend,
+    beside_gelu,
+    gelu,
+    inverse_rms,
+    normalise_and_rotate,
+)
 
-NORM_EPS = 1e-6
-
-
+FEW_TOKENS = 96
+"""Up to here plain matmuls beat the CPU's fused attention kernel."""
 _RATE = 2 * math.sqrt(2 / math.pi)
 _CUBIC = 0.044715
 _PART = 2**16
 """Elements whose intermediate results stay in the cache of a core."""
 
 
-def gelu(x: Tensor) -> Tensor:
-    return beside_gelu(x.new_empty((*x.shape[:-1], 0)), x)
+def kernels_for(x_t: Tensor, t: Tensor) -> Kernels:
+    """What a forward pass of the network with these inputs computes with; asked once a pass."""
+    if x_t.device.type != "cpu" or carries_tangent(x_t) or carries_tangent(t):
+        return PLAIN
+    return PROCESSOR
 
 
-def beside_gelu(left: Tensor, x: Tensor) -> Tensor:
-    """[left, gelu(x)] along the last dimension."""
-    if eager_on_cpu(x) and left.dtype == x.dtype != torch.float64:
-        return GeluBeside.apply(left, x)
-    activated = F.gelu(x, approximate="tanh")
-    return torch.cat([left, activated], dim=-1) if left.shape[-1] else activated
+def normalise_and_rotate_on_cpu(
+    x_BL2HK: Tensor, gains: Tensor, table: Tensor
+) -> tuple[Tensor, Tensor]:
+    """See `operations.normalise_and_rotate`."""
+    if torch.compiler.is_compiling() or x_BL2HK.dtype == torch.float64:
+        return normalise_and_rotate(x_BL2HK, gains, table)
+    return NormaliseAndRotate.apply(x_BL2HK, gains, table)
+
+
+def attend_on_cpu(q_BHLK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor, mask: Tensor | None) -> Tensor:
+    """See `operations.attend`."""
+    if torch.compiler.is_compiling() or k_BHLK.shape[2] > FEW_TOKENS:
+        return attend(q_BHLK, k_BHLK, v_BHLK, mask)
+    scores = q_BHLK @ k_BHLK.transpose(-1, -2)
+    if mask is not None:
+        scores = scores + mask
+    # Processors take several times as long for it in bf16, conversions to fp32 included.
+    wide = torch.promote_types(scores.dtype, torch.float32)
+    return scores.softmax(dim=-1, dtype=wide).to(v_BHLK.dtype) @ v_BHLK
+
+
+def gelu_on_cpu(x: Tensor) -> Tensor:
+    """See `operations.gelu`."""
+    if torch.compiler.is_compiling() or x.dtype == torch.float64:
+        return gelu(x)
+    return GeluBeside.apply(x.new_empty((*x.shape[:-1], 0)), x)
+
+
+def beside_gelu_on_cpu(left: Tensor, x: Tensor) -> Tensor:
+    """See `operations.beside_gelu`."""
+    if torch.compiler.is_compiling() or not left.dtype == x.dtype != torch.float64:
+        return beside_gelu(left, x)
+    return GeluBeside.apply(left, x)
+
+
+PROCESSOR = Kernels(normalise_and_rotate_on_cpu, attend_on_cpu, gelu_on_cpu, beside_gelu_on_cpu)
 
 
 class GeluBeside(torch.autograd.Function):
-    """The same for eager processors, whose library kernel takes as long as six products: written
-    into its place part by part, with the slope for the backward pass.
+    """[left, gelu(x)], written into its place part by part, with the slope for the backward pass:
+    the library's kernel takes as long as six products.
 
     With u = r x (1 + c x^2), gelu(x) = x sigma(u); the slope is sigma + x sigma (1 - sigma) du/dx.
     """
@@ -84,19 +128,8 @@ def _fill(x: Tensor, y: Tensor, slope: Tensor | None) -> None:
             torch.mul(sigma, wide, out=results[0])
 
 
-def inverse_rms(x: Tensor) -> Tensor:
-    """1 / sqrt(mean of x^2 + eps) over the last dimension, which is kept with size 1."""
-    mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / x.shape[-1]
-    return torch.rsqrt(mean_square + NORM_EPS)
-
-
-def eager_on_cpu(x: Tensor) -> bool:
-    """Whether functions written for processors will do for x; they know no forward mode."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not carries_tangent(x)
-
-
 class NormaliseAndRotate(torch.autograd.Function):
-    """The same in 3 passes over memory forward and 6 backward, where autograd makes 6 and 14; both
+    """Both in 3 passes over memory forward and 6 backward, where autograd makes 6 and 14; both
     results are laid out as attention reads them.
 
     Compilers for accelerators do this themselves. Pairs are multiplied as complex numbers, in

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from selfe.batch import TextCondition
 from selfe.network.blocks import DoubleStreamBlock, SingleStreamBlock, modulate
+from selfe.network.cpu_kernels import kernels_for
 from selfe.network.embeddings import (
     PATCH,
     TIME_FACTOR,
@@ -125,13 +126,14 @@ class DualTimeDenoiser(ModelMixin, ConfigMixin):
             tuple(self.config.axes_dims_rope),
             x_t.device,
         )
+        kernels = kernels_for(x_t, t)
         for block in self.double_blocks:
-            image, text = block(image, text, vector, rotary, mask)
+            image, text = block(image, text, vector, rotary, mask, kernels)
         x = torch.cat([text, image], dim=1)
         last = len(self.single_blocks) - 1
         for i, block in enumerate(self.single_blocks):
             # Nothing reads the text after the last block.
-            x = block(x, vector, rotary, mask, text_len if i == last else 0)
+            x = block(x, vector, rotary, mask, text_len if i == last else 0, kernels)
         image = x if self.single_blocks else image
         # FLUX's last modulation lists the scale first.
         scale, shift = self.final_modulation(vector).chunk(2, dim=-1)

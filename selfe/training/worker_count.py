@@ -10,7 +10,7 @@ import torch
 from selfe.config.resolve import build_objective
 from selfe.config.schema import RunConfig
 from selfe.config.stages import check_batches, stages_of
-from selfe.distributed.launch import launched
+from selfe.distributed.environment import launched
 from selfe.run_folder.model import count_parameters
 from selfe.run_folder.records import read_record
 
