@@ -39,15 +39,26 @@ TARGET = 1.5
 
 # Runs in either checkout, so it uses what both have: a training run whose callbacks hand the turn
 # over between iterations. Sample sheets, checkpoints and logging are kept out of the timed part.
+# Earlier checkouts had these modules in other places.
 WORKER = """
 import sys, time
 from functools import partial
 from pathlib import Path
 import selfe
 import torch
-from selfe.recipes import resolve
-from selfe.session import train_run
-from selfe.trainer import Callbacks
+try:
+    from selfe.config.resolve import resolve
+    from selfe.distributed.workers import open_workers
+    from selfe.training.callbacks import Callbacks
+    from selfe.training.run import train_run
+    from selfe.training.worker_count import usable_workers
+except ModuleNotFoundError:
+    from selfe.recipes import resolve
+    from selfe.session import train_run
+    from selfe.trainer import Callbacks
+    open_workers = usable_workers = None
+    if Path(selfe.__file__).with_name("workers.py").exists():
+        from selfe.workers import open_workers, usable_workers
 method, folder, size, precision = sys.argv[1], Path(sys.argv[2]), sys.argv[3], sys.argv[4]
 config = resolve("shapes", method, assignments=[
     "train.iterations=1000000", "train.log_every=1", "train.checkpoint_every=1000000",
@@ -65,8 +76,7 @@ def progress(_):
 run = partial(train_run, config, folder / f"{method}", runs_dir=folder)
 callbacks = Callbacks(progress=progress, should_stop=lambda: False)
 count = 1
-if Path(selfe.__file__).with_name("workers.py").exists():  # asked of this checkout, by no import
-    from selfe.workers import open_workers, usable_workers
+if usable_workers is not None:
     count = int(sys.argv[5]) if len(sys.argv) > 5 else usable_workers(config, "cpu")
 if count == 1:
     run(device="cpu", callbacks=callbacks)
