@@ -9,17 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from selfe.config.schema import RunConfig
 from selfe.config.stages import stage_at, stages_of
 from selfe.device import GPUS, PEAK_SHARES, without_device
 from selfe.network.flops import flops_per_image, parameter_counts
+from selfe.planning.assumptions import (
+    NULL_TOKENS,
+    state_assumption,
+    storage_assumptions,
+    work_assumptions,
+)
 from selfe.planning.memory import (
     CODEC_GEOMETRY,
-    KEPT,
     Memory,
-    bytes_per_number,
     cache_bytes_per_image,
     checkpoint_bytes,
     checkpoints_kept,
@@ -31,8 +35,6 @@ from selfe.planning.passes import TRAINING_PASS, Pass, passes_at
 from selfe.registry import Registry
 
 SECONDS_PER_DAY = 86_400
-NULL_TOKENS = 1
-"""Text tokens of the null prompt: it is trimmed to T5's end token, or the shapes' begin token."""
 
 
 @dataclass(frozen=True)
@@ -190,58 +192,26 @@ def make_plan(
     Raises:
         ValueError: for an unknown GPU, or counts and shares out of range.
     """
-    if gpu not in GPUS:
-        raise ValueError(Registry("GPU", dict.fromkeys(GPUS, ":")).unknown(gpu))
-    if not 0 < mfu <= 1:
-        raise ValueError(f"the MFU is a share between 0 and 1 of the GPU's peak, got {mfu}")
     shapes = config.data.source == "shapes"
     text_tokens = text_tokens if text_tokens is not None else (24 if shapes else 256)
     mean_tokens = mean_tokens if mean_tokens is not None else -(-text_tokens // 2)
     images = images if images is not None else (config.data.size if shapes else 10_000_000)
-    for name, value in (
-        ("gpus", gpus),
-        ("text tokens", text_tokens),
-        ("mean tokens", mean_tokens),
-        ("images", images),
-    ):
-        if value < 1:
-            raise ValueError(f"the number of {name} must be at least 1, got {value}")
-    if mean_tokens > text_tokens:
-        raise ValueError(
-            f"captions cannot have {mean_tokens} tokens on average where a batch has {text_tokens}"
-        )
+    _check_asked(gpu, gpus, mfu, text_tokens, mean_tokens, images)
     _check_counts(config, first_iteration, gpus, shard)
 
-    train, parameters = config.train, parameter_counts(config.model.model_dump())[0]
+    parameters = parameter_counts(config.model.model_dump())[0]
     stages = cost_stages(config, text_tokens, first_iteration)
     start = stages[0]
     total = sum(stage.flops_per_step * (stage.stop - stage.start) for stage in stages)
     drawn = sum(stage.batch_size * (stage.stop - stage.start) for stage in stages)
-    precision = without_device(train.precision)
+    precision = without_device(config.train.precision)
     peak = GPUS[gpu].flops * PEAK_SHARES[precision]
     seconds = total / (peak * mfu)
     fm_flops = step_flops(config, start.batch_size, start.resolutions, [TRAINING_PASS], text_tokens)
-
-    def memory(count: int, shard: int) -> Memory:
-        """Of the stage and resolution that need most."""
-        needs = [
-            memory_of(config, stage.passes, image_tokens(config, side) + text_tokens, count, shard)
-            for stage in stages
-            for side in stage.resolutions
-        ]
-        return max(needs, key=lambda each: each.total)
-
-    limit = 0.9 * GPUS[gpu].memory
-    if shard is None:
-        shard = 1 if memory(1, 1).total <= limit else gpus
-    # one size for the whole run: it divides every stage's share of a GPU
-    common = math.gcd(*(stage.batch_size // gpus for stage in stages))
-    asked = math.gcd(common, train.micro_batch_size or common)
-    micro = largest_fitting(asked, lambda count: memory(count, shard).total <= limit)
-    need = memory(micro, shard)
+    fit = _fit(config, stages, text_tokens, 0.9 * GPUS[gpu].memory, gpus, shard)
     side = min(start.resolutions)
-    per_image = cache_bytes_per_image(config, mean_tokens)
     sides = sorted({each for stage in stages for each in stage.resolutions})
+    per_image = cache_bytes_per_image(config, mean_tokens)
     return Plan(
         recipe=config.recipe,
         method=config.method,
@@ -250,7 +220,7 @@ def make_plan(
         gpus=gpus,
         parameters=parameters,
         first_iteration=first_iteration,
-        iterations=train.iterations,
+        iterations=config.train.iterations,
         global_batch=start.batch_size,
         image_tokens=image_tokens(config, side),
         text_tokens=text_tokens,
@@ -264,10 +234,10 @@ def make_plan(
         gpu_days=seconds / SECONDS_PER_DAY,
         days=seconds / SECONDS_PER_DAY / gpus,
         images_per_gpu=start.batch_size // gpus,
-        micro_batch_per_gpu=micro,
-        shard=shard,
-        fits=need.total <= limit,
-        memory_per_gpu=need,
+        micro_batch_per_gpu=fit.micro_batch,
+        shard=fit.shard,
+        fits=fit.fits,
+        memory_per_gpu=fit.memory,
         cache_images=images,
         cache_bytes_per_image=per_image,
         cache_bytes=per_image * images,
@@ -276,38 +246,71 @@ def make_plan(
         assumptions=(
             f"MFU {mfu:g} of {peak / 1e12:g} TFLOP/s dense {precision} per {gpu.upper()}; "
             "latents and text are cached, so encoders cost nothing",
-            f"FLOPs of matrix multiplications; square images of {_listed(sides)} pixels a side "
-            "(other aspect ratios of a family have about as many tokens), captions padded to "
-            f"{text_tokens} text tokens in every batch, the null prompt trimmed to {NULL_TOKENS}",
-            "a forward and backward pass costs 3 forward passes; what is recomputed is not counted "
-            "and has to be met by a lower MFU",
-            _state_assumption(shard, gpus, precision),
-            f"activations: {bytes_per_number(config)} bytes x width x tokens x "
-            f"({KEPT[train.recompute][0]} per double-stream block + "
-            f"{KEPT[train.recompute][1]} per single-stream one) per image "
-            f"trained on (train.recompute = {train.recompute}), uncompiled, at the largest "
-            "resolution; it fits below 90% of the GPU's memory",
-            f"cache: {images:,} images, 16-bit latents of {_listed(sides)} pixels a side, "
-            f"{mean_tokens} text tokens each after trimming, pooled vector, 512 bytes of caption "
-            "and checksums; text twice for a method with fake captions",
-            f"disk: {checkpoints_kept(config, first_iteration)} checkpoints kept (milestones and "
-            f"the newest {train.keep_last}), 16 bytes per parameter each",
+            *work_assumptions(sides, text_tokens),
+            state_assumption(fit.shard, gpus, precision),
+            *storage_assumptions(config, sides, images, mean_tokens, first_iteration),
         ),
     )
 
 
-def _listed(sides: Sequence[int]) -> str:
-    return " and ".join(map(str, sides))
+def _check_asked(
+    gpu: str, gpus: int, mfu: float, text_tokens: int, mean_tokens: int, images: int
+) -> None:
+    if gpu not in GPUS:
+        raise ValueError(Registry("GPU", dict.fromkeys(GPUS, ":")).unknown(gpu))
+    if not 0 < mfu <= 1:
+        raise ValueError(f"the MFU is a share between 0 and 1 of the GPU's peak, got {mfu}")
+    for name, value in (
+        ("gpus", gpus),
+        ("text tokens", text_tokens),
+        ("mean tokens", mean_tokens),
+        ("images", images),
+    ):
+        if value < 1:
+            raise ValueError(f"the number of {name} must be at least 1, got {value}")
+    if mean_tokens > text_tokens:
+        raise ValueError(
+            f"captions cannot have {mean_tokens} tokens on average where a batch has {text_tokens}"
+        )
 
 
-def _state_assumption(shard: int, gpus: int, precision: str) -> str:
-    state = "4 bytes for each weight, gradient and EMA weight, 8 for Adam"
-    weights = "bf16 weights" if precision == "bf16" else "weights"
-    if shard == 1:
-        copy = f", 2 for the {weights}" if precision == "bf16" else ""
-        return f"memory: {state}{copy}, all replicated: every GPU holds a whole copy"
-    copies = f"sharded over {shard} GPUs" + (f" ({gpus // shard} copies)" * (shard < gpus))
-    return (
-        f"memory: {state}, {copies}; gathered for a while: {weights} of two blocks, fp32 "
-        "gradients of one"
-    )
+class _Fit(NamedTuple):
+    """How a run is laid out on its GPUs.
+
+    Attributes:
+        shard: GPUs that share one copy of weights and optimiser.
+        micro_batch: images of one GPU's forward and backward pass.
+        memory: of one GPU, in the stage and at the resolution that need most.
+        fits: whether `memory` stays within the limit.
+    """
+
+    shard: int
+    micro_batch: int
+    memory: Memory
+    fits: bool
+
+
+def _fit(
+    config: RunConfig,
+    stages: Sequence[CostStage],
+    text_tokens: int,
+    limit: float,
+    gpus: int,
+    shard: int | None,
+) -> _Fit:
+    def memory(count: int, shard: int) -> Memory:
+        needs = [
+            memory_of(config, stage.passes, image_tokens(config, side) + text_tokens, count, shard)
+            for stage in stages
+            for side in stage.resolutions
+        ]
+        return max(needs, key=lambda each: each.total)
+
+    if shard is None:
+        shard = 1 if memory(1, 1).total <= limit else gpus
+    # one size for the whole run: it divides every stage's share of a GPU
+    common = math.gcd(*(stage.batch_size // gpus for stage in stages))
+    asked = math.gcd(common, config.train.micro_batch_size or common)
+    micro = largest_fitting(asked, lambda count: memory(count, shard).total <= limit)
+    need = memory(micro, shard)
+    return _Fit(shard, micro, need, need.total <= limit)
