@@ -106,8 +106,12 @@ def test_a_micro_batch_divides_the_batch_of_every_stage():
 
 
 def test_variants_set_the_ablations_of_table_2():
-    assert set(variants_of("selfe")) == {"no-target-norm", "aux", "smooth-time"}
+    assert set(variants_of("selfe")) == {
+        "no-target-norm", "no-target-norm-one", "aux", "smooth-time",
+    }  # fmt: skip
     assert build_objective(resolve("0.5b", "selfe", variant="no-target-norm")).target_norm is False
+    one = build_objective(resolve("0.5b", "selfe", variant="no-target-norm-one"))
+    assert (one.target_norm, one.unnormalized_weight) == (False, "one")
     assert build_objective(resolve("0.5b", "selfe", variant="aux")).aux_from == 0
 
 
@@ -175,6 +179,11 @@ def test_digests_are_those_of_published_runs():
     published = "023df8283dd670a5"
     smoother = resolve("shapes", "fm", assignments=["model.time_factor=10"])
     assert resolve("shapes", "fm").digest[:16] == published != smoother.digest[:16]
+    assert resolve("shapes", "selfe").digest[:16] == "e375b06da0c00e08"
+    for setting in ("renoise=same", "dropped=literal", "fake_average=batch",
+                    "conditional_weights=live"):  # fmt: skip
+        other = resolve("shapes", "selfe", assignments=[f"objective.{setting}"])
+        assert other.digest != resolve("shapes", "selfe").digest
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -156,6 +156,51 @@ def test_fake_branch_loss(weight: str, scale: float) -> None:
     fake = np.mean([term.fake_loss for term in found if term.fake_loss is not None])
     assert output.loss.item() == pytest.approx(losses(found).mean() + scale * fake, rel=2e-4)
     assert output.metrics["loss_fake"].item() == pytest.approx(fake, rel=2e-4)
+
+
+SWITCHES = {
+    "the same noise": ({"renoise": "same"}, {"reading": transcriptions.Reading(share_noise=True)}),
+    "live weights judge": (
+        {"conditional_weights": "live"},
+        {"reading": transcriptions.Reading(cond_net="live")},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_another_reading_of_the_paper_equals_its_transcription(name: str) -> None:
+    settings, options = SWITCHES[name]
+    batch = toy_batch(dropped=(3,))
+    found = per_sample(SelfEvaluation(times=TIMES, **settings), batch)
+    np.testing.assert_allclose(found, losses(terms(batch, **options)), rtol=2e-4)
+    assert not np.allclose(found, per_sample(SelfEvaluation(times=TIMES), batch), rtol=1e-2)
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_dropped_captions_taken_literally_are_evaluated_like_others(norm: bool) -> None:
+    """Eq. 18-20 with no exception: `dropped` then changes nothing."""
+    objective = SelfEvaluation(times=TIMES, target_norm=norm, dropped="literal")
+    plain, dropped = (per_sample(objective, toy_batch(dropped=rows)) for rows in ((), (3, 5)))
+    kept = [i for i in range(8) if i not in (3, 5)]
+    np.testing.assert_array_equal(plain[kept], dropped[kept])
+    found = losses(terms(replace(toy_batch(dropped=(3, 5)), dropped=torch.zeros(8, dtype=bool)),
+                         target_norm=norm))  # fmt: skip
+    np.testing.assert_allclose(dropped, found, rtol=2e-4)
+    usual = per_sample(SelfEvaluation(times=TIMES, target_norm=norm), toy_batch(dropped=(3, 5)))
+    assert abs(usual[3] / dropped[3] - 1) > 0.01 and usual[0] == dropped[0]
+
+
+def test_the_fake_loss_may_be_averaged_over_the_batch() -> None:
+    """Half of TIMES has s < t, so that the average over all samples is half of theirs."""
+    found = {}
+    for average in ("rows", "batch"):
+        objective = SelfEvaluation(times=TIMES, aux_from=0, fake_average=average)
+        output = objective.loss(toy_batch(), Nets(Toy(LIVE), Toy(EMA)), STEP, rng())
+        found[average] = output.metrics["loss_fake"].item()
+        main = output.loss.item() - found[average]
+        assert main == pytest.approx(output.per_sample.mean().item(), rel=1e-4)
+    share = np.mean(np.array(TIMES.s) < np.array(TIMES.t))
+    assert found["batch"] == pytest.approx(share * found["rows"])
 
 
 def test_metrics_are_the_mean_losses_of_either_kind_of_sample() -> None:

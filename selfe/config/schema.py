@@ -244,6 +244,12 @@ class SamplingConfig(Section):
 _YOUNGER: dict[str, dict[str, Any]] = {
     "model": {"time_factor": 1000.0, "input_sigma": None},
     "sampling": {"guidance_time": "s", "shift": None},
+    "objective": {
+        "renoise": "fresh",
+        "dropped": "data",
+        "fake_average": "rows",
+        "conditional_weights": "ema",
+    },
 }
 
 

@@ -64,6 +64,11 @@ METHODS = Registry(
             "posterior",
             variants={
                 "no-target-norm": {"objective": {"target_norm": False}},
+                # Eq. 16's weight 1 + lambda has a mean of 2.86 at tau 1, and a tenth of the samples
+                # has a third of it; with the weight 1 of Eq. 20 only the target differs
+                "no-target-norm-one": {
+                    "objective": {"target_norm": False, "unnormalized_weight": "one"}
+                },
                 "aux": {"objective": {"aux_from": 0}},
             },
             sampling={

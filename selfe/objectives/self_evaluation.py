@@ -59,6 +59,15 @@ class SelfEvaluation:
         fake_loss_scale: coefficient of Eq. s.8.
         fake_loss_weight: "inverse_square" weighs Eq. s.8 by 1/s^2, like the main loss by 1/t^2;
             "uniform" by 1.
+        renoise: noise of x_s. "we add noise to the generated sample" names it eps, as Eq. 1 names
+            that of x_t: "fresh" draws it anew, "same" takes the eps of x_t.
+        dropped: target of samples whose caption was dropped, which the paper does not mention.
+            "data" is lambda = 0, as there is no caption to be evaluated against; "literal" is Eq.
+            18-20 with the null prompt on both branches, which then differ in their weights alone.
+        fake_average: Eq. s.8 is an expectation, Eq. 21 "averaging over all possible timestep
+            pairs": "rows" averages over the samples with s < t, "batch" counts the others as 0.
+        conditional_weights: "the conditional branch utilizes the EMA model", whose decay is stated
+            "for model evaluation": "ema" is the average that is scored, "live" one of decay 0.
     """
 
     times: TimeSampler = field(default_factory=TimeSampler)
@@ -68,6 +77,10 @@ class SelfEvaluation:
     classifier_share: float = 0.9
     fake_loss_scale: float = 1.0
     fake_loss_weight: Literal["inverse_square", "uniform"] = "inverse_square"
+    renoise: Literal["fresh", "same"] = "fresh"
+    dropped: Literal["data", "literal"] = "data"
+    fake_average: Literal["rows", "batch"] = "rows"
+    conditional_weights: Literal["ema", "live"] = "ema"
 
     group_size = 1
 
@@ -95,9 +108,12 @@ class SelfEvaluation:
             rows = rows.new_zeros(1)
         if rows.numel():
             x0_hat = sample_head(x_t[rows], v[rows], t[rows]).detach()
-            eps_s = rng.normal("eps_s", x_0.shape[1:])[rows]
+            noise = eps if self.renoise == "same" else rng.normal("eps_s", x_0.shape[1:])
+            eps_s = noise[rows]
             x_s_hat = add_noise(x0_hat, eps_s, s[rows])
             score, fake_loss = self._score(x_s_hat, x0_hat, eps_s, s[rows], rows, batch, nets, step)
+            if self.fake_average == "batch":
+                fake_loss = fake_loss * (rows.numel() / len(x_0))
             if padding:
                 fake_loss = 0 * fake_loss
             else:
@@ -137,7 +153,8 @@ class SelfEvaluation:
         """Delta, without gradient, and the loss of the fake branch (Eq. 13, 14, s.8)."""
         with torch.no_grad():
             g_null = evaluate(nets.live, x_s_hat, s, batch.null.expand(rows.numel()))
-            g_cond = evaluate(nets.ema, x_s_hat, s, batch.condition[rows])
+            judge = nets.ema if self.conditional_weights == "ema" else nets.live
+            g_cond = evaluate(judge, x_s_hat, s, batch.condition[rows])
         classifier_score = g_null - g_cond
         if not self._aux_active(step):
             return classifier_score, x_s_hat.new_zeros(())
@@ -159,7 +176,8 @@ class SelfEvaluation:
     ) -> tuple[Tensor, Tensor]:
         """The regression target and the loss weight of samples with s < t (Eq. 17-19).
 
-        Dropped captions have nothing to be evaluated against: lambda = 0, the target is x_0.
+        Dropped captions have nothing to be evaluated against: lambda = 0, the target is x_0, unless
+        `dropped` is "literal".
         """
         a = data_weight(t, s)
         mixture = x_self + expand_time(a, x_0) * (x_0 - x_self)
@@ -170,5 +188,7 @@ class SelfEvaluation:
         elif self.unnormalized_weight == "one_plus_lambda":
             # at t = 1 exactly Eq. 16 has no finite weight
             weight = 1 / a.clamp_min(torch.finfo(a.dtype).eps)
+        if self.dropped == "literal":
+            return mixture, weight
         weight = torch.where(dropped, torch.ones_like(weight), weight)
         return torch.where(expand_time(dropped, x_0), x_0, mixture), weight
