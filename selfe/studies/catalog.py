@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from selfe.config.inference import INFERENCES
 from selfe.registry import Registry
 from selfe.studies.study import Entry, Scoring, Study
 
@@ -29,6 +30,18 @@ _PLACES_OF_S = (
     ),
 )
 """Figs S.3 and S.4 beside s = next time, which every run is scored with."""
+
+_READINGS = tuple(
+    Entry("selfe", settings=settings)
+    for settings in (
+        ("objective.renoise=same",),
+        ("objective.dropped=literal",),
+        ("objective.conditional_weights=live",),
+        ("times.tau_horizon=240",),
+        ("times.tau_horizon=800",),
+    )
+) + (Entry("selfe", "aux"), Entry("selfe", "aux", settings=("objective.fake_average=batch",)))
+"""What the paper leaves open, each changed alone."""
 
 _STUDIES = (
     Study(
@@ -73,6 +86,24 @@ _STUDIES = (
             Entry("selfe", "", "beyond", ("objective.aux_from=null",), "late-without"),
         ),
         (Scoring(at=("milestones",)),),
+    ),
+    Study(
+        "inference",
+        "the paper's inference beside the searched one, three methods over three seeds",
+        "shapes",
+        _PAPER,
+        tuple(Scoring(inference=name) for name in INFERENCES),
+        seeds=(0, 1, 2),
+        cores_per_run=1,
+    ),
+    Study(
+        "readings",
+        "what the paper leaves open: each switch alone and both weights without target norm",
+        "shapes-quick",
+        (Entry("selfe"), *_READINGS, *(Entry("selfe", f"no-target-norm{w}") for w in ("", "-one"))),
+        seeds=(0, 1, 2),
+        limit=12,
+        cores_per_run=1,
     ),
     Study(
         "second-time",

@@ -32,6 +32,7 @@ def result_folders(
     checkpoints: Sequence[int],
     steps: Sequence[int],
     settings: Sequence[str] = (),
+    inference: str = "",
 ) -> Iterator[Path]:
     """Where the results of a run lie or will lie, checkpoint by checkpoint; those of checkpoints
     that are not there are left out.
@@ -39,11 +40,15 @@ def result_folders(
     Args:
         checkpoints: iterations of a training.
         settings: "sampling.key=value" texts over the run's own sampling section.
+        inference: a named way of drawing in place of that section.
     """
     config = read_config(run_dir)
     over = parse_assignments(settings).get("sampling", {})
     assert isinstance(over, dict)
-    sampling, prediction = chosen_sampling(config, over), load_method(config.method).prediction
+    sampling, prediction = (
+        chosen_sampling(config, over, inference),
+        load_method(config.method).prediction,
+    )
     preset = config.data.preset if config.data.source == "shapes" else ""
     suite = _suite(study.suite or suite_for(preset), study.split, study.limit)
     for found in list_checkpoints(run_dir / "checkpoints"):
@@ -52,6 +57,7 @@ def result_folders(
         root, weights = run_dir / "results" / found.path.name, found.digest
         for count in steps:
             facts = sampling_facts(as_drawn(sampling.at(count), prediction))
+            facts |= {"inference": inference} if inference else {}
             yield result_folder_of(root, suite, weights, facts, count, seed=0)
 
 
@@ -61,9 +67,10 @@ def is_scored(
     checkpoints: Sequence[int],
     steps: Sequence[int],
     settings: Sequence[str] = (),
+    inference: str = "",
 ) -> bool:
     """Whether every checkpoint has a result for every number of steps; arguments as
     `result_folders` has them."""
-    folders = list(result_folders(study, run_dir, checkpoints, steps, settings))
+    folders = list(result_folders(study, run_dir, checkpoints, steps, settings, inference))
     whole = len(folders) == len(checkpoints) * len(steps)
     return whole and all((folder / RESULT).is_file() for folder in folders)

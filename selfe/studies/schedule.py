@@ -239,7 +239,7 @@ def _score_job(
     assert training is not None
     checkpoints = training.checkpoints(scoring.at, whole)
     settings = list(scoring.settings)
-    if sampling_of_recipe:
+    if sampling_of_recipe and not scoring.inference:
         settings.insert(0, _sampling_of_recipe(training, scoring.steps))
     run = str(training.run_dir)
     words = [BENCH, "geneval"]
@@ -250,6 +250,7 @@ def _score_job(
     words += ["--split", study.split] if study.split else []
     words += ["--limit", str(study.limit)] if study.limit is not None else []
     words += ["--runs-dir", str(training.run_dir.parent)]
+    words += ["--inference", scoring.inference] if scoring.inference else []
     words += [word for text in settings for word in ("--set", text)]
     device = job.words[job.words.index("--device") + 1]
     steps = ",".join(map(str, scoring.steps))
@@ -257,6 +258,7 @@ def _score_job(
     if len(checkpoints) > 3:
         where = f"{checkpoints[0]:,}, {checkpoints[1]:,} ... {checkpoints[-1]:,}"
     how = "".join(f", {text}" for text in scoring.settings)
+    how += f", inference {scoring.inference}" if scoring.inference else ""
     return Job(
         name=f"{job.name} scores{place}",
         what=f"score iteration {where} at {steps} steps{how}",
@@ -264,7 +266,10 @@ def _score_job(
         units=job.units,
         needs=(job.name,),
         seed=job.seed,
-        done=job.done and is_scored(study, training.run_dir, checkpoints, scoring.steps, settings),
+        done=job.done
+        and is_scored(
+            study, training.run_dir, checkpoints, scoring.steps, settings, scoring.inference
+        ),
         training=training,
     )
 

@@ -59,6 +59,7 @@ class Scoring:
     Attributes:
         steps: numbers of sampler steps.
         settings: of the sampling section, as `--set` takes them.
+        inference: named way of drawing, as `geneval --inference` takes it, in place of settings.
         rows: which trainings it is for: all; those of a third of the recipe's length; all others
             ("whole"); Self-E of the recipe's own length and settings alone.
     """
@@ -66,6 +67,7 @@ class Scoring:
     steps: tuple[int, ...] = (2, 4, 8, 50)
     at: tuple[At, ...] = ("end",)
     settings: tuple[str, ...] = ()
+    inference: str = ""
     rows: Literal["all", "whole", "third", "selfe"] = "all"
 
     def takes(self, entry: Entry) -> bool:
