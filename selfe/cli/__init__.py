@@ -20,6 +20,7 @@ from selfe.cli.fetch import fetch
 from selfe.cli.geneval import geneval
 from selfe.cli.ls import ls
 from selfe.cli.measure import measure
+from selfe.cli.pack import pack
 from selfe.cli.plan import plan
 from selfe.cli.prepare import prepare
 from selfe.cli.prompts import prompts
@@ -45,7 +46,7 @@ app = typer.Typer(
 )
 COMMANDS: tuple[Callable[..., None], ...] = (
     *(prepare, train, geneval, measure, report, study, sweep, sample, export),
-    *(compare, rescore, prompts, ls, plan, doctor, fetch),
+    *(compare, rescore, pack, prompts, ls, plan, doctor, fetch),
 )
 for command in COMMANDS:
     app.command()(command)
