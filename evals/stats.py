@@ -7,7 +7,7 @@ built, as Dean and Pagano (2015) recommend for clustered shares. Near 0 and 1 li
 the design effect, and the images of a prompt are counted more and more as one. The overall score
 gets the stratified form of that interval (Yan and Su 2010). No interval has zero width.
 
-`scripts/checks/intervals.py` simulates the coverage; reports/bench/intervals.json is what it found.
+`scripts/checks/intervals.py` simulates the coverage; it found reports/checks/intervals.json.
 """
 
 from __future__ import annotations

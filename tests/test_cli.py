@@ -176,7 +176,7 @@ def test_report_without_results_names_the_commands(run, tmp_path):
     assert code == 0
     assert "not run: selfe-bench train --method imm" in out
     for name in ("table1.md", "table1.csv", "table2.md", "table2.csv"):
-        assert (tmp_path / "reports" / name).is_file()
+        assert (tmp_path / "reports" / "local" / name).is_file()
 
 
 def tiny_options(iterations: int) -> list[str]:
@@ -294,7 +294,7 @@ def test_train_score_report_end_to_end(run, tmp_path):
     code, out, _ = run("report")
     assert code == 0
     assert "6 results rendered" in out
-    assert "Flow Matching" in (tmp_path / "reports" / "table2.md").read_text()
+    assert "Flow Matching" in (tmp_path / "reports" / "local" / "table2.md").read_text()
 
 
 @pytest.mark.slow

@@ -12,8 +12,8 @@ from evals.report.compare_seeds import as_markdown, compare_trainings
 from evals.report.result_folders import collect
 from tests.helpers.command_line import selfe_bench
 
-REPORTS = Path(__file__).resolve().parent.parent / "reports"
-ARCHIVES = sorted(REPORTS.glob("*/results.tar.xz"))
+STUDIES = Path(__file__).resolve().parent.parent / "reports" / "studies"
+ARCHIVES = sorted(STUDIES.glob("*/results.tar.xz"))
 
 
 def test_there_are_some() -> None:
@@ -42,9 +42,9 @@ COMPARISONS = re.compile(
 
 
 def test_comparisons_follow_from_the_results(tmp_path: Path, monkeypatch) -> None:
-    page = (REPORTS / "quickstart" / "comparisons.md").read_text()
+    page = (STUDIES / "quickstart" / "comparisons.md").read_text()
     for archive in re.findall(r"\(([^)]+\.tar\.xz)\)", page):
-        with tarfile.open(REPORTS / "quickstart" / archive) as packed:
+        with tarfile.open(STUDIES / "quickstart" / archive) as packed:
             packed.extractall(tmp_path, filter="data")
     monkeypatch.chdir(tmp_path)
     folders = collect([Path("runs")])

@@ -58,7 +58,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert code == 0, err
         code, _, err = selfe_bench("geneval", "--model", "shapes-selfe", *PROTOCOL, "--steps", "2")
         assert code == 0, err
-        code, _, err = selfe_bench("report")
+        code, _, err = selfe_bench("report", "--out", "reports", "--latex")
         assert code == 0, err
     finally:
         os.chdir(before)
@@ -147,7 +147,7 @@ def test_our_run_has_a_table_of_its_own(study: Path) -> None:
 
 
 def test_the_index_marks_every_row(study: Path) -> None:
-    page = (study / "reports" / "index.md").read_text()
+    page = (study / "reports" / "README.md").read_text()
     found: list[str] = []
     for section in page.split("\n### ")[1:]:  # a table per protocol, then where its results lie
         lines = section.splitlines()

@@ -263,9 +263,9 @@ def test_the_report_has_the_page_where_a_configuration_was_trained_twice(tmp_pat
     summary = render([runs], out)
     assert "Self-E was trained with seeds 1 too" in "".join(summary.notes)
     assert not any("ANOTHER" in note for note in summary.notes)
-    index = (out / "index.md").read_text()
+    index = (out / "README.md").read_text()
     assert "- At 2 steps, mean over training seeds 0 1 (shapes, 3000 iterations): Self-E" in index
-    assert "(trainings.md)" in (out / "index.md").read_text()
+    assert "(trainings.md)" in (out / "README.md").read_text()
     with (out / "trainings.csv").open() as stream:
         rows = {row["method"]: row for row in csv.DictReader(stream)}
     row = rows["Self-E"]

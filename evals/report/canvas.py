@@ -43,21 +43,24 @@ def drawing() -> Iterator[None]:
         yield
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write STEM.svg and STEM.png without dates or versions.
+_METADATA = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
+"""Neither dates nor versions, so that the same figure gives the same bytes."""
+
+
+def save(figure: Figure, stem: Path) -> Path:
+    """Write STEM.png of a figure that shows images, STEM.svg of one that shows lines.
 
     Returns:
-        Both paths.
+        The file.
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for suffix, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
-        buffer = io.BytesIO()
-        with mpl.rc_context(_RC):
-            figure.savefig(buffer, format=suffix, metadata=metadata)
-        paths.append(stem.with_name(f"{stem.name}.{suffix}"))
-        write_atomically(paths[-1], buffer.getvalue())
-    return paths
+    suffix = "png" if any(axes.images for axes in figure.axes) else "svg"
+    buffer = io.BytesIO()
+    with mpl.rc_context(_RC):
+        figure.savefig(buffer, format=suffix, metadata=_METADATA[suffix])
+    path = stem.with_name(f"{stem.name}.{suffix}")
+    write_atomically(path, buffer.getvalue())
+    return path
 
 
 def new_figure(width: float, height: float) -> Figure:

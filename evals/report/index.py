@@ -1,4 +1,4 @@
-"""index.md: what was found, links to everything, and where every figure comes from."""
+"""README.md of a report: what was found, links to everything, and where every figure comes from."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from evals.report.markup import is_missing, plain, to_markdown, with_interval
 from evals.report.model_columns import eta_of, guidance_text, setting_text
 from evals.report.result_folders import ResultFolder
 from evals.report.rows import Table
+
+TITLE = "# Report"
 
 _FIGURE_WORDS = {
     "fig5": "Overall score against training iterations (Fig. 5)",
@@ -38,7 +40,7 @@ def index_page(
     cuts: Sequence[str],
     drawn: Sequence[str],
 ) -> str:
-    parts = ["# Report\n", f"Rendered from {len(folders)} results; every figure below is theirs.\n"]
+    parts = [f"{TITLE}\n", f"Rendered from {len(folders)} results; every figure below is theirs.\n"]
     if table2[0].statements:
         parts.append(f"## What was found: {page.heading(table2[0])}\n")
         parts.append("\n".join(f"- {text}" for text in table2[0].statements) + "\n")
@@ -56,16 +58,16 @@ def index_page(
         parts.append("\n".join(f"- {note}" for note in dict.fromkeys(warnings)) + "\n")
     parts.append("## Tables\n")
     for kind, words in ((1, "every model, one protocol a table"), (2, "the ablation study")):
-        links = ", ".join(f"[{s}](table{kind}.{s})" for s in ("md", "csv", "tex"))
+        links = ", ".join(f"[{s}](table{kind}.{s})" for s in ("md", "csv"))
         parts.append(f"- Table {kind}, {words}: {links}")
     parts += [f"- {_CUT_WORDS[name]}: [md]({name})" for name in cuts]
     if drawn:
         parts.append("\n## Figures\n")
     for name in drawn:
-        words = _FIGURE_WORDS[name.split(".")[0]]
-        where = f" ({name.split('.', 1)[1]})" if "." in name else ""
-        parts.append(f"{words}{where}: [SVG](figures/{name}.svg)\n")
-        parts.append(f"![{words}](figures/{name}.png)\n")
+        kind, _, where = name.rpartition(".")[0].partition(".")
+        words = _FIGURE_WORDS[kind]
+        parts.append(f"{words}{f' ({where})' if where else ''}\n")
+        parts.append(f"![{words}](figures/{name})\n")
     parts.append("\n## Results\n")
     if not folders:
         parts.append(

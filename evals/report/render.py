@@ -20,7 +20,7 @@ from evals.report.commands import CommandContext, protocol_options
 from evals.report.diversity_table import DIVERSITY, diversity_frame, diversity_markdown
 from evals.report.figures import ResultGroup, draw_group
 from evals.report.groups import by_protocol, tell_apart, usual_data
-from evals.report.index import index_page
+from evals.report.index import TITLE, index_page
 from evals.report.markup import to_csv
 from evals.report.result_folders import ResultFolder, collect
 from evals.report.rows import Table, choose
@@ -35,11 +35,15 @@ from selfe.config.resolve import milestone_interval
 from selfe.files import write_atomically
 
 _OWN_NAMES = re.compile(
-    r"(?:(?:table[12]|seen_unseen|diversity|trainings)(?:\..+)?\.(?:csv|md|tex)"
+    r"(?:index\.md|(?:table[12]|seen_unseen|diversity|trainings)(?:\..+)?\.(?:csv|md|tex)"
     r"|(?:fig4|fig5|figS[34](?:_images)?|scores_by_steps|trainings_(?:by_steps|by_task|progress))"
     r"(?:\..+)?\.(?:svg|png))"
 )
 """Names that a report gives its files, so that those of an earlier one are recognised."""
+
+
+PAGE = "README.md"
+"""The page that leads to all others: a browser of a repository opens it by itself."""
 
 
 @dataclass
@@ -73,10 +77,11 @@ class ReportSummary:
         return name
 
     def draw(self, name: str, figure: Figure | None) -> list[str]:
+        """The name of the file, if there is a figure."""
         if figure is None:
             return []
-        self.files += save(figure, self.out_dir / "figures" / name)
-        return [name]
+        self.files.append(save(figure, self.out_dir / "figures" / name))
+        return [self.files[-1].name]
 
 
 def render(
@@ -84,21 +89,26 @@ def render(
     out_dir: Path | str,
     *,
     runs_dir: str | None = None,
+    latex: bool = False,
 ) -> ReportSummary:
     """Render Tables 1 and 2, seen against unseen, diversity, the spread over training seeds and
     all figures into `out_dir`.
 
     The first table of a kind is written to `tableN.csv`; tables of further protocols or recipes,
-    which are never mixed with it, to `tableN.PROTOCOL.csv`. Markdown and LaTeX files hold all.
+    which are never mixed with it, to `tableN.PROTOCOL.csv`. Markdown and LaTeX files hold
+    all. README.md leads to everything.
 
     Args:
         results_roots: folders searched for results; one that is missing is an error.
         out_dir: made if absent.
         runs_dir: as the commands for missing rows name it; the first root if not given.
+        latex: whether to write the tables as LaTeX, too.
 
     Raises:
-        ValueError: for a damaged or self-contradicting result, naming the file.
+        ValueError: for a damaged or self-contradicting result, naming the file; if there is a
+            README.md in `out_dir` that no report has written.
     """
+    _require_own_page(Path(out_dir) / PAGE)
     roots = [Path(root) for root in results_roots]
     summary = ReportSummary(Path(out_dir))
     results = collect(roots)
@@ -109,8 +119,9 @@ def render(
     groups = _groups(folders)
     table2 = [(g, build_table2(g.folders, _context(g.folders, g.recipe, runs))) for g in groups]
     first2 = [table for _, table in table2] or [build_table2([], CommandContext(runs_dir=runs))]
-    _write_tables(summary, 1, table1, TABLE1_COLUMNS, table1_markdown, table1_latex)
-    _write_tables(summary, 2, first2, TABLE2_COLUMNS, table2_markdown, table2_latex)
+    as_latex = (table1_latex, table2_latex) if latex else (None, None)
+    _write_tables(summary, 1, table1, TABLE1_COLUMNS, table1_markdown, as_latex[0])
+    _write_tables(summary, 2, first2, TABLE2_COLUMNS, table2_markdown, as_latex[1])
     cuts = [
         _write_cut(summary, folders, _SEEN_UNSEEN),
         _write_cut(summary, folders, _DIVERSITY),
@@ -124,11 +135,18 @@ def render(
     summary.statements = [*first2[0].statements, *over_seeds]
     summary.not_run = list(dict.fromkeys(c for c in first2[0].frame["command"] if c))
     summary.notes = list(dict.fromkeys(n for t in (*first2, *table1) for n in t.notes))
-    summary.write(
-        "index.md", index_page(results, first2, over_seeds, [c for c in cuts if c], drawn)
-    )
+    summary.write(PAGE, index_page(results, first2, over_seeds, [c for c in cuts if c], drawn))
     summary.left_over = _left_over(summary)
     return summary
+
+
+def _require_own_page(path: Path) -> None:
+    """Raise ValueError where the page would take the place of something written by hand."""
+    if path.is_file() and not path.read_text(errors="replace").startswith(TITLE):
+        raise ValueError(
+            f"{path} is not of an earlier report and would be overwritten: choose another folder "
+            "with --out"
+        )
 
 
 def _left_over(summary: ReportSummary) -> list[Path]:
@@ -209,14 +227,15 @@ def _write_tables(
     tables: Sequence[Table],
     columns: Sequence[str],
     markdown: Callable[[Table], str],
-    latex: Callable[[Table], str],
+    latex: Callable[[Table], str] | None,
 ) -> None:
     for place, table in enumerate(tables):
         name = f"table{kind}.csv" if place == 0 else f"table{kind}.{_table_slug(table)}.csv"
         summary.write(name, to_csv(table.frame, columns))
     text = page.markdown_page(kind, [markdown(table) for table in tables])
     summary.write(f"table{kind}.md", text)
-    summary.write(f"table{kind}.tex", page.latex_page([latex(table) for table in tables]))
+    if latex is not None:
+        summary.write(f"table{kind}.tex", page.latex_page([latex(table) for table in tables]))
 
 
 @dataclass(frozen=True)

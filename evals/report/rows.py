@@ -192,7 +192,7 @@ def choose(
             )
     if elsewhere:
         notes.append(
-            f"{elsewhere} results with other sampling settings are listed in index.md, not here."
+            f"{elsewhere} results with other sampling settings are listed in README.md, not here."
         )
     return chosen
 

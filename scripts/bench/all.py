@@ -1,11 +1,11 @@
 """Every CPU ratio this project sets itself a mark for: one command, one table.
 
-    python -m scripts.bench.all [--only ema,scorer] [--out reports/bench]
+    python -m scripts.bench.all [--only ema,scorer] [--out reports/local/speed]
 
 Runs the other benchmarks here one after the other, each in a process of its own that writes
-OUT/NAME.json, and prints and writes (OUT/index.md) the table of all of them, those measured earlier
-included. A ratio is our CPU seconds over the other side's: smaller is better, 1/3 is three times as
-fast."""
+OUT/NAME.json, and prints and writes (OUT/README.md) the table of all of them, those measured
+earlier included. A ratio is our CPU seconds over the other side's: smaller is better, 1/3 is three
+times as fast."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def render(out: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help=f"of {','.join(BENCHMARKS)}")
-    parser.add_argument("--out", type=Path, default=Path("reports/bench"))
+    parser.add_argument("--out", type=Path, default=Path("reports/local/speed"))
     arguments = parser.parse_args()
     chosen = arguments.only.split(",") if arguments.only else list(BENCHMARKS)
     unknown = sorted(set(chosen) - BENCHMARKS.keys())
@@ -94,7 +94,7 @@ def main() -> None:
         if subprocess.run(command, cwd=ROOT).returncode:
             failed.append(name)
     table = render(arguments.out)
-    write_atomically(arguments.out / "index.md", table)
+    write_atomically(arguments.out / "README.md", table)
     print(table)
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")

@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--network", default="tiny", help="or an architecture of open_clip")
-    parser.add_argument("--out", type=Path, default=Path("reports/bench/colors.json"))
+    parser.add_argument("--out", type=Path, default=Path("reports/local/speed/colors.json"))
     arguments = parser.parse_args()
     facts = measurement_facts(SEED)
     torch.manual_seed(SEED)

@@ -1,6 +1,6 @@
 """Forward and backward of the denoiser against diffusers' FLUX, and the price of text tokens.
 
-    python -m scripts.bench.denoiser [--pairs 9] [--out reports/bench/denoiser.json]
+    python -m scripts.bench.denoiser [--pairs 9] [--out reports/local/speed/denoiser.json]
 
 Both networks hold the same weights and see the same batch; every row is forward + backward in fp32
 on one CPU thread.
@@ -189,7 +189,7 @@ def price_of_text(pairs: int) -> list[Ratio]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=9, help="interleaved pairs per row")
-    parser.add_argument("--out", type=Path, default=Path("reports/bench/denoiser.json"))
+    parser.add_argument("--out", type=Path, default=Path("reports/local/speed/denoiser.json"))
     arguments = parser.parse_args()
     if arguments.pairs < 7:
         parser.error("--pairs must be at least 7")

@@ -1,6 +1,6 @@
 """The moving average of the weights: one foreach call against a loop over parameters.
 
-    python -m scripts.bench.ema [--pairs 15] [--out reports/bench/ema.json]
+    python -m scripts.bench.ema [--pairs 15] [--out reports/local/speed/ema.json]
 
 `Ema.update` as the trainer calls it, against `average.mul_(d).add_(p, alpha=1 - d)` and against
 `average.lerp_(p, 1 - d)` over all parameters. fp32, one CPU thread.
@@ -78,7 +78,7 @@ def compare(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=15, help="interleaved pairs per row")
-    parser.add_argument("--out", type=Path, default=Path("reports/bench/ema.json"))
+    parser.add_argument("--out", type=Path, default=Path("reports/local/speed/ema.json"))
     arguments = parser.parse_args()
     if arguments.pairs < 7:
         parser.error("--pairs must be at least 7")

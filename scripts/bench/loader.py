@@ -155,7 +155,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, default=512)
     parser.add_argument("--pairs", type=int, default=9)
-    parser.add_argument("--out", type=Path, default=Path("reports/bench/loader.json"))
+    parser.add_argument("--out", type=Path, default=Path("reports/local/speed/loader.json"))
     arguments = parser.parse_args()
     if arguments.samples % BATCH:
         sys.exit(f"--samples must be a multiple of {BATCH}")

@@ -1,6 +1,6 @@
 """What an iteration of Self-E, Self-E with the auxiliary term, and IMM costs, in those of FM.
 
-    python -m scripts.bench.objectives [--pairs 9] [--out reports/bench/objectives.json]
+    python -m scripts.bench.objectives [--pairs 9] [--out reports/local/speed/objectives.json]
 
 The ratios with a target compare forward and backward: noising, every evaluation pass, loss and
 gradients. A whole step adds clipping, Adam and the moving average, the same seconds on both sides,
@@ -90,7 +90,7 @@ def compare(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=9, help="interleaved pairs per row")
-    parser.add_argument("--out", type=Path, default=Path("reports/bench/objectives.json"))
+    parser.add_argument("--out", type=Path, default=Path("reports/local/speed/objectives.json"))
     arguments = parser.parse_args()
     if arguments.pairs < 7:
         parser.error("--pairs must be at least 7")

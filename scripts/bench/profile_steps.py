@@ -1,6 +1,6 @@
-"""Where the CPU time of a training step goes, by operation: behind reports/bench/missed.md.
+"""Where the CPU time of a training step goes, by operation: behind reports/speed/missed.md.
 
-    python -m scripts.bench.profile_steps [--steps 4] [--out reports/bench/profile.json]
+    python -m scripts.bench.profile_steps [--steps 4] [--out reports/local/speed/profile.json]
 
 The steps are those of scripts/bench/objectives.py, on one thread in fp32. Every operation is
 timed as it is dispatched, forward and backward; what is left of the total is the time between
@@ -57,7 +57,7 @@ def profile(name: str, step: Callable[[], object], steps: int) -> dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--out", type=Path, default=Path("reports/bench/profile.json"))
+    parser.add_argument("--out", type=Path, default=Path("reports/local/speed/profile.json"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()  # as training does

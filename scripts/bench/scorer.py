@@ -67,7 +67,7 @@ def prepared(row: Row) -> tuple[dict[str, np.ndarray], dict[str, list[str | None
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--out", type=Path, default=Path("reports/bench/scorer.json"))
+    parser.add_argument("--out", type=Path, default=Path("reports/local/speed/scorer.json"))
     arguments = parser.parse_args()
     facts = measurement_facts(seed=0)
     records = geneval_records()

@@ -8,7 +8,7 @@ processes as `train` takes by itself; the row with the precision of the method's
 Both sides train the same recipe with the same seed, in turn, a few iterations at a time, so that a
 busy machine disturbs both alike. Unlike the other ratios this one is of wall-clock seconds, on all
 cores: how well they are used is what is measured. Prints images/s and the median ratio of every
-method, and writes reports/bench/training.json.
+method, and writes reports/local/speed/training.json.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--iterations", type=int, default=4, help="of a turn")
     parser.add_argument("--size", type=int, default=1024, help="training images")
-    parser.add_argument("--out", type=Path, default=HERE / "reports/bench/training.json")
+    parser.add_argument("--out", type=Path, default=HERE / "reports/local/speed/training.json")
     args = parser.parse_args()
     with checkout(args.before) as before:
         measure(before, args)

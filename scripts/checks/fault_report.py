@@ -1,6 +1,6 @@
 """Every fault of the plan, tried its full number of times: what happened, and whether it may.
 
-    python -m scripts.checks.fault_report [--out reports/bench]
+    python -m scripts.checks.fault_report [--out reports/checks]
 
 The faults are the tests marked `fault`, numbered as below; those that strike at a random instant or
 place take `trial` and run N times here, 3 times in the checks of every change (`--fault-count`).

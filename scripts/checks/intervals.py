@@ -1,4 +1,4 @@
-"""Coverage of the 95% intervals, by simulation; writes reports/bench/intervals.json.
+"""Coverage of the 95% intervals, by simulation; writes reports/checks/intervals.json.
 
 Images of a prompt are drawn with a given correlation: independent at 0, equal at 1, in between
 either from a beta-binomial ("beta") or by copying the prompt's common draw ("copy"). The number of
@@ -218,7 +218,7 @@ def cells(repeats: int, seed: int = 0) -> Iterator[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=4000)
-    parser.add_argument("--out", type=Path, default=Path("reports/bench/intervals.json"))
+    parser.add_argument("--out", type=Path, default=Path("reports/checks/intervals.json"))
     args = parser.parse_args()
     stamp = provenance()  # of the code that runs, whatever is edited meanwhile
     rows = []

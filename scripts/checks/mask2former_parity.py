@@ -76,7 +76,7 @@ Case = tuple[str, np.ndarray, tuple[int, int]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("reports/bench/mask2former_parity.json"))
+    parser.add_argument("--out", type=Path, default=Path("reports/checks/mask2former_parity.json"))
     parser.add_argument("--golden", type=Path, help="write mmdet's outputs on the small network")
     parser.add_argument("--small", action="store_true", help="the small network only: a minute")
     parser.add_argument(

@@ -1,7 +1,7 @@
 """How far gradients computed in bf16 and in TF32 are from those in fp32, method by method.
 
     python -m scripts.checks.precision [--runs-dir runs/quickstart] [--step 800] [--batches 8]
-        [--out reports/precision.json]
+        [--out reports/checks/precision.json]
 
 Gradients of each run's own objective at its own weights, on the batches that it would have trained
 on next. bf16 is what training under autocast computes; TF32 is emulated: the operands of every

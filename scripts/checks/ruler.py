@@ -5,7 +5,7 @@ or wrong.
 
 Right: renders of records, and the same after a round trip through the autoencoder. Wrong by a
 little (near-misses): one object missing, one too many, colours swapped, relation swapped. Prints a
-table and writes reports/bench/ruler.json, one entry per preset.
+table and writes reports/checks/ruler.json, one entry per preset.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2400)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--wrong-trips", type=int, help="round trips of near-misses (all)")
-    parser.add_argument("--out", type=Path, default=Path("reports/bench/ruler.json"))
+    parser.add_argument("--out", type=Path, default=Path("reports/checks/ruler.json"))
     args = parser.parse_args()
     stored = json.loads(args.out.read_text()) if args.out.is_file() else {}
     for preset in PRESETS if args.preset == "all" else [args.preset]:

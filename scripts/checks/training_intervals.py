@@ -1,4 +1,4 @@
-"""Coverage of the interval over training seeds and prompts; reports/bench/training_intervals.json.
+"""Coverage of the interval over training seeds and prompts; reports/checks/training_intervals.json.
 
 Two methods, equal in the long run, are trained several times each. Whether an image is correct is
 drawn from a logistic model: a prompt's difficulty (standard deviation 1), how it suits a method
@@ -73,7 +73,7 @@ def coverage(trainings: int, sd: float, repeats: int, seed: int = 0) -> dict[str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=4000)
-    parser.add_argument("--out", type=Path, default=Path("reports/bench/training_intervals.json"))
+    parser.add_argument("--out", type=Path, default=Path("reports/checks/training_intervals.json"))
     args = parser.parse_args()
     stamp = provenance()  # of the code that runs, whatever is edited meanwhile
     rows = []

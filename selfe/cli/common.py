@@ -23,7 +23,8 @@ from rich.progress import (
 console = Console(stderr=True, highlight=False)
 
 RUNS = Path("runs")
-REPORTS = Path("reports")
+REPORTS = Path("reports/local")
+"""Not under version control; what is committed stands in reports/studies."""
 
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder of training runs and results.")]
 Device = Annotated[

@@ -40,6 +40,7 @@ def report(
         Path | None, typer.Option(help="Prompts of --grid, one a line.", dir_okay=False)
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of --grid.")] = 0,
+    latex: Annotated[bool, typer.Option("--latex", help="Write the tables as LaTeX, too.")] = False,
     device: Device = "auto",
 ) -> None:
     """Render Tables 1 and 2, curves and grids from the results there are."""
@@ -47,14 +48,14 @@ def report(
         written = _draw_grid(grid, steps, prompts, seed, runs_dir, out, device)
         typer.echo("\n".join(f"wrote {path}" for path in written))
         return
-    from evals.report.render import render
+    from evals.report.render import PAGE, render
 
     # no run yet is no error: the report then says what to run
     roots = [runs_dir] if runs_dir.is_dir() or runs_dir != RUNS else []
     for path in [*roots, *(results or [])]:
         if not path.is_dir():
             raise ValueError(f"no folder {path}")
-    summary = render([*roots, *(results or [])], out, runs_dir=runs_dir.as_posix())
+    summary = render([*roots, *(results or [])], out, runs_dir=runs_dir.as_posix(), latex=latex)
     for text in [*summary.statements, *summary.notes]:
         typer.echo(text)
     for command in summary.not_run:
@@ -62,7 +63,7 @@ def report(
     if summary.left_over:
         names = ", ".join(path.name for path in summary.left_over)
         typer.echo(f"not of this report, but of an earlier one in {out}: {names}")
-    typer.echo(f"{summary.results} results rendered; look at {out / 'index.md'}")
+    typer.echo(f"{summary.results} results rendered; look at {out / PAGE}")
 
 
 def _draw_grid(
@@ -104,4 +105,4 @@ def _draw_grid(
     ]
     labels = row_labels(labels, [target.name for target in targets])
     figure = grid(labels, column_labels(counts), blocks)
-    return save(figure, out / "figures" / "grid")
+    return [save(figure, out / "figures" / "grid")]

@@ -247,7 +247,7 @@ def carry_out(
     if progress.failed:
         _tell_failures(progress.failed, [job.name for job in progress.skipped])
         raise typer.Exit(1)
-    page = finish() if finish else study.out / "index.md"
+    page = finish() if finish else study.out / "README.md"
     say(f"look at {page}")
 
 

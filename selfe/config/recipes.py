@@ -2,8 +2,8 @@
 
 What belongs to one method alone is in its row (`selfe.objectives.registry.METHODS`): how it is
 sampled, because guidance, eta and update are searched per method on validation prompts and never
-carried over (see reports/shapes/search.md), whether it wants full precision, and when an objective
-switches a term of its own on.
+carried over (reports/studies/shapes/search.md), whether it wants full precision, and when an
+objective switches a term of its own on.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SHAPES: dict[str, Any] = {
         "text": "shapes",
     },
     "times": {"tau_horizon": 1800},
-    # the rate was searched for every method: reports/shapes/learning_rate.md
+    # the rate was searched for every method: reports/studies/shapes/learning_rate.md
     "optim": {"lr": 2e-3, "final_share": 0.1, "warmup": 100, "ema_decay": 0.995},
     "train": {
         "iterations": 3000,
@@ -55,7 +55,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         {
             "data": {"size": 16_384},
             "times": {"tau_horizon": 480},
-            # one rate for all methods: reports/quickstart/learning_rate.md and protocol.md
+            # one rate for all methods: reports/studies/quickstart/learning_rate.md, protocol.md
             "optim": {"lr": 8e-3},
             "train": {"iterations": 800, "milestone_every": 400, "sample_every": 400},
         },

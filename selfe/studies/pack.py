@@ -24,8 +24,8 @@ def kept_files(runs_dir: Path) -> Iterator[Path]:
 
 
 def pack_results(runs_dir: Path, report: Path) -> tuple[Path, int]:
-    """Write `report`/results.tar.xz. Unpacked anywhere, `selfe-bench report --runs-dir RUNS_DIR` and
-    `compare` work on it as on the runs themselves.
+    """Write `report`/results.tar.xz, on which `report` and `compare` work as on the runs themselves
+    wherever it is unpacked.
 
     Args:
         runs_dir: relative to the current folder; names in the archive begin with it.
