@@ -57,9 +57,9 @@ def index_page(
     if warnings:
         parts.append("\n".join(f"- {note}" for note in dict.fromkeys(warnings)) + "\n")
     parts.append("## Tables\n")
-    for kind, words in ((1, "every model, one protocol a table"), (2, "the ablation study")):
-        links = ", ".join(f"[{s}](table{kind}.{s})" for s in ("md", "csv"))
-        parts.append(f"- Table {kind}, {words}: {links}")
+    for number, words in ((1, "every model, one protocol a table"), (2, "the ablation study")):
+        links = ", ".join(f"[{s}](table{number}.{s})" for s in ("md", "csv"))
+        parts.append(f"- Table {number}, {words}: {links}")
     parts += [f"- {_CUT_WORDS[name]}: [md]({name})" for name in cuts]
     if drawn:
         parts.append("\n## Figures\n")
