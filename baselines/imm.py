@@ -19,6 +19,7 @@ from selfe.batch import LatentBatch, TextCondition
 from selfe.objectives.base import LossOutput, Nets, Velocity
 from selfe.path import add_noise, expand_time
 from selfe.seeding import SampleRng
+from selfe.times import IMM_TIME_MAX
 
 
 def noise_ratio(t: Tensor) -> Tensor:
@@ -60,7 +61,7 @@ class InductiveMomentMatching:
     """
 
     group_size: int = 4
-    time_max: float = 0.994
+    time_max: float = IMM_TIME_MAX
     time_min: float = 0.0
     gap_exponent: int = 12
     min_gap: float = 1e-4

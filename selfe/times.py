@@ -14,6 +14,9 @@ from torch import Tensor
 
 from selfe.seeding import SampleRng
 
+IMM_TIME_MAX = 0.994
+"""T of IMM's time distribution, where its sampler starts (IMM, arXiv 2503.07565)."""
+
 
 def length_shift(
     num_tokens: int,

@@ -21,7 +21,7 @@ from selfe.generator import image_seed
 from selfe.run_folder.checkpoint import save_checkpoint
 from selfe.run_folder.model import build_model, load_run
 from selfe.run_folder.records import write_config
-from selfe.sampler import SamplerSettings, any_step_sample, pushforward_sample
+from selfe.sampler import SamplerSettings, draw_samples
 from selfe.training.ema import Ema
 from selfe.training.optim import build_optimizer
 from tests.helpers.tiny import TINY_MODEL, tiny_config
@@ -221,16 +221,8 @@ def test_scheduler_steps_are_the_sampler(settings: dict, steps: int) -> None:
     ):
         x = scheduler.step(velocity(x, t.expand(3), s.expand(3)), t, x, lambda k=k: noises[k])
     options = dict(settings)
-    kind = options.pop("sampler", "any-step")
-    if kind == "any-step":
-        drawn = any_step_sample(
-            velocity, start, steps, 64, SamplerSettings(**options), lambda k: noises[k]
-        )
-    else:
-        drawn = pushforward_sample(
-            velocity, start, steps, restart=kind == "restart", noise=lambda k: noises[k],
-            shift=options.get("shift"),
-        )  # fmt: skip
+    ours = SamplerSettings(options.pop("sampler", "any-step"), **options)
+    drawn = draw_samples(velocity, start, steps, 64, ours, lambda k: noises[k])
     assert torch.equal(x, drawn)
 
 
@@ -238,7 +230,7 @@ def test_scheduler_settings_follow_the_number_of_steps() -> None:
     scheduler = AnyStepScheduler({"1": {"eta": 1.0}, "4": {"eta": 0.0}})
     for steps, eta in ((1, 1.0), (3, 1.0), (4, 0.0), (50, 0.0)):
         scheduler.set_timesteps(steps)
-        assert scheduler.settings["eta"] == eta and len(scheduler.timesteps) == steps
+        assert scheduler.settings.eta == eta and len(scheduler.timesteps) == steps
     with pytest.raises(ValueError, match="at least 1"):
         scheduler.set_timesteps(0)
     with pytest.raises(ValueError, match="unknown sampler 'x'"):

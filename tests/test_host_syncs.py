@@ -23,7 +23,7 @@ from selfe.generation.any_step import guided_velocity
 from selfe.guidance import Guidance
 from selfe.objectives.base import Nets
 from selfe.run_folder.model import build_model
-from selfe.sampler import SamplerSettings, any_step_sample, pushforward_sample
+from selfe.sampler import SamplerSettings, draw_samples
 from selfe.seeding import SampleRng
 from selfe.training.ema import Ema
 from tests.helpers.tiny import tiny_config, tiny_source
@@ -131,8 +131,8 @@ def test_sampling_makes_nobody_wait_between_steps(kind: Any) -> None:
 
     def sample() -> None:
         velocity = guided_velocity(model, batch.condition, null, Guidance(kind, 3.0))
-        any_step_sample(velocity, x, 3, 4, SamplerSettings(), noise)
-        pushforward_sample(velocity, x, 3, restart=True, noise=noise)
+        draw_samples(velocity, x, 3, 4, SamplerSettings(), noise)
+        draw_samples(velocity, x, 3, 4, SamplerSettings("restart"), noise)
 
     with torch.no_grad():
         sample()

@@ -12,15 +12,18 @@ from selfe.sampler import (
     SamplerSettings,
     UpdateKind,
     ancestral_coefficients,
-    any_step_sample,
+    draw_samples,
     minfm_coefficients,
-    pushforward_sample,
     secondary_time,
     time_grid,
 )
 from tests.helpers import transcriptions
 
 PAIRS = [(0.9, 0.5), (0.5, 0.45), (0.99, 0.01), (1.0, 0.5), (0.3, 0.1)]
+
+
+def no_noise(k: int) -> torch.Tensor:
+    raise AssertionError("a deterministic step asked for noise")
 
 
 def curved(x, t, s):
@@ -60,7 +63,7 @@ def test_sampler_equals_the_transcription(
     x = noises(1, (3, 4))[0]
     fresh = noises(num_steps, (3, 4))
     settings = SamplerSettings(eta=eta, update=update, s_fraction=fraction)
-    found = any_step_sample(curved, x, num_steps, 256, settings, lambda k: fresh[k])
+    found = draw_samples(curved, x, num_steps, 256, settings, lambda k: fresh[k])
     expected = transcriptions.sample(
         curved,
         x.numpy(),
@@ -78,10 +81,7 @@ def test_eta_zero_is_euler(update: UpdateKind) -> None:
     """Eq. 22: x <- x - (t_k - t_{k+1}) V, and no noise is asked for."""
     x = noises(1, (3, 4))[0]
 
-    def no_noise(k: int) -> torch.Tensor:
-        raise AssertionError("a deterministic step asked for noise")
-
-    found = any_step_sample(curved, x, 6, 256, SamplerSettings(eta=0.0, update=update), no_noise)
+    found = draw_samples(curved, x, 6, 256, SamplerSettings(eta=0.0, update=update), no_noise)
     times = transcriptions.grid(6, 256)
     euler = x.numpy()
     for t, t_next in zip(times, times[1:], strict=False):
@@ -104,7 +104,7 @@ def test_steps_are_calls_and_the_last_returns_x0_hat(num_steps: int) -> None:
         asked.append(k)
         return noises(1, (3, 4))[0]
 
-    result = any_step_sample(velocity, x, num_steps, 256, SamplerSettings(), noise)
+    result = draw_samples(velocity, x, num_steps, 256, SamplerSettings(), noise)
     assert len(calls) == num_steps and asked == list(range(num_steps - 1))
     x_t, t, s = calls[-1]
     assert t.shape == (3,) and t.dtype == torch.float32 and (s == 0).all()
@@ -122,7 +122,7 @@ def test_secondary_time_policies(fraction: float, place: int | None) -> None:
     settings = SamplerSettings(eta=0.0, s_fraction=fraction)
     for num_steps in (1, 4, 50):
         times.clear()
-        any_step_sample(
+        draw_samples(
             velocity, noises(1, (1, 2))[0], num_steps, 16, settings, lambda k: torch.zeros(1, 2)
         )
         grid = transcriptions.grid(num_steps, 16)
@@ -198,7 +198,7 @@ def test_many_steps_with_the_exact_velocity_reach_a_gaussian(
     generator = torch.Generator().manual_seed(0)
     draw = lambda k=0: torch.randn(20_000, 1, generator=generator, dtype=torch.float64)  # noqa: E731
     settings = SamplerSettings(eta=eta, update=update)
-    x = any_step_sample(velocity, draw(), 100, 256, settings, draw)
+    x = draw_samples(velocity, draw(), 100, 256, settings, draw)
     assert x.mean().item() == pytest.approx(mean, abs=0.02)
     assert x.std().item() == pytest.approx(std, abs=0.025)
 
@@ -206,14 +206,14 @@ def test_many_steps_with_the_exact_velocity_reach_a_gaussian(
 @pytest.mark.parametrize("num_steps", [1, 2, 7])
 def test_pushforward(num_steps: int) -> None:
     x, fresh = noises(1, (3, 4))[0], noises(num_steps, (3, 4))
-    found = pushforward_sample(curved, x, num_steps)
+    found = draw_samples(curved, x, num_steps, 256, SamplerSettings("pushforward"), no_noise)
     np.testing.assert_allclose(
         found.numpy(),
         transcriptions.pushforward(curved, x.numpy(), num_steps),
         rtol=1e-4,
         atol=1e-5,
     )
-    again = pushforward_sample(curved, x, num_steps, restart=True, noise=lambda k: fresh[k])
+    again = draw_samples(curved, x, num_steps, 256, SamplerSettings("restart"), lambda k: fresh[k])
     expected = transcriptions.pushforward(
         curved, x.numpy(), num_steps, restart_noises=fresh.numpy()
     )
@@ -226,6 +226,4 @@ def test_bad_requests_are_refused() -> None:
         with pytest.raises(ValueError, match="at least 1"):
             time_grid(steps, 16)
         with pytest.raises(ValueError, match="at least 1"):
-            pushforward_sample(curved, x, steps)
-    with pytest.raises(ValueError, match="noise"):
-        pushforward_sample(curved, x, 2, restart=True)
+            draw_samples(curved, x, steps, 256, SamplerSettings("pushforward"), no_noise)

@@ -26,7 +26,7 @@ from selfe.batch import LatentBatch, TextCondition
 from selfe.data.gaussian_mixture import ConditionalGaussianMixture, overlapping_pairs
 from selfe.objectives.base import Nets, Objective
 from selfe.objectives.self_evaluation import SelfEvaluation
-from selfe.sampler import SamplerSettings, any_step_sample, pushforward_sample
+from selfe.sampler import SamplerSettings, draw_samples
 from selfe.seeding import SampleRng
 from selfe.times import TimeSampler
 
@@ -136,11 +136,8 @@ def generate(
     def noise(k: int) -> Tensor:
         return torch.randn(n, world.dim, 1, 1, generator=generator)
 
-    if pushforward:
-        x = pushforward_sample(velocity, noise(0), num_steps)
-    else:
-        settings = SamplerSettings(eta=eta, warp=False)
-        x = any_step_sample(velocity, noise(0), num_steps, 1, settings, noise)
+    settings = SamplerSettings("pushforward" if pushforward else "any-step", eta=eta, warp=False)
+    x = draw_samples(velocity, noise(0), num_steps, 1, settings, noise)
     return x.flatten(1).double()
 
 

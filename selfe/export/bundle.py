@@ -26,18 +26,8 @@ DENOISER_MODULES: tuple[Module, ...] = (
 
 SCHEDULER_MODULES: tuple[Module, ...] = (
     ("selfe.path", ()),
-    ("selfe.times", ("length_shift", "warp_time")),
-    (
-        "selfe.sampler",
-        (
-            "time_grid",
-            "even_grid",
-            "secondary_time",
-            "ancestral_coefficients",
-            "minfm_coefficients",
-            "UPDATES",
-        ),  # fmt: skip
-    ),
+    ("selfe.times", ("IMM_TIME_MAX", "length_shift", "warp_time")),
+    ("selfe.sampler", ()),
     ("selfe.export.scheduler", ()),
 )
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -25,7 +24,7 @@ from selfe.encoders.flux import FluxTextEncoder
 from selfe.encoders.shapes import ShapesTextEncoder
 from selfe.generation.any_step import guided_velocity, latents_to_images
 from selfe.generation.captions import EncodedCaptions
-from selfe.generation.fixed_batches import fill_slots
+from selfe.generation.fixed_batches import draw_in_batches, fill_slots
 from selfe.guidance import Guidance
 from selfe.seeding import SampleRng, derive_seed
 
@@ -149,16 +148,15 @@ class SelfEPipeline(DiffusionPipeline):
         text = self._build_text_encoder()
         null = text.encode([""]).trimmed().to(self.denoiser.device)
         captions = EncodedCaptions(text)
-        batches = fill_slots(captions.lengths(prompts), self.config.batch_slots)
-        images: list[np.ndarray | None] = [None] * len(prompts)
-        with self.progress_bar(total=len(batches) * num_steps) as bar:
-            for batch in batches:
-                condition = captions.batch([prompts[i] for i in batch.slots], batch.length)
-                batch_seeds = [seeds[i] for i in batch.slots]
-                drawn = self._draw(condition, null, batch_seeds, num_steps, guidance, bar.update)
-                for i, image in zip(batch.images, drawn, strict=False):
-                    images[i] = image
-        return images
+        num_slots = self.config.batch_slots
+        num_batches = len(fill_slots(captions.lengths(prompts), num_slots))
+        with self.progress_bar(total=num_batches * num_steps) as bar:
+
+            def draw(condition: TextCondition, slots: Sequence[int]) -> list[Any]:
+                batch_seeds = [seeds[i] for i in slots]
+                return self._draw(condition, null, batch_seeds, num_steps, guidance, bar.update)
+
+            return draw_in_batches(captions, prompts, num_slots, draw)
 
     def _build_text_encoder(self) -> Any:
         if self.config.text == "shapes":

@@ -14,11 +14,7 @@ from diffusers import ConfigMixin, SchedulerMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from selfe.path import add_noise, expand_time, noise_head, sample_head
-from selfe.sampler import UPDATES, even_grid, secondary_time, time_grid
-
-PUSHFORWARD_START = 0.994
-"""T of IMM's time distribution, where its sampler starts."""
+from selfe.sampler import SamplerSettings, Step, sampling_steps, take_step
 
 
 class AnyStepScheduler(SchedulerMixin, ConfigMixin):
@@ -36,8 +32,8 @@ class AnyStepScheduler(SchedulerMixin, ConfigMixin):
 
     @register_to_config
     def __init__(self, by_steps: dict[str, dict[str, Any]] | None = None):
-        self.settings: dict[str, Any] = {}
-        self.grid: list[float] = []
+        self.settings = SamplerSettings()
+        self.steps: list[Step] = []
         self.timesteps = torch.empty(0)
         self.secondary_timesteps = torch.empty(0)
         self._step_index = 0
@@ -57,32 +53,14 @@ class AnyStepScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: for fewer than one step, or an unknown sampler.
         """
-        if num_inference_steps < 1:
-            raise ValueError(f"the number of steps must be at least 1, got {num_inference_steps}")
         table = self.config.by_steps or {}
         applicable = [int(key) for key in table if int(key) <= num_inference_steps]
-        chosen = table[str(max(applicable))] if applicable else {}
-        self.settings = {
-            **{"sampler": "any-step", "eta": 1.0, "update": "ancestral", "s_fraction": 0.0},
-            **{"warp": True, "base_len": 512, "shift": None},
-            **chosen,
-        }
-        kind = self.settings["sampler"]
-        if kind == "any-step":
-            warp = {name: self.settings[name] for name in ("base_len", "warp", "shift")}
-            self.grid = time_grid(num_inference_steps, num_tokens, **warp)
-        elif kind in ("pushforward", "restart"):
-            shift = self.settings["shift"]
-            self.grid = even_grid(num_inference_steps, PUSHFORWARD_START, shift)
-        else:
-            raise ValueError(f"unknown sampler {kind!r}: use any-step, pushforward or restart")
-        pairs = list(zip(self.grid[:-1], self.grid[1:], strict=True))
-        fraction = self.settings["s_fraction"] if kind == "any-step" else 0.0
-        secondary = [
-            0.0 if kind == "restart" else secondary_time(t, t_next, fraction) for t, t_next in pairs
-        ]
-        self.timesteps = torch.tensor(self.grid[:-1], dtype=torch.float32, device=device)
-        self.secondary_timesteps = torch.tensor(secondary, dtype=torch.float32, device=device)
+        chosen = dict(table[str(max(applicable))]) if applicable else {}
+        self.settings = SamplerSettings(chosen.pop("sampler", "any-step"), **chosen)
+        self.steps = sampling_steps(self.settings, num_inference_steps, num_tokens)
+        t, s, _ = zip(*self.steps, strict=True)
+        self.timesteps = torch.tensor(t, dtype=torch.float32, device=device)
+        self.secondary_timesteps = torch.tensor(s, dtype=torch.float32, device=device)
         self._step_index = 0
 
     def step(
@@ -111,9 +89,6 @@ class AnyStepScheduler(SchedulerMixin, ConfigMixin):
                 "call set_timesteps first, then step once for each of scheduler.timesteps in order"
             )
         self._step_index += 1
-        t, t_next = self.grid[k], self.grid[k + 1]
-        t_B = torch.full((sample.shape[0],), t, dtype=torch.float32, device=sample.device)
-        next_B = torch.full_like(t_B, t_next)
 
         def draw() -> Tensor:
             if noise is not None:
@@ -122,14 +97,4 @@ class AnyStepScheduler(SchedulerMixin, ConfigMixin):
                 sample.shape, generator=generator, device=sample.device, dtype=sample.dtype
             )
 
-        if self.settings["sampler"] == "pushforward":
-            return sample - expand_time(t_B - next_B, sample) * model_output
-        x0_hat = sample_head(sample, model_output, t_B)
-        if t_next <= 0:
-            return x0_hat
-        if self.settings["sampler"] == "restart":
-            return add_noise(x0_hat, draw(), next_B)
-        coefficients = UPDATES[self.settings["update"]]
-        keep, fresh = coefficients(t, t_next, self.settings["eta"])
-        moved = (1 - t_next) * x0_hat + keep * noise_head(sample, model_output, t_B)
-        return moved + fresh * draw() if fresh > 0 else moved
+        return take_step(self.steps[k], sample, model_output, self.settings, draw)

@@ -13,11 +13,11 @@ from selfe.config.inference import as_drawn, check_step
 from selfe.config.schema import SamplingConfig
 from selfe.encoders.base import LatentCodec, TextEncoder
 from selfe.generation.captions import EncodedCaptions
-from selfe.generation.fixed_batches import fill_slots
+from selfe.generation.fixed_batches import draw_in_batches
 from selfe.generator import GeneratedImage, GeneratorFacts
 from selfe.guidance import Guidance
 from selfe.objectives.registry import Prediction
-from selfe.sampler import Noise, SamplerSettings, any_step_sample, pushforward_sample
+from selfe.sampler import Noise, SamplerSettings, draw_samples
 from selfe.seeding import SampleRng
 
 Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -95,12 +95,8 @@ def draw_latents(
 ) -> Tensor:
     """Latents (B, ...) from standard normal `x`, by the sampler that the settings of this number of
     steps name; see `selfe.sampler`."""
-    if settings.sampler != "any-step":
-        restart = settings.sampler == "restart"
-        return pushforward_sample(
-            velocity, x, num_steps, restart=restart, noise=noise, shift=settings.shift
-        )
     sampler = SamplerSettings(
+        settings.sampler,
         settings.eta,
         settings.update,
         settings.s_fraction,
@@ -108,7 +104,7 @@ def draw_latents(
         settings.base_len,
         settings.shift,
     )
-    return any_step_sample(velocity, x, num_steps, num_tokens, sampler, noise)
+    return draw_samples(velocity, x, num_steps, num_tokens, sampler, noise)
 
 
 class AnyStepGenerator:
@@ -171,13 +167,12 @@ class AnyStepGenerator:
             raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds")
         if num_steps < 1:
             raise ValueError(f"the number of steps must be at least 1, got {num_steps}")
-        images: list[GeneratedImage] = [None] * len(prompts)
-        for batch in fill_slots(self._captions.lengths(prompts), self.settings.batch_slots):
-            condition = self._captions.batch([prompts[i] for i in batch.slots], batch.length)
-            drawn = self._draw(condition, [seeds[i] for i in batch.slots], num_steps)
-            for i, image in zip(batch.images, drawn, strict=False):
-                images[i] = image
-        return images
+        return draw_in_batches(
+            self._captions,
+            prompts,
+            self.settings.batch_slots,
+            lambda condition, slots: self._draw(condition, [seeds[i] for i in slots], num_steps),
+        )
 
     @torch.no_grad()
     def _draw(

@@ -6,8 +6,12 @@ repetition, so the shapes of all matrices depend on nothing but the caption.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from selfe.batch import TextCondition
+from selfe.generation.captions import EncodedCaptions
 
 CAPTION_LENGTH_STEP = 4
 """Captions are padded to a multiple of this many tokens and drawn with others of their length."""
@@ -41,3 +45,24 @@ def fill_slots(lengths: Sequence[int], num_slots: int) -> list[SlotBatch]:
             slots = images + [images[-1]] * (num_slots - len(images))
             batches.append(SlotBatch(length, images, slots))
     return batches
+
+
+def draw_in_batches(
+    captions: EncodedCaptions,
+    prompts: Sequence[str],
+    num_slots: int,
+    draw: Callable[[TextCondition, Sequence[int]], Sequence[Any]],
+) -> list[Any]:
+    """What `draw` makes of every prompt, in the order of the prompts.
+
+    Args:
+        num_slots: size of every batch.
+        draw: from a batch's captions, and the places in `prompts` that its slots stand for, to an
+            image a slot.
+    """
+    images: list[Any] = [None] * len(prompts)
+    for batch in fill_slots(captions.lengths(prompts), num_slots):
+        condition = captions.batch([prompts[i] for i in batch.slots], batch.length)
+        for i, image in zip(batch.images, draw(condition, batch.slots), strict=False):
+            images[i] = image
+    return images
