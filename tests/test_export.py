@@ -167,7 +167,7 @@ def test_command_names_the_runs_there_are(monkeypatch, capsys, tmp_path: Path) -
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 2
-    assert "no run 'nope'; runs in runs: none" in capsys.readouterr().err
+    assert "no run 'nope' (runs in runs: none)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("modules", [DENOISER_MODULES, SCHEDULER_MODULES, PIPELINE_MODULES])
