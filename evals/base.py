@@ -96,6 +96,8 @@ class ProtocolFacts(Frozen):
     color_classifier: str
     rules: dict[str, Any]
     """Thresholds and switches of the rules."""
+    signal: float = 1.0
+    """Factor on the latents the model was trained on (`data.signal`): another is another world."""
 
 
 class ModelFacts(Frozen):

@@ -308,7 +308,12 @@ def _score(
         cost = earlier.cost
     result = Result(
         protocol=protocol_facts(
-            suite, suite.images_per_prompt, detector, classifier, DEFAULT_RULES
+            suite,
+            suite.images_per_prompt,
+            detector,
+            classifier,
+            DEFAULT_RULES,
+            model.training.get("signal", 1.0),
         ),
         model=model,
         sampling=sampling,

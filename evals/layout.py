@@ -57,6 +57,8 @@ def protocol_text(protocol: ProtocolFacts | None, recipe: str = "") -> str:
         f"prompts {protocol.num_prompts} (sha256 {protocol.prompts_sha256[:12]})",
         f"{protocol.images_per_prompt} images per prompt ({images} in all)",
     ]
+    if protocol.signal != 1:
+        parts.append(f"latents times {protocol.signal:g}")
     if recipe:
         parts.append(f"recipe {recipe}")
     return "Protocol: " + ", ".join(parts) + "."

@@ -30,6 +30,7 @@ def protocol_facts(
     detector: Detector,
     color_classifier: ColorClassifier,
     settings: RuleSettings,
+    signal: float = 1.0,
 ) -> ProtocolFacts:
     """What another result must share before the two may stand in one table."""
     return ProtocolFacts(
@@ -41,6 +42,7 @@ def protocol_facts(
         detector=detector.identity,
         color_classifier=color_classifier.identity,
         rules=settings.model_dump(),
+        signal=signal,
     )
 
 

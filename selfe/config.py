@@ -60,6 +60,9 @@ class DataConfig(Section):
     resolution: int = Field(256, ge=16, description="side of the images drawn, in pixels")
     size: int = Field(40_960, ge=1, description="training images of the shapes world")
     codec: str = Field("shapes-grid", description="autoencoder: shapes-grid, shapes-free, flux")
+    signal: float = Field(
+        1.0, gt=0, description="factor on the latents of the shapes world; below 1 is harder"
+    )
     text: str = Field("shapes", description="text encoder: shapes, flux")
     revision: str = Field("", description="of the encoders on the hub; the newest if empty")
     text_tokens: int | None = Field(
@@ -225,6 +228,8 @@ class RunConfig(Section):
         values = self.model_dump(mode="json", exclude={"data": {"path", "workers"}})
         if values["model"]["time_factor"] == ModelConfig().time_factor:
             del values["model"]["time_factor"]  # younger than the digests of published runs
+        if values["data"]["signal"] == DataConfig().signal:
+            del values["data"]["signal"]  # likewise
         text = json.dumps({k: v for k, v in values.items() if k not in left_out}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

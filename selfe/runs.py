@@ -194,6 +194,7 @@ def load_run(
             "changed": changed_settings(config),
             "precision": started.get("precision", config.train.precision),
             "init_from": started.get("init_from"),
+            **({} if config.data.signal == 1 else {"signal": config.data.signal}),
             **_data_facts(config, run_dir),
         },
     )

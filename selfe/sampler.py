@@ -27,9 +27,17 @@ UpdateKind = Literal["ancestral", "minfm"]
 
 
 def time_grid(
-    num_steps: int, num_tokens: int, *, base_len: int = 512, warp: bool = True
+    num_steps: int,
+    num_tokens: int,
+    *,
+    base_len: int = 512,
+    warp: bool = True,
+    shift: float | None = None,
 ) -> list[float]:
     """N + 1 times from 1 to 0: linspace, then the training warp mu(L) (S.2, Inference).
+
+    Args:
+        shift: mu itself, in place of mu(L); less is nearer to the data.
 
     Raises:
         ValueError: if `num_steps` is below 1.
@@ -38,7 +46,8 @@ def time_grid(
         raise ValueError(f"the number of steps must be at least 1, got {num_steps}")
     uniform = torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)
     if warp:
-        uniform = warp_time(uniform, length_shift(num_tokens, base_len=base_len))
+        mu = length_shift(num_tokens, base_len=base_len) if shift is None else shift
+        uniform = warp_time(uniform, mu)
     return uniform.tolist()
 
 
@@ -77,6 +86,7 @@ class SamplerSettings:
     s_fraction: float = 0.0
     warp: bool = True
     base_len: int = 512
+    shift: float | None = None
 
 
 def any_step_sample(
@@ -98,7 +108,13 @@ def any_step_sample(
     Returns:
         (B, ...) the last step's x0_hat.
     """
-    grid = time_grid(num_steps, num_tokens, base_len=settings.base_len, warp=settings.warp)
+    grid = time_grid(
+        num_steps,
+        num_tokens,
+        base_len=settings.base_len,
+        warp=settings.warp,
+        shift=settings.shift,
+    )
     coefficients = UPDATES[settings.update]
     for k, (t, t_next) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
         s = secondary_time(t, t_next, settings.s_fraction)
