@@ -15,6 +15,7 @@ import typer
 from selfe.cli.common import console
 from selfe.cli.export import export
 from selfe.cli.geneval import compare, geneval, rescore
+from selfe.cli.headroom import headroom
 from selfe.cli.models import ls, sample
 from selfe.cli.plan import plan
 from selfe.cli.prepare import prepare
@@ -37,7 +38,7 @@ app = typer.Typer(
 )
 COMMANDS: tuple[Callable[..., None], ...] = (
     *(prepare, train, geneval, report, sample, export),
-    *(compare, rescore, prompts, ls, plan, doctor, fetch),
+    *(compare, rescore, headroom, prompts, ls, plan, doctor, fetch),
 )
 for command in COMMANDS:
     app.command()(command)
