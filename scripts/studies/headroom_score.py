@@ -73,7 +73,7 @@ def main() -> None:
             done = found.setdefault(part, {}).get(steps, {})
             if steps not in wanted or done.get("setting") == wanted[steps]:
                 continue
-            generator.settings = override_sampling(own, wanted[steps])
+            generator.settings = override_sampling(own, {**wanted[steps], "batch_slots": 8})
             verdicts = scorer(generator, int(steps))
             rows = ["" for _ in suite.records]
             for verdict in verdicts:

@@ -28,7 +28,6 @@ Setting = dict[str, Any]
 
 KINDS = ("linear", "ep-v", "ep-x0")
 SCALES = (1.25, 1.5, 1.75, 2.0, 3.0, 5.0)
-SCALES_AT_50 = (1.5, 2.0, 3.0)
 SHIFTS = (-0.3, -1.0)
 SHIFTED = (
     ("none", 1.0),
@@ -36,6 +35,9 @@ SHIFTED = (
     *(("ep-v", scale) for scale in (1.5, 2.0, 3.0)),
 )
 PER_TASK, IMAGES, SEED = 8, 2, 1
+FIRST_PER_TASK, KEPT, KEPT_AT_50 = 4, 8, 4
+SLOTS = 8
+"""Images drawn at once: few, so that no batch is filled up with copies."""
 
 
 def base_len_of(shift: float, tokens: int = 16) -> int:
@@ -43,14 +45,19 @@ def base_len_of(shift: float, tokens: int = 16) -> int:
     return min(range(1, 4096), key=lambda n: abs(length_shift(tokens, base_len=n) - shift))
 
 
-def candidates(method: str, steps: int) -> list[Setting]:
-    scales = SCALES_AT_50 if steps >= 50 else SCALES
-    guidance = [("none", 1.0), *((kind, scale) for kind in KINDS for scale in scales)]
+def candidates(method: str) -> list[Setting]:
+    guidance = [("none", 1.0), *((kind, scale) for kind in KINDS for scale in SCALES)]
     if method == "imm":
         moves: list[Setting] = [{"sampler": "pushforward"}, {"sampler": "restart"}]
     else:
         moves = [{"sampler": "any-step", "eta": eta} for eta in (0.0, 1.0)]
     return [{**move, "guidance": g, "guidance_scale": w} for move in moves for g, w in guidance]
+
+
+def first_stage(scores: dict[str, float], kept: int) -> list[str]:
+    """The best, with all that tie with the last of them."""
+    least = sorted(scores.values(), reverse=True)[:kept][-1]
+    return [name for name, score in scores.items() if score >= least]
 
 
 def shifted(method: str, steps: int) -> list[Setting]:
@@ -78,7 +85,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("reports/studies/headroom"))
     args = parser.parse_args()
     suite = limited(open_suite("shapes@1", "validation"), PER_TASK)
-    scorer = InMemoryScorer(dataclasses.replace(suite, images_per_prompt=IMAGES), SEED)
+    small = InMemoryScorer(
+        dataclasses.replace(limited(suite, FIRST_PER_TASK), images_per_prompt=1), SEED
+    )
+    whole = InMemoryScorer(dataclasses.replace(suite, images_per_prompt=IMAGES), SEED)
     part = "shifted" if args.shifted else "usual"
     for name in args.runs:
         path = args.out / "search" / f"{name}.json"
@@ -97,15 +107,32 @@ def main() -> None:
             "images_per_prompt": IMAGES,
             "image_seed": SEED,
         }
-        for steps in (int(text) for text in args.steps.split(",")):
-            scores = found.setdefault(part, {}).setdefault(str(steps), {})
-            method = generator.facts.method
-            wanted = shifted(method, steps) if args.shifted else candidates(method, steps)
-            for setting in wanted:
-                key = json.dumps(setting)
+        method = generator.facts.method
+
+        def tried(
+            settings: list[str], scorer: InMemoryScorer, steps: int, scores: dict[str, float]
+        ) -> dict[str, float]:
+            for key in settings:
                 if key not in scores:
-                    generator.settings = override_sampling(own, setting)
+                    generator.settings = override_sampling(
+                        own, {**json.loads(key), "batch_slots": SLOTS}
+                    )
                     scores[key] = round(mean_over_tasks(scorer(generator, steps)), 6)
+            return scores
+
+        results = found.setdefault(part, {})
+        for steps in sorted(int(text) for text in args.steps.split(",")):
+            scores = results.setdefault(str(steps), {})
+            if args.shifted:
+                settings = [json.dumps(setting) for setting in shifted(method, steps)]
+            elif steps >= 50:
+                at_8 = results["8"]
+                settings = sorted(at_8, key=at_8.get, reverse=True)[:KEPT_AT_50]
+            else:
+                every = [json.dumps(setting) for setting in candidates(method)]
+                first = found.setdefault("first stage", {}).setdefault(str(steps), {})
+                settings = first_stage(tried(every, small, steps, first), KEPT)
+            tried(settings, whole, steps, scores)
             write_atomically(path, json.dumps(found, indent=0))
             best = max(scores, key=scores.get, default="")
             print(f"{name} {steps} steps: {scores.get(best, 0):.3f} {best}", flush=True)
