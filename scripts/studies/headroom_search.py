@@ -19,6 +19,7 @@ from typing import Any
 from evals.benchmark import limited
 from evals.in_memory import InMemoryScorer, mean_over_tasks
 from evals.registry import open_suite
+from selfe.any_step import AnyStepGenerator
 from selfe.files import write_atomically
 from selfe.provenance import provenance
 from selfe.runs import load_run, override_sampling
@@ -54,10 +55,26 @@ def candidates(method: str) -> list[Setting]:
     return [{**move, "guidance": g, "guidance_scale": w} for move in moves for g, w in guidance]
 
 
-def first_stage(scores: dict[str, float], kept: int) -> list[str]:
-    """The best, with all that tie with the last of them."""
-    least = sorted(scores.values(), reverse=True)[:kept][-1]
-    return [name for name, score in scores.items() if score >= least]
+def best_of(scores: dict[str, float], kept: int) -> list[str]:
+    """The best, in a tie the earlier."""
+    return sorted(scores, key=lambda name: -scores[name])[:kept]
+
+
+def tried(
+    generator: AnyStepGenerator,
+    settings: list[str],
+    scorer: InMemoryScorer,
+    steps: int,
+    scores: dict[str, float],
+) -> dict[str, float]:
+    """`scores` with those of the settings that it lacks."""
+    for key in settings:
+        if key not in scores:
+            generator.settings = override_sampling(
+                generator.settings, {**json.loads(key), "batch_slots": SLOTS}
+            )
+            scores[key] = round(mean_over_tasks(scorer(generator, steps)), 6)
+    return scores
 
 
 def shifted(method: str, steps: int) -> list[Setting]:
@@ -95,7 +112,6 @@ def main() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         found = json.loads(path.read_text()) if path.exists() else {}
         generator = load_run(args.runs_dir / name)
-        own = generator.settings
         known = provenance()
         found.setdefault("made", {})[part] = {
             "command": shlex.join(["python", *sys.argv]),
@@ -109,30 +125,18 @@ def main() -> None:
         }
         method = generator.facts.method
 
-        def tried(
-            settings: list[str], scorer: InMemoryScorer, steps: int, scores: dict[str, float]
-        ) -> dict[str, float]:
-            for key in settings:
-                if key not in scores:
-                    generator.settings = override_sampling(
-                        own, {**json.loads(key), "batch_slots": SLOTS}
-                    )
-                    scores[key] = round(mean_over_tasks(scorer(generator, steps)), 6)
-            return scores
-
         results = found.setdefault(part, {})
         for steps in sorted(int(text) for text in args.steps.split(",")):
             scores = results.setdefault(str(steps), {})
             if args.shifted:
                 settings = [json.dumps(setting) for setting in shifted(method, steps)]
             elif steps >= 50:
-                at_8 = results["8"]
-                settings = sorted(at_8, key=at_8.get, reverse=True)[:KEPT_AT_50]
+                settings = best_of(results["8"], KEPT_AT_50)
             else:
                 every = [json.dumps(setting) for setting in candidates(method)]
                 first = found.setdefault("first stage", {}).setdefault(str(steps), {})
-                settings = first_stage(tried(every, small, steps, first), KEPT)
-            tried(settings, whole, steps, scores)
+                settings = best_of(tried(generator, every, small, steps, first), KEPT)
+            tried(generator, settings, whole, steps, scores)
             write_atomically(path, json.dumps(found, indent=0))
             best = max(scores, key=scores.get, default="")
             print(f"{name} {steps} steps: {scores.get(best, 0):.3f} {best}", flush=True)
