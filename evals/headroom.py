@@ -35,12 +35,14 @@ class ExactModel(TextToImage, Protocol):
     """A model over a finite number of scenes.
 
     Attributes:
-        num_scenes: K; may be raised.
+        num_scenes: K.
         scenes_in_use: effective number of scenes in the last step of every image drawn last.
     """
 
     num_scenes: int
     scenes_in_use: list[float]
+
+    def with_scenes(self, count: int) -> ExactModel: ...
 
 
 class HeadroomCell(Frozen):
@@ -136,7 +138,7 @@ def measure_headroom(
         before = verdicts
         if converged or 2 * model.num_scenes > most_scenes:
             break
-        model.num_scenes *= 2
+        model = model.with_scenes(2 * model.num_scenes)
     reference = None
     if diversity:
         reference = DiversityReference(

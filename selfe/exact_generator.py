@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,23 +57,30 @@ class ExactGenerator:
         self._scenes = SceneLatents(
             world, records, lambda images: codec.encode(images_to_float(images)), seed
         )
-        self._signal, self._seed = signal, seed
-        self._preset = world.preset.name
+        self._identity = (METHOD, world.preset.name, codec.digest, seed)
         self.chunk_size = 256
         self.scenes_in_use: list[float] = []
-
-    @property
-    def facts(self) -> GeneratorFacts:
-        identity = (METHOD, self._preset, self.codec.digest, self.num_scenes, self._seed)
-        return GeneratorFacts(
-            name=f"exact model over {self.num_scenes} scenes",
+        self.facts = GeneratorFacts(
+            name=f"exact model over {num_scenes} scenes",
             label=LABEL,
             method=METHOD,
-            digest=f"{derive_seed(*identity):016x}",
-            resolution=(self.latent_shape[1] * self.codec.downsample,) * 2,
+            digest=self._digest(num_scenes),
+            resolution=(world.image_size, world.image_size),
             sampling=self._sampling(),
-            training={} if self._signal == 1 else {"signal": self._signal},
+            training={} if signal == 1 else {"signal": signal},
         )
+
+    def with_scenes(self, count: int) -> ExactGenerator:
+        """The same over another number of scenes; those that both have are drawn once."""
+        other = copy.copy(self)
+        other.num_scenes = count
+        other.facts = dataclasses.replace(
+            self.facts, name=f"exact model over {count} scenes", digest=self._digest(count)
+        )
+        return other
+
+    def _digest(self, num_scenes: int) -> str:
+        return f"{derive_seed(*self._identity, num_scenes):016x}"
 
     def _sampling(self) -> dict[str, object]:
         settings = self.settings
