@@ -98,6 +98,8 @@ class ProtocolFacts(Frozen):
     """Thresholds and switches of the rules."""
     inference: str = ""
     """Name of the way trained models are drawn ("paper", "searched"), "" for each run's own."""
+    signal: float = 1.0
+    """Factor on the latents the model was trained on (`data.signal`): another is another world."""
 
 
 class ModelFacts(Frozen):

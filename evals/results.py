@@ -35,6 +35,7 @@ def protocol_facts(
     color_classifier: ColorClassifier,
     settings: RuleSettings,
     inference: str = "",
+    signal: float = 1.0,
 ) -> ProtocolFacts:
     """What another result must share before the two may stand in one table."""
     return ProtocolFacts(
@@ -47,6 +48,7 @@ def protocol_facts(
         color_classifier=color_classifier.identity,
         rules=settings.model_dump(),
         inference=inference,
+        signal=signal,
     )
 
 
@@ -103,6 +105,8 @@ def protocol_key(protocol: ProtocolFacts) -> str:
     values = protocol.model_dump(mode="json")
     if not values["inference"]:
         del values["inference"]  # younger than the names of published tables
+    if values["signal"] == 1:
+        del values["signal"]  # likewise
     text = json.dumps(values, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

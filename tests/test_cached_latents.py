@@ -248,6 +248,7 @@ def test_training_on_the_cache_resumes_bit_equal(method, variant, cache, tmp_pat
         (["data.codec=shapes-free"], r"its codec is 'shapes-grid', not 'shapes-free'"),
         (["data.text=flux"], "its text is 'shapes', not 'flux'"),
         (["data.text_tokens=9"], "made with data.text_tokens = None, not 9"),
+        (["data.signal=0.5"], "made with data.signal = 1.0, not 0.5"),
         (["data.revision=abc"], "made with data.revision = '', not 'abc'"),
         (["model.in_channels=64"], "it needs model.in_channels = 16, not 64"),
         (["model.joint_attention_dim=8"], "it needs model.joint_attention_dim = 64, not 8"),

@@ -49,6 +49,8 @@ def protocol_text(protocol: ProtocolFacts | None, recipe: str = "") -> str:
     ]
     if protocol.inference:
         parts.append(f"inference {protocol.inference}")
+    if protocol.signal != 1:
+        parts.append(f"latents times {protocol.signal:g}")
     if recipe:
         parts.append(f"recipe {recipe}")
     return "Protocol: " + ", ".join(parts) + "."

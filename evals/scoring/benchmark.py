@@ -271,6 +271,7 @@ def _score(
             classifier,
             DEFAULT_RULES,
             sampling.settings.get("inference", ""),
+            signal=model.training.get("signal", 1.0),
         ),
         model=model,
         sampling=sampling,

@@ -18,6 +18,7 @@ from selfe.cli.doctor import doctor
 from selfe.cli.export import export
 from selfe.cli.fetch import fetch
 from selfe.cli.geneval import geneval
+from selfe.cli.headroom import headroom
 from selfe.cli.ls import ls
 from selfe.cli.measure import measure
 from selfe.cli.pack import pack
@@ -46,7 +47,7 @@ app = typer.Typer(
 )
 COMMANDS: tuple[Callable[..., None], ...] = (
     *(prepare, train, geneval, measure, report, study, sweep, sample, export),
-    *(compare, rescore, pack, prompts, ls, plan, doctor, fetch),
+    *(compare, rescore, headroom, pack, prompts, ls, plan, doctor, fetch),
 )
 for command in COMMANDS:
     app.command()(command)

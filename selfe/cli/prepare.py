@@ -191,6 +191,7 @@ def train_command(out: Path, index: CacheIndex) -> str:
         "data.source": "latents",
         "data.codec": index.codec.name,
         "data.text": index.text.name,
+        "data.signal": index.codec.options.get("signal", 1.0),
         "data.resolution": usual_size if usual_size in families else min(families),
         "model.in_channels": index.codec.sizes["latent_channels"] * PATCH**2,
         "model.joint_attention_dim": index.text.sizes["token_dim"],

@@ -60,6 +60,9 @@ class DataConfig(Section):
     resolution: int = Field(256, ge=16, description="side of the images drawn, in pixels")
     size: int = Field(40_960, ge=1, description="training images of the shapes world")
     codec: str = Field("shapes-grid", description="autoencoder: shapes-grid, shapes-free, flux")
+    signal: float = Field(
+        1.0, gt=0, description="factor on the latents of the shapes world; below 1 is harder"
+    )
     text: str = Field("shapes", description="text encoder: shapes, flux")
     revision: str = Field("", description="of the encoders on the hub; the newest if empty")
     text_tokens: int | None = Field(
@@ -243,6 +246,7 @@ class SamplingConfig(Section):
 # values.
 _YOUNGER: dict[str, dict[str, Any]] = {
     "model": {"time_factor": 1000.0, "input_sigma": None},
+    "data": {"signal": 1.0},
     "sampling": {"guidance_time": "s", "shift": None},
     "objective": {
         "renoise": "fresh",

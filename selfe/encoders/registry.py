@@ -33,12 +33,20 @@ TEXT_ENCODERS = Registry(
 
 
 def build_codec(config: RunConfig, device: torch.device | str) -> LatentCodec:
-    return load_codec(config.data.codec, device, config.data.revision)
+    data = config.data
+    return load_codec(data.codec, device, data.revision, data.signal)
 
 
-def load_codec(name: str, device: torch.device | str, revision: str = "") -> LatentCodec:
-    """Raises ValueError for an unknown name, and for a revision of what has none."""
-    return _load(CODECS, name, revision=revision or None).to(str(device))
+def load_codec(
+    name: str, device: torch.device | str, revision: str = "", signal: float = 1.0
+) -> LatentCodec:
+    """Raises ValueError for an unknown name, and for a revision or a signal of what has none."""
+    options: dict[str, Any] = {"revision": revision or None}
+    if signal != 1:
+        if "signal" not in inspect.signature(CODECS.load(name)).parameters:
+            raise ValueError(f"data.signal is of the shapes world: the codec {name!r} has none")
+        options["signal"] = signal
+    return _load(CODECS, name, **options).to(str(device))
 
 
 def load_text_encoder(
@@ -61,16 +69,16 @@ def _load(table: Registry, name: str, **options: Any) -> Any:
     return make(**given)
 
 
-def shapes_grid_codec() -> LatentCodec:
+def shapes_grid_codec(signal: float = 1.0) -> LatentCodec:
     from selfe.encoders.shapes import ShapesVAE
 
-    return ShapesVAE("grid")
+    return ShapesVAE("grid", signal=signal)
 
 
-def shapes_free_codec() -> LatentCodec:
+def shapes_free_codec(signal: float = 1.0) -> LatentCodec:
     from selfe.encoders.shapes import ShapesVAE
 
-    return ShapesVAE("free")
+    return ShapesVAE("free", signal=signal)
 
 
 def build_text_encoder(config: RunConfig, device: torch.device | str) -> TextEncoder:

@@ -70,6 +70,10 @@ class ShapesVAE:
     (B, 3, H, W) in [-1, 1] <-> (B, 4, H / 4, W / 4) with about zero mean and unit variance over
     training scenes. Each preset has weights of its own; `autoencoder` is a diffusers model.
 
+    Args:
+        signal: factor b on the latents, whose deviation is then b. At every t there is less to see
+            of the data, as if time were t' with t' / (1 - t') = t / ((1 - t) b).
+
     Raises:
         ValueError: where the preset has no weights, or they do not match their checksum.
     """
@@ -77,14 +81,16 @@ class ShapesVAE:
     latent_channels = 4
     downsample = 4
 
-    def __init__(self, preset: str = "grid", folder: Path = ASSETS) -> None:
+    def __init__(self, preset: str = "grid", folder: Path = ASSETS, *, signal: float = 1.0) -> None:
         state, facts, self.digest = read_checked_weights(folder, f"shapes_vae_{preset}.safetensors")
         self.preset = preset
         self.autoencoder = build_autoencoder()
         self.autoencoder.load_state_dict(state)
         self.autoencoder.requires_grad_(False).eval()
         self.mean = torch.tensor(facts["latent_mean"]).view(1, -1, 1, 1)
-        self.std = torch.tensor(facts["latent_std"]).view(1, -1, 1, 1)
+        self.std = torch.tensor(facts["latent_std"]).view(1, -1, 1, 1) / signal
+        if signal != 1:
+            self.digest = hashlib.sha256(f"{self.digest} x {signal!r}".encode()).hexdigest()
 
     def to(self, device: str) -> ShapesVAE:
         self.autoencoder.to(device)

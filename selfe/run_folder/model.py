@@ -116,6 +116,7 @@ def load_run(
             "changed": changed_settings(config),
             "precision": started.precision or config.train.precision,
             "init_from": started.init_from,
+            **({} if config.data.signal == 1 else {"signal": config.data.signal}),
             **_data_facts(config, run_dir),
         },
     )

@@ -349,7 +349,8 @@ def check_fit(config: RunConfig, index: CacheIndex, root: Path) -> None:
         )
         if record.name != wanted
     ]
-    options = {**index.codec.options, **index.text.options}
+    # caches hold latents as their codec makes them, unless they say otherwise
+    options = {"signal": 1.0, **index.codec.options, **index.text.options}
     problems += [
         f"it was made with data.{name} = {value!r}, not {getattr(config.data, name)!r}"
         for name, value in options.items()

@@ -1,0 +1,246 @@
+"""Headroom: what a perfect Flow Matching model scores at N steps, and what is left above it.
+
+A world can show that few steps suffice only where Flow Matching needs many. Where scenes can be
+drawn, the model that has learnt everything is known over K scenes of a prompt
+(`selfe.data.shapes_world.exact_model`); its score at N steps, drawn by the project's own sampler,
+decoded, detected and judged, is what is lost to the number of steps alone. 1 minus it is the
+headroom of any method at N steps, without guidance and on that time grid.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from evals.base import TASKS, Frozen, ImageVerdict, ProtocolFacts, Scores
+from evals.results import protocol_facts
+from evals.scoring.diversity import REFERENCE_IMAGES, DiversityReference
+from evals.scoring.in_memory import InMemoryScorer, mean_over_tasks
+from evals.suites.base import Suite
+from evals.suites.rules import DEFAULT_RULES
+from selfe.data.shapes_world import ShapesWorld
+from selfe.generator import TextToImage
+
+TOLERANCE = 0.01
+CHECKED_IMAGES = 16
+"""Images per prompt by which it is judged whether there are scenes enough: single images change
+their verdict with the scenes, in both directions, and 4 images would show little but that."""
+
+
+class ExactModel(TextToImage, Protocol):
+    """A model over a finite number of scenes.
+
+    Attributes:
+        num_scenes: K.
+        scenes_in_use: effective number of scenes in the last step of every image drawn last.
+    """
+
+    num_scenes: int
+    scenes_in_use: list[float]
+
+    def with_scenes(self, count: int) -> ExactModel: ...
+
+
+class HeadroomCell(Frozen):
+    """One number of steps.
+
+    Attributes:
+        scores: of the exact model.
+        tv, tv_data: diversity, as `evals.scoring.diversity` measures it: total variation to the
+            data, and what as many images of the data have.
+        scenes_in_use: median over images of the effective number of scenes in the last step.
+    """
+
+    steps: int
+    scores: Scores
+    tv: float | None = None
+    tv_data: float | None = None
+    scenes_in_use: float
+
+    @property
+    def headroom(self) -> float:
+        assert self.scores.overall is not None
+        return 1 - self.scores.overall.mean
+
+
+class Headroom(Frozen):
+    """What `selfe-bench headroom` found.
+
+    Attributes:
+        num_scenes: K of the cells.
+        converged: whether doubling K up to it changed no cell's overall score by more than
+            `tolerance`.
+        overall_by_scenes: K -> overall scores of `CHECKED_IMAGES` per prompt, in the order of the
+            cells: more images than the protocol has, so nearer to the truth.
+        changes: of each cell by the last doubling, with its standard error over prompts.
+    """
+
+    protocol: ProtocolFacts
+    sampling: dict[str, Any]
+    seed: int
+    num_scenes: int
+    converged: bool
+    tolerance: float
+    overall_by_scenes: dict[int, list[float]]
+    changes: list[tuple[float, float]]
+    cells: list[HeadroomCell]
+    environment: dict[str, Any] = {}
+    command: str = ""
+
+
+def measure_headroom(
+    model: ExactModel,
+    suite: Suite,
+    steps: Sequence[int],
+    *,
+    most_scenes: int,
+    seed: int = 0,
+    signal: float = 1.0,
+    tolerance: float = TOLERANCE,
+    diversity: bool = True,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Headroom:
+    """Double the model's scenes until no cell moves, at most up to `most_scenes`.
+
+    Args:
+        model: with the number of scenes to begin with.
+        seed: of the images.
+
+    Raises:
+        ValueError: if the suite is of no world whose scenes can be drawn.
+    """
+    if not suite.world_preset:
+        raise ValueError(f"scenes of {suite.name} cannot be drawn: headroom is of shapes suites")
+    checked = max(CHECKED_IMAGES, suite.images_per_prompt)
+    scorer = InMemoryScorer(dataclasses.replace(suite, images_per_prompt=checked), seed)
+    found: dict[int, list[float]] = {}
+    before: list[list[ImageVerdict]] = []
+    changes: list[tuple[float, float]] = []
+    converged = False
+    while True:
+        verdicts, rows, in_use = [], [], []
+        for n in steps:
+            verdicts.append(scorer(model, n))
+            rows.append(scorer.rows)
+            in_use.append(float(np.median(model.scenes_in_use)))
+        found[model.num_scenes] = [mean_over_tasks(v) for v in verdicts]
+        texts = [
+            f"{n}: {score:.3f}" for n, score in zip(steps, found[model.num_scenes], strict=True)
+        ]
+        progress(f"{model.num_scenes} scenes of each prompt; by steps {', '.join(texts)}")
+        if before:
+            changes = [change(a, b) for a, b in zip(before, verdicts, strict=True)]
+            converged = max(abs(moved) for moved, _ in changes) <= tolerance
+        before = verdicts
+        if converged or 2 * model.num_scenes > most_scenes:
+            break
+        model = model.with_scenes(2 * model.num_scenes)
+    reference = None
+    if diversity:
+        reference = DiversityReference(
+            ShapesWorld(suite.world_preset),
+            suite.records,
+            scorer.detector,
+            scorer.color_classifier,
+            images_per_prompt=max(REFERENCE_IMAGES, 2 * suite.images_per_prompt),
+        )
+    cells = []
+    own = suite.images_per_prompt  # the protocol's: their noise is that of other models
+    for n, drawn, seen, used in zip(steps, verdicts, rows, in_use, strict=True):
+        seen = [row for row in seen if row["sample_id"] < own]
+        spread = reference.measure(seen) if reference is not None else {}
+        cells.append(
+            HeadroomCell(
+                steps=n,
+                scores=scorer.scores([v for v in drawn if v.sample_id < own]),
+                tv=spread.get("tv"),
+                tv_data=spread.get("tv_data"),
+                scenes_in_use=used,
+            )
+        )
+    return Headroom(
+        protocol=protocol_facts(
+            suite,
+            suite.images_per_prompt,
+            scorer.detector,
+            scorer.color_classifier,
+            DEFAULT_RULES,
+            signal=signal,
+        ),
+        sampling=dict(model.sampling_at(steps[0])),
+        seed=seed,
+        num_scenes=model.num_scenes,
+        converged=converged,
+        tolerance=tolerance,
+        overall_by_scenes=found,
+        changes=changes,
+        cells=cells,
+    )
+
+
+def change(a: Sequence[ImageVerdict], b: Sequence[ImageVerdict]) -> tuple[float, float]:
+    """Overall score of `b` minus that of `a` over the same images, and its standard error over
+    prompts."""
+    by_task: dict[str, dict[int, list[int]]] = {}
+    for old, new in zip(a, b, strict=True):
+        prompts = by_task.setdefault(new.tag, {})
+        prompts.setdefault(new.prompt_id, []).append(int(new.correct) - int(old.correct))
+    means = [[float(np.mean(d)) for d in prompts.values()] for prompts in by_task.values()]
+    variances = [np.var(m, ddof=1) / len(m) for m in means if len(m) > 1]
+    error = math.sqrt(sum(variances)) / len(means)
+    return float(np.mean([np.mean(m) for m in means])), error
+
+
+def as_markdown(found: Headroom) -> str:
+    """The table, and what must be known to read it."""
+    protocol = found.protocol
+    tasks = [task for task in TASKS if task in found.cells[0].scores.tasks]
+    header = ["steps", "Flow Matching, exact", "headroom", *tasks, "TV", "TV of data", "scenes"]
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    for cell in found.cells:
+        overall = cell.scores.overall
+        assert overall is not None
+        row = [
+            str(cell.steps),
+            f"{overall.mean:.3f} [{overall.low:.3f}, {overall.high:.3f}]",
+            f"{cell.headroom:.3f}",
+            *[f"{cell.scores.tasks[task].mean:.3f}" for task in tasks],
+            "" if cell.tv is None else f"{cell.tv:.3f}",
+            "" if cell.tv_data is None else f"{cell.tv_data:.3f}",
+            f"{cell.scenes_in_use:.1f}",
+        ]
+        lines.append(f"| {' | '.join(row)} |")
+    runs = sorted(found.overall_by_scenes)
+    settled = (
+        f"doubling to {found.num_scenes} changed no cell by more than {found.tolerance:g}"
+        if found.converged
+        else f"NOT SETTLED: {found.num_scenes} is the most that was allowed"
+    )
+    if found.changes:
+        moved, error = max(found.changes, key=lambda pair: abs(pair[0]))
+        settled += f" (largest change {moved:+.3f}, standard error {error:.3f})"
+    best = ", ".join(
+        f"{cell.steps}: {score:.3f}"
+        for cell, score in zip(found.cells, found.overall_by_scenes[runs[-1]], strict=True)
+    )
+    settings = found.sampling
+    grid = f"shift {settings['shift']:.3f}" if "shift" in settings else "the recipe's shift"
+    if not settings["warp"]:
+        grid = "evenly spaced times"
+    lines += [
+        "",
+        f"{protocol.suite}, {protocol.split or 'whole suite'}, {protocol.num_prompts} prompts x "
+        f"{protocol.images_per_prompt} images, seed {found.seed}; latents times "
+        f"{protocol.signal:g}; {grid}, eta {settings['eta']:g}, {settings['update']}, no guidance.",
+        f"K scenes of each prompt: {', '.join(map(str, runs))}; {settled}. "
+        f"Overall of {max(CHECKED_IMAGES, protocol.images_per_prompt)} images per prompt, by which "
+        f"that was judged: {best}.",
+        "TV is the total variation of what captions leave open to that of the data, beside what as "
+        "many images of the data have. Scenes is the median over images of the effective number "
+        "of scenes in the last step: near 1 the image is one of the K scenes.",
+    ]
+    return "\n".join(lines) + "\n"

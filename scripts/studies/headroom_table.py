@@ -1,0 +1,300 @@
+"""Calibration, and leads against headroom, from what the other scripts of the study wrote.
+
+    python scripts/studies/headroom_table.py
+
+Reads search/, verdicts/ and exact/ below --out and writes calibration.json, leads.json, tables.md
+and leads.svg there. Everything follows reports/studies/headroom/protocol.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evals.report.training_seeds import difference_over, mean_over
+from evals.stats import PromptCounts, overall_interval
+from evals.verdicts import Counts
+from selfe.files import write_atomically
+
+PAPER = {2: 0.345, 4: 0.831, 8: 0.979}
+LEAST_AT_50, TIE = 0.3, 0.005
+METHODS = {"fm": "Flow Matching", "selfe": "Self-E", "imm": "IMM"}
+STEPS = (2, 4, 8, 50)
+RESAMPLES, SEED = 4000, 0
+
+
+def best(search: dict[str, Any], parts: list[str]) -> dict[int, tuple[float, str]]:
+    found: dict[int, tuple[float, str]] = {}
+    for part in parts:
+        for steps, scores in search.get(part, {}).items():
+            name = max(scores, key=scores.get, default=None)
+            if name is not None and scores[name] > found.get(int(steps), (-1.0, ""))[0]:
+                found[int(steps)] = (scores[name], name)
+    return found
+
+
+def calibrate(searches: dict[float, dict[str, Any]], parts: list[str]) -> dict[str, Any]:
+    rows = {}
+    for b, search in sorted(searches.items(), reverse=True):
+        scores = best(search, parts)
+        if not all(n in scores for n in STEPS):
+            continue
+        last = scores[50][0]
+        ratios = {n: scores[n][0] / last for n in PAPER}
+        rows[b] = {
+            "scores": {n: scores[n][0] for n in STEPS},
+            "settings": {n: json.loads(scores[n][1]) for n in STEPS},
+            "ratios": ratios,
+            "distance": sum((ratios[n] - PAPER[n]) ** 2 for n in PAPER),
+            "counts": last >= LEAST_AT_50,
+        }
+    able = {b: row["distance"] for b, row in rows.items() if row["counts"]}
+    least = min(able.values(), default=0.0)
+    chosen = max((b for b, d in able.items() if d <= least + TIE), default=None)
+    return {"chosen": chosen, "rows": rows}
+
+
+def counts_of(verdicts: dict[str, Any], part: str, steps: int) -> Counts | None:
+    cell = verdicts.get(part, {}).get(str(steps))
+    if cell is None:
+        return None
+    found: dict[str, tuple[list[int], list[int]]] = {}
+    for tag, row in zip(verdicts["tasks"], cell["correct"], strict=True):
+        correct, images = found.setdefault(tag, ([], []))
+        correct.append(row.count("1"))
+        images.append(len(row))
+    return {tag: PromptCounts(np.array(c), np.array(n)) for tag, (c, n) in found.items()}
+
+
+def score_of(counts: Counts) -> float:
+    return float(np.mean([c.share for c in counts.values()]))
+
+
+def interval_of(trainings: list[Counts]) -> tuple[float, float, float]:
+    if len(trainings) == 1:
+        interval = overall_interval(trainings[0])
+    else:
+        interval = mean_over(trainings)
+    return interval.mean, interval.low, interval.high
+
+
+def leads(
+    cells: dict[tuple[float, str, int], dict[int, Counts]], exact: dict[float, dict[int, float]]
+) -> list[dict[str, Any]]:
+    rows = []
+    for (b, method, steps), by_seed in sorted(cells.items()):
+        mean, low, high = interval_of([by_seed[s] for s in sorted(by_seed)])
+        row: dict[str, Any] = {
+            "b": b,
+            "method": method,
+            "steps": steps,
+            "seeds": sorted(by_seed),
+            "score": mean,
+            "low": low,
+            "high": high,
+            "headroom": 1 - exact[b][steps] if steps in exact.get(b, {}) else None,
+        }
+        base = cells.get((b, "fm", steps), {})
+        shared = sorted(base.keys() & by_seed.keys())
+        if method != "fm" and shared:
+            pairs = [(by_seed[s], base[s]) for s in shared]
+            row["lead_by_seed"] = [score_of(a) - score_of(z) for a, z in pairs]
+            row["lead"] = float(np.mean(row["lead_by_seed"]))
+            if len(pairs) > 1:
+                whole = difference_over(pairs)
+                row["lead_low"], row["lead_high"] = whole.low, whole.high
+        rows.append(row)
+    return rows
+
+
+def slope_of(points: list[tuple[float, list[float]]], rng: np.random.Generator) -> dict[str, Any]:
+    """Least squares of lead on headroom over cells, seeds resampled together in all cells."""
+    x = np.array([headroom for headroom, _ in points])
+    seeds = min(len(values) for _, values in points)
+    y = np.array([values[:seeds] for _, values in points])
+
+    def fit(means: np.ndarray) -> float:
+        return float(np.polyfit(x, means, 1)[0])
+
+    found: dict[str, Any] = {"slope": fit(y.mean(1)), "cells": len(points), "seeds": seeds}
+    found["rank_correlation"] = float(
+        np.corrcoef(np.argsort(np.argsort(x)), np.argsort(np.argsort(y.mean(1))))[0, 1]
+    )
+    if seeds > 2:
+        drawn = rng.integers(seeds, size=(RESAMPLES, seeds))
+        slopes = [fit(y[:, row].mean(1)) for row in drawn]
+        found["low"], found["high"] = np.quantile(slopes, [0.025, 0.975]).tolist()
+    return found
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        "| b | steps | headroom | " + " | ".join(METHODS.values()) + " | lead of Self-E | of IMM |",
+        "|---" * (5 + len(METHODS)) + "|",
+    ]
+    by_key = {(r["b"], r["method"], r["steps"]): r for r in rows}
+    for b in sorted({r["b"] for r in rows}, reverse=True):
+        for steps in STEPS:
+            cells = {m: by_key.get((b, m, steps)) for m in METHODS}
+            if not any(cells.values()):
+                continue
+            any_cell = next(c for c in cells.values() if c)
+            room = any_cell["headroom"]
+            texts = [f"{b:g}", str(steps), "" if room is None else f"{room:.3f}"]
+            for c in cells.values():
+                texts.append(
+                    f"{c['score']:.3f} [{c['low']:.3f}, {c['high']:.3f}] ({len(c['seeds'])})"
+                    if c
+                    else ""
+                )
+            for m in ("selfe", "imm"):
+                c = cells[m]
+                if not c or "lead" not in c:
+                    texts.append("")
+                elif "lead_low" in c:
+                    held = "" if c["lead_low"] > 0 or c["lead_high"] < 0 else " not resolved"
+                    texts.append(
+                        f"{c['lead']:+.3f} [{c['lead_low']:+.3f}, {c['lead_high']:+.3f}]{held}"
+                    )
+                else:
+                    texts.append(f"{c['lead']:+.3f} (one training)")
+            lines.append(f"| {' | '.join(texts)} |")
+    return "\n".join(lines) + "\n"
+
+
+def calibration_table(found: dict[str, Any]) -> str:
+    lines = [
+        "| b | 2 steps | 4 | 8 | 50 | 2/50 | 4/50 | 8/50 | squared distance |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for b, row in found["rows"].items():
+        mark = "**" if b == found["chosen"] else ""
+        cells = [f"{row['scores'][n]:.3f}" for n in STEPS]
+        cells += [f"{row['ratios'][n]:.3f}" for n in PAPER]
+        far = f"{row['distance']:.4f}" + ("" if row["counts"] else " (50 steps below 0.3)")
+        lines.append(f"| {mark}{b:g}{mark} | {' | '.join(cells)} | {far} |")
+    paper = " | ".join(f"{PAPER[n]:.3f}" for n in PAPER)
+    lines.append(f"| the paper |  |  |  |  | {paper} | 0 |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "headroom"
+    import matplotlib.pyplot as plt
+
+    fig, axes = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True, layout="constrained")
+    marks = {2: "o", 4: "s", 8: "^"}
+    for axis, method in zip(axes, ("selfe", "imm"), strict=True):
+        axis.axhline(0, color="0.6", lw=0.8)
+        for steps, mark in marks.items():
+            some = [r for r in rows if r["method"] == method and r["steps"] == steps]
+            some = [r for r in some if "lead" in r and r["headroom"] is not None]
+            if not some:
+                continue
+            x, y = [r["headroom"] for r in some], [r["lead"] for r in some]
+            ends = [(r.get("lead_low", r["lead"]), r.get("lead_high", r["lead"])) for r in some]
+            error = np.abs(np.array(ends).T - y)
+            axis.errorbar(x, y, error, fmt=mark, capsize=2, ms=5, lw=1, label=f"{steps} steps")
+            for r in some:
+                axis.annotate(f"{r['b']:g}", (r["headroom"], r["lead"]), (4, 3),
+                              textcoords="offset points", fontsize=7)  # fmt: skip
+        axis.set_title(f"{METHODS[method]} less Flow Matching")
+        axis.set_xlabel("headroom: 1 - score of the exact model")
+        axis.legend(fontsize=8)
+    axes[0].set_ylabel("difference of held-out scores")
+    fig.savefig(path, metadata={"Date": None})
+
+
+def read(folder: Path, use: Callable[[str, dict[str, Any]], None]) -> None:
+    for path in sorted(folder.glob("*.json")):
+        use(path.stem, json.loads(path.read_text()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("reports/studies/headroom"))
+    args = parser.parse_args()
+    out: Path = args.out
+
+    searches: dict[float, dict[str, Any]] = {}
+    exact: dict[float, dict[int, float]] = {}
+    cells: dict[str, dict[tuple[float, str, int], dict[int, Counts]]] = {"usual": {}, "shifted": {}}
+
+    def add_search(name: str, found: dict[str, Any]) -> None:
+        b, method, _ = name.split("-")
+        if method == "fm":
+            searches[float(b[1:])] = found
+
+    def add_exact(name: str, found: dict[str, Any]) -> None:
+        if "shift" in found["sampling"]:
+            return
+        scores = found["overall_by_scenes"][str(found["num_scenes"])]
+        steps = [cell["steps"] for cell in found["cells"]]
+        exact[found["protocol"]["signal"]] = dict(zip(steps, scores, strict=True))
+
+    def add_verdicts(name: str, found: dict[str, Any]) -> None:
+        b, method, seed = name.split("-")
+        for part, held in cells.items():
+            for steps in STEPS:
+                counts = counts_of(found, part, steps)
+                if counts is not None:
+                    key = (float(b[1:]), method, steps)
+                    held.setdefault(key, {})[int(seed.removeprefix("seed"))] = counts
+
+    read(out / "search", add_search)
+    read(out / "exact", add_exact)
+    read(out / "verdicts", add_verdicts)
+    text = ["# Tables of the study of headroom\n", "Made by `scripts/studies/headroom_table.py`.\n"]
+    calibration = {
+        "usual": calibrate(searches, ["usual"]),
+        "shifted": calibrate(searches, ["usual", "shifted"]),
+    }
+    write_atomically(out / "calibration.json", json.dumps(calibration, indent=1))
+    text += ["## Calibration\n", calibration_table(calibration["usual"])]
+    if any("shifted" in search for search in searches.values()):
+        text += ["The same with shifted time grids in the search, which does not decide:\n"]
+        text += [calibration_table(calibration["shifted"])]
+    results: dict[str, Any] = {"exact": {f"{b:g}": row for b, row in sorted(exact.items())}}
+    for part, title in (("usual", "Leads"), ("shifted", "Leads, time grids searched too")):
+        if not cells[part]:
+            continue
+        rows = leads(cells[part], exact)
+        results[part] = {"rows": rows, "slopes": {}}
+        text += [f"## {title}\n", table(rows)]
+        for method in ("selfe", "imm"):
+            points = [
+                (r["headroom"], r["lead_by_seed"])
+                for r in rows
+                if r["method"] == method
+                and r["steps"] in PAPER
+                and r["headroom"] is not None
+                and "lead_by_seed" in r
+            ]
+            if len(points) < 3:
+                continue
+            slope = slope_of(points, np.random.default_rng(SEED))
+            results[part]["slopes"][method] = slope
+            ends = f" [{slope['low']:.3f}, {slope['high']:.3f}]" if "low" in slope else ""
+            text.append(
+                f"{METHODS[method]}: slope of lead against headroom {slope['slope']:.3f}{ends}, "
+                f"{slope['cells']} cells, {slope['seeds']} training seeds; rank correlation "
+                f"{slope['rank_correlation']:.2f}.\n"
+            )
+    if "usual" in results:
+        draw(results["usual"]["rows"], out / "leads.svg")
+        text.append("![leads against headroom](leads.svg)\n")
+    write_atomically(out / "leads.json", json.dumps(results, indent=1))
+    write_atomically(out / "tables.md", "\n".join(text))
+    print("\n".join(text))
+
+
+if __name__ == "__main__":
+    main()
