@@ -139,5 +139,7 @@ def test_names_and_hashes_of_the_published_files_agree():
         assert file.name.removesuffix(".pth").endswith(file.sha256)
         assert file.url.endswith(file.name)
     assert weights.CLIP_VIT_L_14.sha256 in weights.CLIP_VIT_L_14.url
-    with pytest.raises(ValueError, match=r"unknown download 'weights' \(known: geneval\)"):
+    with pytest.raises(
+        ValueError, match=r"unknown download 'weights' \(known: geneval, fidelity\)"
+    ):
         weights.fetch("weights")

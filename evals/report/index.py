@@ -29,6 +29,7 @@ _FIGURE_WORDS = {
 _CUT_WORDS = {
     "seen_unseen.md": "Combinations seen in training and held out, apart",
     "diversity.md": "Diversity beside accuracy",
+    "across_suites.md": "All suites and measures side by side, and where they disagree",
     "trainings.md": "Means over training seeds, and differences that hold for another seed",
 }
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from evals.report import page, seen_unseen, training_seeds
+from evals.report import across_suites, page, seen_unseen, training_seeds
 from evals.report.canvas import save
 from evals.report.commands import CommandContext, protocol_options
 from evals.report.diversity_table import DIVERSITY, diversity_frame, diversity_markdown
@@ -35,7 +35,8 @@ from selfe.config.resolve import milestone_interval
 from selfe.files import write_atomically
 
 _OWN_NAMES = re.compile(
-    r"(?:index\.md|(?:table[12]|seen_unseen|diversity|trainings)(?:\..+)?\.(?:csv|md|tex)"
+    r"(?:index\.md|(?:table[12]|seen_unseen|diversity|trainings|across_suites)(?:\..+)?"
+    r"\.(?:csv|md|tex)"
     r"|(?:fig4|fig5|figS[34](?:_images)?|scores_by_steps|trainings_(?:by_steps|by_task|progress))"
     r"(?:\..+)?\.(?:svg|png))"
 )
@@ -126,6 +127,7 @@ def render(
         _write_cut(summary, folders, _SEEN_UNSEEN),
         _write_cut(summary, folders, _DIVERSITY),
         _write_cut(summary, folders, _TRAININGS),
+        _write_across(summary, roots, folders),
     ]
     drawn = []
     for place, (group, _) in enumerate(table2):
@@ -288,3 +290,15 @@ def _write_cut(summary: ReportSummary, folders: Sequence[ResultFolder], cut: _Cu
         return ""
     text = f"# {cut.title}\n\n{cut.words}\n\n" + "\n".join(sections)
     return summary.write(f"{cut.name}.md", text)
+
+
+def _write_across(
+    summary: ReportSummary, roots: Sequence[Path], folders: Sequence[ResultFolder]
+) -> str:
+    """All suites and measures side by side, where anything but GenEval's verdicts was measured."""
+    rows, columns = across_suites.gather(roots, folders)
+    if not rows:
+        return ""
+    frame = across_suites.across_frame(rows, columns)
+    summary.write("across_suites.csv", to_csv(frame, list(frame.columns)))
+    return summary.write("across_suites.md", across_suites.across_markdown(rows, columns))
