@@ -27,6 +27,7 @@ from selfe.cli.prompts import prompts
 from selfe.cli.report import report
 from selfe.cli.rescore import rescore
 from selfe.cli.sample import sample
+from selfe.cli.search import search
 from selfe.cli.study import study
 from selfe.cli.sweep import sweep
 from selfe.cli.train import train
@@ -50,6 +51,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
 )
 for command in COMMANDS:
     app.command()(command)
+app.add_typer(search, name="search")
 
 
 @app.callback()
