@@ -22,13 +22,14 @@ from selfe.cli.prepare import describe
 from selfe.data.in_memory import fake_caption
 from selfe.data.latent_cache.buckets import Bucket
 from selfe.data.latent_cache.encode_shard import PrepareSettings
-from selfe.data.latent_cache.images import decode_image, fit_to_bucket
+from selfe.data.latent_cache.images import fit_to_bucket
 from selfe.data.latent_cache.index import SAMPLES, CacheIndex, read_index, write_index
 from selfe.data.latent_cache.prepare import prepare, verify_cache
 from selfe.data.readers.base import open_reader
 from selfe.data.shapes_latents import images_to_float
 from selfe.encoders.registry import load_codec
 from selfe.encoders.shapes import ShapesTextEncoder
+from selfe.images import decode_image
 from tests.helpers.image_data import (
     add_member,
     make_items,
