@@ -28,6 +28,17 @@ CONFIG_NAMES = (
     "tokenizer_config.json",
     "preprocessor_config.json",
 )
+LFS_POINTER = b"version https://git-lfs"
+"""What a clone without Git LFS has in place of a file."""
+VOCABULARIES = (
+    ("tokenizer.json",),
+    ("vocab.json", "merges.txt"),
+    ("vocab.txt",),
+    ("spiece.model",),
+    ("tokenizer.model",),
+    ("sentencepiece.bpe.model",),
+)
+"""Files that hold a tokenizer's words: one of these sets must be there."""
 WITHOUT_WEIGHTS = ("Scheduler", "Tokenizer", "TokenizerFast", "Processor", "FeatureExtractor")
 
 FindMissing = Callable[[Path], list[str]]
@@ -198,7 +209,12 @@ def pipeline_gaps(variant: str = "", skip: Sequence[str] = ()) -> FindMissing:
         index = folder / "model_index.json"
         if not index.is_file():
             return ["model_index.json"]
-        components = json.loads(index.read_text(encoding="utf-8"))
+        try:
+            components = json.loads(index.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise ValueError(f"{index} is damaged ({error}): fetch it again") from None
+        if not isinstance(components, dict):
+            raise ValueError(f"{index} is damaged (its JSON is not a map): fetch it again")
         gaps: list[str] = []
         for name, kind in components.items():
             if name.startswith("_") or name in skip or not is_component(kind):
@@ -219,9 +235,22 @@ def component_gaps(folder: Path, name: str, class_name: str, variant: str = "") 
     if not any((part / config).is_file() for config in CONFIG_NAMES):
         wanted = "scheduler_config.json" if class_name.endswith("Scheduler") else "config.json"
         return [f"{name}/{wanted}"]
+    if class_name.endswith(("Tokenizer", "TokenizerFast")):
+        return vocabulary_gaps(part, name)
     if class_name.endswith(WITHOUT_WEIGHTS):
         return []
     return weight_gaps(part, name, variant)
+
+
+def vocabulary_gaps(part: Path, name: str) -> list[str]:
+    """The missing file of a tokenizer's words, [] where one of the known sets is there."""
+    for files in VOCABULARIES:
+        there = [(part / file).is_file() for file in files]
+        if all(there):
+            return []
+        if any(there):
+            return [f"{name}/{files[there.index(False)]}"]
+    return [f"{name}/{VOCABULARIES[0][0]}"]
 
 
 def weight_gaps(part: Path, name: str, variant: str = "") -> list[str]:
@@ -234,7 +263,11 @@ def weight_gaps(part: Path, name: str, variant: str = "") -> list[str]:
         if (variant in path.name.split(".")) == bool(variant) and path.is_file()
     ]
     if indices:
-        shard = set(json.loads(indices[0].read_text(encoding="utf-8"))["weight_map"].values())
+        try:
+            index = json.loads(indices[0].read_text(encoding="utf-8"))
+            shard = set(map(str, index["weight_map"].values()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise ValueError(f"{indices[0]} is damaged: fetch it again") from None
         return [f"{name}/{shard}" for shard in sorted(shard) if not (part / shard).is_file()]
     ending = f".{variant}.safetensors" if variant else ".safetensors"
     singles = [path for path in part.glob(f"*{ending}") if path.is_file()]
