@@ -9,7 +9,6 @@ load.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from selfe.files import file_sha256
+from selfe.json_files import JsonFault, read_json
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 CONTACT_TIMEOUT_S = 5.0
@@ -209,12 +209,7 @@ def pipeline_gaps(variant: str = "", skip: Sequence[str] = ()) -> FindMissing:
         index = folder / "model_index.json"
         if not index.is_file():
             return ["model_index.json"]
-        try:
-            components = json.loads(index.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise ValueError(f"{index} is damaged ({error}): fetch it again") from None
-        if not isinstance(components, dict):
-            raise ValueError(f"{index} is damaged (its JSON is not a map): fetch it again")
+        components = read_map(index)
         gaps: list[str] = []
         for name, kind in components.items():
             if name.startswith("_") or name in skip or not is_component(kind):
@@ -223,6 +218,16 @@ def pipeline_gaps(variant: str = "", skip: Sequence[str] = ()) -> FindMissing:
         return gaps
 
     return find_missing
+
+
+def read_map(path: Path) -> dict[str, Any]:
+    """A JSON map of a published model. Raises ValueError where the file is damaged; names it."""
+    try:
+        return read_json(path, dict[str, Any], nonfinite=True)
+    except JsonFault as fault:
+        raise ValueError(f"{path} is damaged ({fault.detail}): fetch it again") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror})") from None
 
 
 def is_component(kind: Any) -> bool:
@@ -263,11 +268,10 @@ def weight_gaps(part: Path, name: str, variant: str = "") -> list[str]:
         if (variant in path.name.split(".")) == bool(variant) and path.is_file()
     ]
     if indices:
-        try:
-            index = json.loads(indices[0].read_text(encoding="utf-8"))
-            shard = set(map(str, index["weight_map"].values()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise ValueError(f"{indices[0]} is damaged: fetch it again") from None
+        shards = read_map(indices[0]).get("weight_map")
+        if not isinstance(shards, dict):
+            raise ValueError(f"{indices[0]} is damaged (it has no weight_map): fetch it again")
+        shard = set(map(str, shards.values()))
         return [f"{name}/{shard}" for shard in sorted(shard) if not (part / shard).is_file()]
     ending = f".{variant}.safetensors" if variant else ".safetensors"
     singles = [path for path in part.glob(f"*{ending}") if path.is_file()]

@@ -18,7 +18,7 @@ import torch
 import xxhash
 from torch import nn
 
-from selfe.hub import LFS_POINTER, is_component
+from selfe.hub import LFS_POINTER, is_component, read_map
 from selfe.text import first_line
 
 _NAMED = 5
@@ -126,12 +126,7 @@ def load_components(
 def read_model_index(folder: Path) -> dict[str, Any]:
     """Content of model_index.json. Raises ValueError where it is damaged."""
     path = folder / "model_index.json"
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({first_line(error)}): fetch it again") from None
-    if not isinstance(index, dict):
-        raise ValueError(f"{path} is damaged (its JSON is not a map): fetch it again")
+    index = read_map(path)
     for name, kind in index.items():
         if not name.startswith("_") and is_component(kind):
             if not all(isinstance(word, str) for word in kind):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
 _URL = re.compile(
     r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<user>[^/?#\s@:]*(?::[^/?#\s]*)?@)?"
@@ -23,6 +25,27 @@ def decode_text(content: bytes) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 text (byte {error.start} does not fit)") from None
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(number from 1, text) of a text file's lines that are not blank, without blanks around them.
+
+    Only line breaks end a line: U+2028 and its kind, at which `str.splitlines` cuts, are text.
+
+    Raises:
+        ValueError: if the file cannot be read, or a line is not UTF-8; names file and line.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror})") from None
+    for number, line in enumerate(content.splitlines(), start=1):
+        try:
+            text = decode_text(line).strip()
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from None
+        if text:
+            yield number, text
 
 
 def is_storable(text: str) -> bool:

@@ -6,12 +6,14 @@ appears under its name only after its hash was found right.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import http.client
 import os
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,9 +176,11 @@ def fetch(
     paths = []
     for index, published in enumerate(files):
         path = folder / published.name
-        if path.is_file():
-            check_hash(path, published)
-        else:
+        with _alone(path):  # another process may be fetching it
+            if path.is_file():
+                check_hash(path, published)
+                paths.append(path)
+                continue
             try:
                 _download(published, path, progress, timeout_s)
             except OSError as error:
@@ -187,8 +191,38 @@ def fetch(
                     f"where it stopped), or put these files there by hand:\n"
                     f"{place_by_hand(missing, folder)}"
                 ) from error
-        paths.append(path)
+            paths.append(path)
     return paths
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Wait until no other process fetches this file, and keep others waiting; leaves no file.
+
+    Raises:
+        ValueError: where the folder cannot be written or locked.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    while True:
+        try:
+            file = open(lock, "ab")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise ValueError(
+                f"cannot lock {lock} ({error.strerror}); set SELFE_BENCH_CACHE to another folder"
+            ) from None
+        try:
+            same = os.fstat(file.fileno()).st_ino == lock.stat().st_ino
+        except FileNotFoundError:
+            same = False
+        if same:
+            break
+        file.close()  # whoever held it took the file away: nobody else looks at this one
+    with file:
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def _reason(error: OSError) -> str:

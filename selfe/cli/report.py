@@ -77,10 +77,11 @@ def _draw_grid(
 ) -> list[Path]:
     from selfe.cli.targets import find_targets
     from selfe.generator import image_seed
+    from selfe.text import numbered_lines
 
     if prompts is None or not prompts.is_file():
         raise ValueError("--grid needs --prompts FILE, a text file with one prompt a line")
-    texts = [line.strip() for line in prompts.read_text().splitlines() if line.strip()]
+    texts = [line for _, line in numbered_lines(prompts)]
     if not texts:
         raise ValueError(f"{prompts} holds no prompt")
     counts = parse_steps(steps)

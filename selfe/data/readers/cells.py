@@ -6,10 +6,10 @@ an image is bytes, the {"bytes", "path"} of the `datasets` library, or a path.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from selfe.json_files import JsonFault, parse_json
 from selfe.text import decode_text, printable, require_storable
 
 IMAGE_NAMES = ("image", "jpg", "jpeg", "png", "webp", "img", "image_bytes")
@@ -89,13 +89,9 @@ def parse_record(content: bytes) -> dict[str, Any]:
     if len(content) > MOST_TEXT_BYTES:
         raise ValueError(f"refused: a record of more than {MOST_TEXT_BYTES} bytes")
     try:
-        values = json.loads(decode_text(content))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"unreadable record (not JSON: {error.msg})") from None
-    except RecursionError:
-        raise ValueError("unreadable record (its JSON is nested too deeply)") from None
-    except ValueError as error:
-        raise ValueError(f"unreadable record ({error})") from None
+        values = parse_json(content, "", nonfinite=True)
+    except JsonFault as fault:
+        raise ValueError(f"unreadable record ({fault.reason})") from None
     if not isinstance(values, dict):
         raise ValueError("unreadable record (its JSON is not a map of names to values)")
     return values

@@ -88,7 +88,8 @@ def expand(location: str, endings: tuple[str, ...], unread: tuple[str, ...] = ()
     """
     if "://" not in location and os.path.lexists(location):
         return _below(location, endings, unread) if os.path.isdir(location) else [location]
-    found = re.search(r"\{(\d+)\.\.(\d+)\}", location)
+    there, rest = _literal_part(location)
+    found = re.search(r"\{(\d+)\.\.(\d+)\}", rest)
     if found:
         first, last = found.groups()
         numbers = range(int(first), int(last) + 1)
@@ -99,17 +100,14 @@ def expand(location: str, endings: tuple[str, ...], unread: tuple[str, ...] = ()
             name
             for number in numbers
             for name in expand(
-                location[: found.start()] + f"{number:0{len(first)}}" + location[found.end() :],
+                f"{there}{rest[: found.start()]}{number:0{len(first)}}{rest[found.end() :]}",
                 endings,
                 unread,
             )
         ]
-    if "://" in location:
+    if "://" in location or not glob.has_magic(rest):
         return [location]
-    pattern = _escaped_where_literal(location)
-    if not glob.has_magic(pattern):
-        return [location]
-    matches = sorted(glob.glob(pattern, recursive=True))
+    matches = sorted(glob.glob(glob.escape(there) + rest, recursive=True))
     _refuse_unread(matches, unread)
     files = [path for path in matches if not os.path.isdir(path)]
     # "shard*" means the tars, not the statistics beside them
@@ -122,14 +120,16 @@ def expand(location: str, endings: tuple[str, ...], unread: tuple[str, ...] = ()
     return files
 
 
-def _escaped_where_literal(location: str) -> str:
-    """A glob whose leading folders that exist under this very name are taken as they are."""
-    parts = Path(location).parts
-    for length in range(len(parts), 0, -1):
-        there = os.path.join(*parts[:length])
-        if os.path.lexists(there):
-            return os.path.join(glob.escape(there), *parts[length:])
-    return location
+def _literal_part(location: str) -> tuple[str, str]:
+    """The leading folders that exist under this very name, and the rest."""
+    if "://" in location:
+        return "", location
+    parts = location.split("/")
+    for length in range(len(parts) - 1, 0, -1):
+        there = "/".join(parts[:length])
+        if there and os.path.isdir(there):
+            return there + "/", "/".join(parts[length:])
+    return "", location
 
 
 def _below(folder: str, endings: tuple[str, ...], unread: tuple[str, ...]) -> list[str]:

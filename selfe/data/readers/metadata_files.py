@@ -112,7 +112,7 @@ def _cells(
                 return "a quote that is not closed"
         except ValueError as error:
             waiting.extend(reversed(taken))
-            return str(error)
+            return "a quote that is not closed" if taken else str(error)
 
 
 class _OpenQuote(ValueError):
@@ -120,7 +120,10 @@ class _OpenQuote(ValueError):
 
 
 def _parse_csv(content: bytes) -> list[str]:
-    text = decode_text(content)
+    try:
+        text = decode_text(content)
+    except ValueError as error:
+        raise ValueError(f"unreadable row ({error})") from None
     before = csv.field_size_limit(MOST_TEXT_BYTES + 1)
     try:
         rows = list(csv.reader(text.splitlines(keepends=True), strict=True))
