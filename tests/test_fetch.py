@@ -105,6 +105,33 @@ def test_a_complete_part_file_is_only_renamed(server, tmp_path):
     assert weights.fetch(cache_dir=tmp_path, files=[published(server)])[0].read_bytes() == CONTENT
 
 
+@pytest.mark.fault(23)
+def test_two_fetches_at_once_take_turns(server, tmp_path):
+    """Each of several processes gets the file; one downloads it, and no part or lock is left."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    server.breaks = 1
+    with ThreadPoolExecutor(4) as pool:  # flock holds between open files, also of one process
+        jobs = [
+            pool.submit(weights.fetch, cache_dir=tmp_path, files=[published(server)])
+            for _ in range(4)
+        ]
+        paths = [job.result()[0] for job in jobs]
+    assert all(path.read_bytes() == CONTENT for path in paths)
+    assert len(server.asked) == 2  # the first broke off
+    assert [p.name for p in tmp_path.iterdir()] == ["weights.pth"]
+
+
+def test_no_home_is_one_sentence(monkeypatch):
+    from selfe.files import default_cache
+
+    for name in ("SELFE_BENCH_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pathlib.Path.home", lambda: (_ for _ in ()).throw(RuntimeError("none")))
+    with pytest.raises(ValueError, match="no home folder: set SELFE_BENCH_CACHE"):
+        default_cache()
+
+
 @pytest.mark.fault(24)
 def test_wrong_hash_is_thrown_away(server, tmp_path):
     with pytest.raises(ValueError, match="does not begin with 00000000"):

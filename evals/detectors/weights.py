@@ -176,13 +176,16 @@ def fetch(
     paths = []
     for index, published in enumerate(files):
         path = folder / published.name
-        with _alone(path):  # another process may be fetching it
-            if path.is_file():
-                check_hash(path, published)
-                paths.append(path)
-                continue
+        if path.is_file():
+            check_hash(path, published)
+            paths.append(path)
+            continue
+        with _alone(path):
             try:
-                _download(published, path, progress, timeout_s)
+                if path.is_file():  # another process fetched it meanwhile
+                    check_hash(path, published)
+                else:
+                    _download(published, path, progress, timeout_s)
             except OSError as error:
                 missing = [f for f in files[index:] if not (folder / f.name).is_file()]
                 raise ValueError(
@@ -191,7 +194,7 @@ def fetch(
                     f"where it stopped), or put these files there by hand:\n"
                     f"{place_by_hand(missing, folder)}"
                 ) from error
-            paths.append(path)
+        paths.append(path)
     return paths
 
 
