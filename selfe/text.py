@@ -10,6 +10,7 @@ _URL = re.compile(
     r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<user>[^/?#\s@:]*(?::[^/?#\s]*)?@)?"
     r"(?P<place>[^?#\s]*)(?P<query>\?[^#\s]*)?(?P<fragment>#\S*)?"
 )
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 HIDDEN = "***"
 
 
@@ -97,5 +98,5 @@ def _masked(match: re.Match[str]) -> str:
 
 def first_line(error: BaseException) -> str:
     """What another library's error says, as one line without secrets."""
-    lines = str(error).strip().splitlines()
+    lines = _COLOURS.sub("", str(error)).strip().splitlines()
     return printable(without_secrets(lines[0])) if lines else type(error).__name__
