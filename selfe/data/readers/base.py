@@ -18,11 +18,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from selfe.data.readers.cells import (
-    MOST_IMAGE_BYTES,
-    caption_text,
-)
+from selfe.data.readers.cells import MOST_IMAGE_BYTES, caption_text
+from selfe.data.readers.cells import image_bytes as image_bytes  # for readers elsewhere
+from selfe.data.readers.cells import pick_column as pick_column
 from selfe.data.readers.locations import IMAGE_ENDINGS, PARQUET_ENDINGS, TAR_ENDINGS, walk
+from selfe.data.readers.locations import digest_of_sizes as digest_of_sizes
+from selfe.data.readers.locations import read_below as read_below
+from selfe.data.readers.locations import require_file as require_file
 from selfe.registry import Registry
 from selfe.text import first_line, printable, without_secrets
 
@@ -97,11 +99,18 @@ class CheckedReader:
 
     def read(self, shard: str) -> Iterator[RawSample | Skipped]:
         """See `RawReader.read`. Names and reasons are Unicode and hold no secrets of a URL."""
-        for item in self.items(shard):
-            if isinstance(item, RawSample):
-                yield replace(item, key=_public(item.key))
-            else:
-                yield replace(item, name=_public(item.name), reason=_public(item.reason))
+        return map(checked, self.items(shard))
+
+
+def checked(item: RawSample | Skipped) -> RawSample | Skipped:
+    """What a reader yields, fit to be written down: a caption that is not text is skipped."""
+    if isinstance(item, Skipped):
+        return replace(item, name=_public(item.name), reason=_public(item.reason))
+    key = _public(item.key)
+    try:
+        return replace(item, key=key, caption=caption_text(item.caption))
+    except ValueError as error:
+        return Skipped(key, str(error))
 
 
 def _public(text: str) -> str:
