@@ -21,6 +21,8 @@ from evals.verdicts import overall_difference
 PAPER = "paper (BAGEL protocol, prompt set not stated)"
 # Published weights of GenEval's detector: the eight characters are the start of their sha256.
 _OFFICIAL_WEIGHTS = ("743b7d99", "c9d0c4f2")
+ERRATUM = "Erratum of the paper"
+"""How notes on misprints begin."""
 _PAPER_SUITES = ("geneval@1", "geneval-long@1")
 _GENEVAL_IMAGES = (553, 4)
 TASK_ENDS = tuple(f"{task}_{end}" for task in TASKS for end in ("low", "high"))
@@ -39,6 +41,7 @@ class Table:
         statements: the ordering in words, one per number of steps.
         other_weights: whether what was measured are models drawn with other weights than those
             they are named after.
+        lists_not_run: whether its page lists the commands of rows that were not run.
     """
 
     frame: pd.DataFrame
@@ -47,6 +50,7 @@ class Table:
     notes: list[str] = field(default_factory=list)
     statements: list[str] = field(default_factory=list)
     other_weights: bool = False
+    lists_not_run: bool = True
 
     @property
     def partial(self) -> bool:

@@ -31,6 +31,7 @@ from selfe.cli.search import search
 from selfe.cli.study import study
 from selfe.cli.sweep import sweep
 from selfe.cli.train import train
+from selfe.cli.view import view
 from selfe.errors import PeerError, Stopped, WorkerDied
 
 USER_ERROR = 2
@@ -46,7 +47,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 COMMANDS: tuple[Callable[..., None], ...] = (
-    *(prepare, train, geneval, measure, report, study, sweep, sample, export),
+    *(prepare, train, geneval, measure, report, view, study, sweep, sample, export),
     *(compare, rescore, pack, prompts, ls, plan, doctor, fetch),
 )
 for command in COMMANDS:
