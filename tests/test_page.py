@@ -116,6 +116,13 @@ def test_a_page_without_results_says_what_to_do(tmp_path: Path) -> None:
     assert "selfe-bench geneval" in (tmp_path / "index.html").read_text()
 
 
+def test_a_page_made_by_hand_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("mine")
+    with pytest.raises(ValueError, match="choose another folder"):
+        render_page([], tmp_path)
+    assert (tmp_path / "index.html").read_text() == "mine"
+
+
 def test_foreign_text_is_escaped_everywhere(tmp_path: Path) -> None:
     folders = collect([write_page_study(tmp_path / "runs", hostile=True)])
     render_page(folders, tmp_path / "page", title=HOSTILE[1])

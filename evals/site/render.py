@@ -62,10 +62,12 @@ def render_page(
         The files, index.html first.
 
     Raises:
-        ValueError: for a damaged result, or a baseline that no configuration is called.
+        ValueError: for a damaged result, a baseline that no configuration is called, or an
+            index.html in `out_dir` that is another page.
     """
     out = Path(out_dir)
     folders = list(folders)
+    _require_own_page(out / "index.html")
     if runs is None:
         runs = runs_of(folders)
     lines = build_lines(folders, names)
@@ -183,6 +185,15 @@ def write_sheets(runs: Iterable[RunRecord], out: Path) -> list[Path]:
             target.parent.mkdir(parents=True, exist_ok=True)
             _replace(target, path.read_bytes())
     return written
+
+
+def _require_own_page(path: Path) -> None:
+    """Raise ValueError where the page would take the place of one that is not ours."""
+    if path.is_file() and "page/data.js" not in path.read_text(errors="replace"):
+        raise ValueError(
+            f"{path} is not of an earlier report and would be overwritten: choose another folder "
+            "with --out"
+        )
 
 
 def _replace(path: Path, data: bytes) -> None:
