@@ -171,7 +171,7 @@ def _hub_weights() -> Check:
 def _on(device: str, name: str, check: Callable[[str], Check]) -> Check:
     """A check that computes on the device, where there is one."""
     if not _device(device).ok:
-        return Check(name, False, f"not tried: {device} cannot be used", "mend the device, above")
+        return Check(name, False, f"not tried: {device} cannot be used", "fix the device, above")
     return check(device)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Check:
-    """One line: what was looked at, the verdict, what was seen, and how to mend it ("" if ok)."""
+    """One line: what was looked at, the verdict, what was seen, and how to fix it ("" if ok)."""
 
     name: str
     ok: bool

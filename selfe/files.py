@@ -157,7 +157,7 @@ def folder_lock(folder: str | Path, name: str = ".lock") -> Iterator[None]:
 def is_held(folder: str | Path, name: str = ".lock") -> bool:
     """Whether a process holds `folder_lock` on a folder now; nothing is created."""
     path = Path(folder) / name
-    if not path.is_file():  # whoever leaves takes the lock's file along
+    if not path.is_file():  # the process that held the lock removed its file
         return False
     lock = FileLock(path, timeout=0, thread_local=False)
     try:

@@ -105,7 +105,7 @@ def test_an_absent_gpu_is_an_error_where_asked_for(tmp_path):
     assert not checks["device"].ok and "--device cpu" in checks["device"].fix
     checks = by_name(doctor.run_checks("geneval@1", "cuda", tmp_path, tmp_path))
     for name in ("detector self-test", "mmdet"):
-        assert not checks[name].ok and "mend the device" in checks[name].fix
+        assert not checks[name].ok and "fix the device" in checks[name].fix
 
 
 def test_the_shapes_suite_asks_for_no_downloads(tmp_path):

@@ -86,7 +86,7 @@ def test_interrupted_downloads_go_on_where_they_stopped(server, tmp_path):
 @pytest.mark.fault
 def test_a_later_call_goes_on_too(server, tmp_path):
     server.breaks = weights.ATTEMPTS
-    with pytest.raises(ValueError, match="goes on where it stopped"):
+    with pytest.raises(ValueError, match="again where there is a connection"):
         weights.fetch(cache_dir=tmp_path, files=[published(server)])
     assert not (tmp_path / "weights.pth").exists()
     assert weights.fetch(cache_dir=tmp_path, files=[published(server)])[0].read_bytes() == CONTENT

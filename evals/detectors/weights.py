@@ -190,8 +190,8 @@ def fetch(
                 missing = [f for f in files[index:] if not (folder / f.name).is_file()]
                 raise ValueError(
                     f"could not download {published.name} ({_reason(error)}); run "
-                    f"`selfe-bench fetch {what}` again where there is a connection (it goes on "
-                    f"where it stopped), or put these files there by hand:\n"
+                    f"`selfe-bench fetch {what}` again where there is a connection (it "
+                    f"continues), or put these files there by hand:\n"
                     f"{place_by_hand(missing, folder)}"
                 ) from error
         paths.append(path)

@@ -119,7 +119,7 @@ def only_the_seed_differs(a: ResultFolder, b: ResultFolder) -> bool:
 def one_training_a_row(
     folders: Iterable[ResultFolder], notes: list[str], key_of: Callable[[ResultFolder], Cell]
 ) -> list[ResultFolder]:
-    """The results without those of models that another one stands for; they are noted.
+    """The results without those of models that another one stands for; a note names them.
 
     Figures of a row are compared with each other, so they must be of one model. Shown is the one
     measured at most numbers of steps, then with most results in all, then one trained as its recipe
@@ -177,7 +177,7 @@ def choose(
     notes: list[str],
     key_of: Callable[[ResultFolder], Cell] = cell_of,
 ) -> dict[Cell, ResultFolder]:
-    """One result per cell, of one model per row; the others are noted."""
+    """One result per cell, of one model per row; notes name the others."""
     cells: dict[Cell, list[ResultFolder]] = {}
     for folder in one_training_a_row(folders, notes, key_of):
         cells.setdefault(key_of(folder), []).append(folder)

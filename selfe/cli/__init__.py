@@ -1,7 +1,7 @@
 """selfe-bench: the composition root. Commands are thin; every decision lives below.
 
 The only place that sees selfe, baselines and evals at once, and the only user of typer and rich.
-Errors a person can mend are one sentence on stderr and exit code 2.
+Errors that a user can correct are one sentence on stderr and exit code 2.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def root() -> None:
 
 
 def main() -> None:
-    """Entry point: one clear sentence instead of a traceback for what a user can mend."""
+    """Entry point: one clear sentence instead of a traceback where a user can correct it."""
     try:
         app(prog_name="selfe-bench")  # however it was started
     except ValueError as error:

@@ -68,7 +68,9 @@ def prepare(
     ] = False,
     device: Device = "auto",
 ) -> None:
-    """Encode images and captions once, for training. Killed at any time, the same command goes on.
+    """Encode images and captions once, for training.
+
+    Killed at any time, the same command continues.
 
     Under torchrun every process takes its share of the shards.
     """

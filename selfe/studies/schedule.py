@@ -2,7 +2,7 @@
 whether their results are on disk already.
 
 Nothing is remembered between two calls: what is done is read from checkpoints and results, so that
-a study that was killed at any time goes on with the same command.
+a study that was killed at any time continues with the same command.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Encodes raw image-text data once, into a latent cache (selfe.data.latent_cache.index).
 
 The unit of work, of resuming and of sharing work out is a shard of the raw data: it is encoded in
-the same batches whoever does it, so that the cache is the same bits for any number of processes and
-kills (on the same kind of device).
+the same batches in every process, so that the cache is the same bits for any number of processes
+and kills (on the same kind of device).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def prepare(
     progress: Callable[[int, int, str], None] = lambda done, total, note: None,
     message: Callable[[str], None] = lambda text: None,
 ) -> CacheIndex | None:
-    """Encode the shards that are not there yet; whoever finishes last writes the index.
+    """Encode the shards that are not there yet; the process that finishes last writes the index.
 
     Args:
         rank, world_size: this process takes every `world_size`-th shard.
