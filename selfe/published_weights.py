@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,23 @@ _NAMED = 5
 _LEAST_SHARE = 0.9
 """Of an encoder's rows that its tokenizer has words for, and of the words that merges can make."""
 _PROBES = ("cat", "dog", "red", "under")
+_OWN_WORDS = 8
 _SAVED_IN_PARALLEL = "module."
 
 
-def load_weights(loader: Any, folder: str | Path, **options: Any) -> Any:
+def load_weights(
+    loader: Any,
+    folder: str | Path,
+    *,
+    unused: Sequence[str] = (),
+    optional: Sequence[str] = (),
+    **options: Any,
+) -> Any:
     """`loader.from_pretrained(folder)` of a transformers or diffusers model, safetensors only.
 
     Args:
         loader: the model's class, or one of transformers' Auto classes.
+        unused, optional: see `require_complete`.
         options: further keywords of its `from_pretrained`.
 
     Raises:
@@ -41,7 +50,7 @@ def load_weights(loader: Any, folder: str | Path, **options: Any) -> Any:
     """
     for path in sorted(Path(folder).glob("*.safetensors")):
         _refuse_pointer(path)
-    with _one_sentence(folder, loader.__name__):
+    with _one_sentence(folder, loader.__name__), _quiet():
         model, found = loader.from_pretrained(
             folder,
             output_loading_info=True,
@@ -49,30 +58,33 @@ def load_weights(loader: Any, folder: str | Path, **options: Any) -> Any:
             use_safetensors=True,
             **options,
         )
-    require_complete(str(folder), found)
+    require_complete(str(folder), found, unused=unused, optional=optional)
     return model
 
 
-def require_complete(what: str, found: Mapping[str, Any], never_read: Collection[str] = ()) -> None:
+def require_complete(
+    what: str, found: Mapping[str, Any], *, unused: Sequence[str] = (), optional: Sequence[str] = ()
+) -> None:
     """Raise ValueError unless a load's info says that files and model hold the same tensors.
 
     Args:
         what: was loaded, for the message.
         found: "missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs".
-        never_read: keys that may be missing, for the model never reads them.
+        unused: starts of names of weights that files hold and this model has no part for.
+        optional: starts of names of parts that the model computes or never reads.
     """
     problems = []
-    for kind, words in (
-        ("missing_keys", "it lacks"),
-        ("unexpected_keys", "it holds what the model does not have:"),
-        ("mismatched_keys", "of another shape:"),
-        ("error_msgs", ""),
+    for kind, words, allowed in (
+        ("missing_keys", "it lacks", optional),
+        ("unexpected_keys", "it holds the unknown", unused),
+        ("mismatched_keys", "of another shape is", ()),
+        ("error_msgs", "", ()),
     ):
-        keys = [key[0] if isinstance(key, tuple) else str(key) for key in found.get(kind) or ()]
-        keys = sorted(set(keys) - set(never_read))
-        if keys:
-            more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
-            problems.append(f"{words} {', '.join(keys[:_NAMED])}{more}".strip())
+        keys = {key[0] if isinstance(key, tuple) else str(key) for key in found.get(kind) or ()}
+        named = sorted(key for key in keys if not key.startswith(tuple(allowed)))
+        if named:
+            more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+            problems.append(f"{words} {', '.join(named[:_NAMED])}{more}".strip())
     if problems:
         unexpected = [str(key) for key in found.get("unexpected_keys") or ()]
         hint = (
@@ -81,7 +93,7 @@ def require_complete(what: str, found: Mapping[str, Any], never_read: Collection
             else "fetch or convert it again"
         )
         raise ValueError(
-            f"the weights of {what} are not the model's ({'; '.join(problems)}): {hint}"
+            f"the weights of {what} do not fit the model ({'; '.join(problems)}): {hint}"
         )
 
 
@@ -107,11 +119,9 @@ def load_components(
             continue  # diffusers says which library is missing
         if issubclass(component, nn.Module):
             keyword = _dtype_keyword() if component.__module__.startswith("diffusers") else "dtype"
+            options: dict[str, Any] = {keyword: dtypes.get(name, dtypes["default"])}
             loaded[name] = load_weights(
-                component,
-                folder / name,
-                variant=variant or None,
-                **{keyword: dtypes.get(name, dtypes["default"])},
+                component, folder / name, variant=variant or None, **options
             )
         elif "Tokenizer" in component.__name__:
             loaded[name] = load_tokenizer(folder / name, component)
@@ -169,18 +179,40 @@ def load_tokenizer(folder: str | Path, loader: Any = None, model: Any = None) ->
 
         loader = AutoTokenizer
     folder = Path(folder)
-    files = [path for path in sorted(folder.glob("*")) if path.is_file()]
-    for path in files:
-        _refuse_pointer(path)
-        if path.name in _VOCABULARY_FILES and not path.stat().st_size:
-            raise ValueError(f"the tokenizer's file {path} is empty: fetch it again")
+    _refuse_broken_vocabulary(folder)
     with _one_sentence(folder, "tokenizer"):
         tokenizer = loader.from_pretrained(folder, local_files_only=True)
+    _require_vocabulary(folder, tokenizer, model)
+    return tokenizer
+
+
+def _refuse_broken_vocabulary(folder: Path) -> None:
+    for path in sorted(folder.glob("*")):
+        if path.name in _VOCABULARY_FILES and path.is_file():
+            _refuse_pointer(path)
+            if not path.stat().st_size:
+                raise ValueError(f"the tokenizer's file {path} is empty: fetch it again")
+
+
+def _require_vocabulary(folder: Path, tokenizer: Any, model: Any) -> None:
+    with _one_sentence(folder, "tokenizer"):
         lacking = _lacks_vocabulary(tokenizer)
     if lacking:
         raise ValueError(f"the tokenizer in {folder} {lacking}: fetch it again")
     _check_vocabulary_fits(folder, tokenizer, model)
-    return tokenizer
+
+
+def load_processor(folder: str | Path, model: Any = None) -> Any:
+    """transformers' AutoProcessor, whose tokenizer is as whole as `load_tokenizer` wants it."""
+    from transformers import AutoProcessor
+
+    _refuse_broken_vocabulary(Path(folder))
+    with _one_sentence(folder, "processor"):
+        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+    tokenizer = getattr(processor, "tokenizer", None)
+    if tokenizer is not None:
+        _require_vocabulary(Path(folder), tokenizer, model)
+    return processor
 
 
 _VOCABULARY_FILES = (
@@ -194,10 +226,12 @@ def _lacks_vocabulary(tokenizer: Any) -> str:
     own = set(tokenizer.get_vocab()) - set(tokenizer.get_added_vocab())
     if len(own) < len(_PROBES):
         return "has no vocabulary"
-    spelled = [tuple(tokenizer(word, add_special_tokens=False).input_ids) for word in _PROBES]
-    unknown = (tokenizer.unk_token_id,)
-    if len(set(spelled)) < len(spelled) or all(set(ids) <= set(unknown) for ids in spelled):
-        return f"spells {_PROBES[0]!r} and {_PROBES[1]!r} alike"
+    # words of its own as well: a small vocabulary need not know the probes
+    words = [*_PROBES, *(piece.strip("▁Ġ#") for piece in sorted(own)[-_OWN_WORDS:])]
+    spelled = {tuple(tokenizer(word, add_special_tokens=False).input_ids) for word in words}
+    known = {ids for ids in spelled if not set(ids) <= {tokenizer.unk_token_id}}
+    if len(known) < 2:
+        return "spells every word alike"
     model = _fast_model(tokenizer)
     if model.get("type") != "BPE":
         return ""
@@ -256,6 +290,19 @@ def _refuse_pointer(path: Path) -> None:
                 f"{path} is a pointer of Git LFS, not the file: run `git lfs pull`, or fetch it "
                 "with `hf download`"
             )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' own table of what it made up: that is judged here."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 @contextlib.contextmanager

@@ -131,6 +131,17 @@ def test_metadata_speaks_for_its_own_folder(tmp_path: Path) -> None:
         open_reader(f"folder:{tmp_path}")
 
 
+def test_what_a_folder_holds_beside_images_is_told(tmp_path: Path) -> None:
+    pair(tmp_path, "a")
+    put(tmp_path / "b.HEIC", b"ftypheic")
+    put(tmp_path / "b.txt", b"B")
+    put(tmp_path / "more.zip", b"PK")
+    samples, skipped = read_all(f"folder:{tmp_path}")
+    assert [s.key for s in samples] == ["a.png", "b.HEIC"]  # the decoder names its format
+    (told,) = skipped
+    assert told.samples == 0 and "archives, the first is more.zip" in told.reason
+
+
 def test_the_kind_of_a_folder_is_told_or_asked_for(tmp_path: Path) -> None:
     import pyarrow
     import pyarrow.parquet

@@ -269,7 +269,16 @@ def test_rows_of_csv_that_are_wrong_cost_themselves_alone(tmp_path: Path) -> Non
     assert "not closed" in skipped[1].reason
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfef\0", b"file_name,file_name\na.png,a\n", b'"a\n'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xfef\0",
+        b"file_name,file_name\na.png,a\n",
+        b'"a\n',
+        b"file_name;text\na.png;b\n",
+        b"file_name\ttext\na.png\tb\n",
+    ],
+)
 def test_headers_of_csv_that_make_no_sense_are_named(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "metadata.csv").write_bytes(content)
     with pytest.raises(ValueError, match=r"metadata\.csv"):

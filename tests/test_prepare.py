@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from selfe.cli.prepare import describe
@@ -301,6 +303,29 @@ def test_what_was_not_noted_by_earlier_versions_is_not_asked_for(tmp_path):
     write_folder(tmp_path / "images", ITEMS[:4])
     run_prepare(spelling, out)
     assert (out / "index.json").read_bytes() == stored
+
+
+@pytest.mark.fault(14)
+def test_odd_samples_are_stored_or_skipped_by_name(tmp_path):
+    """Captions that no other check of this file holds, images of other kinds, one file too deep."""
+    grey = io.BytesIO()
+    values = (np.arange(32 * 32) * 64).astype(np.uint16).reshape(32, 32)
+    Image.fromarray(values).save(grey, "PNG")
+    captions = [b"a\0b", "\u2028 \U0001f408".encode(), b"word " * 60_000, b"\xef\xbb\xbfmarked"]
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for number, caption in enumerate(captions):
+            add_member(tar, f"{number}.png", grey.getvalue())
+            add_member(tar, f"{number}.txt", caption)
+        add_member(tar, "caf\udce9.png", b"%!PS-Adobe-3.0 EPSF-3.0\n")
+        add_member(tar, "caf\udce9.txt", b"a caption")
+        add_member(tar, "deep.png", grey.getvalue())
+        add_member(tar, "deep.json", b"[" * 200_000)
+    index = run_prepare(f"wds:{tmp_path / 'a.tar'}", tmp_path / "out", workers=2)
+    stored = rows_of(tmp_path / "out", SAMPLES)
+    assert [row["caption"] for row in stored] == [
+        caption.decode("utf-8-sig").strip() for caption in captions
+    ]
+    assert [s.name.rpartition("/")[2] for s in index.shards[0].skipped] == ["caf\\udce9", "deep"]
 
 
 def test_unknown_files_have_a_reason_without_an_address(tmp_path):

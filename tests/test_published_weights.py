@@ -79,7 +79,7 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "of a parallel model": (tensors("unet", lambda s: {f"module.{k}": v for k, v in s.items()}),
                             'take "module." off the keys'),
     "a key too many": (tensors("vae", lambda s: {**s, "extra": torch.ones(1)}),
-                       "holds what the model does not have: extra"),
+                       "holds the unknown extra"),
     "another shape": (tensors("unet", lambda s: {**s, "conv_out.bias": torch.ones(9)}), "unet"),
     "weights cut short": (content("unet/*.safetensors", lambda c: c[:-50]), "unet cannot be"),
     "weights of zeros": (content("unet/*.safetensors", lambda c: bytes(len(c))), "unet cannot be"),
@@ -172,10 +172,10 @@ def test_a_tokenizer_must_fit_its_encoder(tmp_path: Path) -> None:
 
 
 def test_keys_that_are_never_read_may_be_missing() -> None:
-    require_complete("x", {"missing_keys": ["a"]}, never_read=["a"])
+    require_complete("x", {"missing_keys": ["a"]}, optional=["a"])
     with pytest.raises(ValueError, match="it lacks b"):
-        require_complete("x", {"missing_keys": {"a", "b"}}, never_read=["a"])
-    with pytest.raises(ValueError, match="of another shape: c"):
+        require_complete("x", {"missing_keys": {"a", "b"}}, optional=["a"])
+    with pytest.raises(ValueError, match="of another shape is c"):
         require_complete("x", {"mismatched_keys": [("c", (1,), (2,))]})
 
 

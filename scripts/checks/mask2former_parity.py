@@ -443,9 +443,9 @@ def pngs(folder: Path | None, limit: int) -> list[Path]:
 
 
 def read_png(path: Path) -> np.ndarray:
-    from PIL import Image
+    from selfe.images import decode_image
 
-    return np.array(Image.open(path).convert("RGB"))
+    return np.array(decode_image(path.read_bytes()))
 
 
 def shrink(config: Any) -> None:

@@ -238,7 +238,7 @@ class Mask2FormerDetector:
                 f"{name} is not in the hub's cache (model.safetensors, config.json); run "
                 f"`hf download {name}` where there is a connection"
             ) from error
-        require_complete(name, loaded, keys._NEVER_READ)
+        require_complete(name, loaded, optional=sorted(keys._NEVER_READ))
         if network.class_predictor.out_features != len(COCO_CLASSES) + 1:
             raise ValueError(f"{name} has not the 80 COCO classes")
         network = network.eval().requires_grad_(False)

@@ -26,11 +26,21 @@ from selfe.data.readers.cells import (
     caption_text,
     parse_record,
 )
-from selfe.data.readers.locations import digest_of_sizes, read_below, read_plain_file, walk
+from selfe.data.readers.locations import (
+    ARCHIVE_ENDINGS,
+    TAR_ENDINGS,
+    UNREAD_IMAGE_ENDINGS,
+    UNREAD_TAR_ENDINGS,
+    digest_of_sizes,
+    read_below,
+    read_plain_file,
+    walk,
+)
 from selfe.data.readers.metadata_files import METADATA_NAMES, names_of, read_metadata
 from selfe.text import first_line
 
 _FILE_NAMES = ("file_name", "filename", "image")
+_ARCHIVES = (*ARCHIVE_ENDINGS, *TAR_ENDINGS, *UNREAD_TAR_ENDINGS)
 _SIDECARS = (".txt", ".caption", ".json")
 
 
@@ -67,11 +77,16 @@ class FolderReader(CheckedReader):
         folders = self._metadata_folders(there)
         for folder, name in folders.items():
             self._read_metadata(folder, self.root / folder / name)
-        images = [name for name in there if Path(name).suffix.lower() in IMAGE_ENDINGS]
+        endings = (*IMAGE_ENDINGS, *UNREAD_IMAGE_ENDINGS)
+        images = [name for name in there if Path(name).suffix.lower() in endings]
+        archives = [name for name in there if name.lower().endswith(_ARCHIVES)]
+        if archives:
+            reason = f"no part of the data: archives, the first is {archives[0]} ({len(archives)})"
+            self.faults.append(Skipped(str(self.root), reason, samples=0))
         self.names = sorted({*self._unlisted(images, folders), *self.listed})
 
     def shards(self) -> list[str]:
-        if not self.names and not self.faults:
+        if not self.names and not any(fault.samples for fault in self.faults):
             raise ValueError(f"the data set is empty: {self.root} has no images")
         return [f"images {start}" for start in range(0, max(1, len(self.names)), SHARD_ROWS)]
 

@@ -15,6 +15,10 @@ from selfe.text import without_secrets
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif",
                  ".jpe", ".jfif", ".apng", ".dib")  # fmt: skip
+UNREAD_IMAGE_ENDINGS = (".heic", ".heif", ".jxl", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pnm",
+                        ".tga", ".psd", ".dng", ".exr")  # fmt: skip
+"""Of images in formats that are not read: such a file is skipped by name, not passed over."""
+ARCHIVE_ENDINGS = (".zip", ".rar", ".7z")
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 UNREAD_TAR_ENDINGS = (".tar.zst", ".tar.zstd", ".tzst", ".tar.lz4", ".tar.br", ".tar.z")
 PARQUET_ENDINGS = (".parquet", ".parq", ".pq")

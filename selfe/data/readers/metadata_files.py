@@ -69,6 +69,11 @@ def _csv_records(path: Path, lines: Iterator[tuple[int, bytes]]) -> Iterator[tup
                 raise ValueError(f"{path}, line {number}: {cells}")
             header = [cell.strip() for cell in cells]
             twice = sorted({name for name in header if name and header.count(name) > 1})
+            if len(header) == 1:
+                raise ValueError(
+                    f"{path}, line {number}: a single column {header[0]!r}; columns are separated "
+                    "by commas"
+                )
             if twice:
                 raise ValueError(f"{path}, line {number}: the column {twice[0]!r} is there twice")
         elif isinstance(cells, str):
