@@ -4,6 +4,8 @@ A warm cache is never checked against the network, so an evaluation runs the sam
 connection. What is missing is named, with the licence that guards it and the command that fetches
 it. Only `huggingface_hub` is imported here: a cold cache is reported before the heavy libraries
 load.
+
+Longer than other files: every way in which files can be missing is told apart in one place.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""`selfe-bench prepare`: what is stored, kills, sharing of work, damage."""
+"""`selfe-bench prepare`: what is stored, kills, sharing of work, damage.
+
+Longer than other files: all of it is one command and what may happen to it.
+"""
 
 from __future__ import annotations
 

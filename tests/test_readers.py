@@ -1,5 +1,8 @@
 """Readers of raw image-text data: every layout gives the same samples, damage is skipped and named,
-nothing is ever written."""
+nothing is ever written.
+
+Longer than other files by one set of damages for each layout.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Scoring folders: completeness, kills, locks, stored detections."""
+"""Scoring folders: completeness, kills, locks, stored detections.
+
+Longer than other files: all of it is one folder of images and what may happen to it.
+"""
 
 from __future__ import annotations
 

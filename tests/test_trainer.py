@@ -1,4 +1,7 @@
-"""The loop: resuming changes no bit, non-finite numbers never reach the weights."""
+"""The loop: resuming changes no bit, non-finite numbers never reach the weights.
+
+Longer than other files: all of it is one loop and what may happen to it.
+"""
 
 from __future__ import annotations
 

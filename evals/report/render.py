@@ -2,6 +2,8 @@
 
 The same results give the same bytes: nothing printed depends on the clock, on the order of
 directories, or on the machine that renders.
+
+Longer than other files by the list of what a report consists of, which is best read in one piece.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What the page knows of all results at once: scores, lines, tables, differences, runs."""
+"""What the page knows of all results at once: scores, lines, tables, differences, runs.
+
+Longer than other files: each function makes one part of what the page is given.
+"""
 
 from __future__ import annotations
 

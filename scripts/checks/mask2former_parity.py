@@ -20,6 +20,8 @@ Mask2Former has two hard thresholds: it attends where its last mask has a probab
 one half, and the final masks are cut there. A pixel that is nearer to it than the rounding of
 either side changes a score by one part in the number of the mask's pixels. In single precision
 chance therefore bounds the agreement; double precision shows whether the two networks are one.
+
+Longer than other files, so that both sides, their comparison and its tolerances are read together.
 """
 
 from __future__ import annotations
