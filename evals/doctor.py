@@ -13,10 +13,11 @@ import socket
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from evals.detectors.weights import CLIP_VIT_L_14, FILES, check_hash, default_cache, find_detector
+from evals.doctor_check import Check
+from evals.doctor_measures import JUDGED, measure_checks
 from evals.registry import SUITES
 
 HUB = ("huggingface.co", 443)
@@ -25,16 +26,6 @@ PACKAGES = ("torch", "torchvision", "transformers", "diffusers", "open_clip_torc
 FREE_GIB = 5
 SHAPES_PRESETS = {"shapes@1": "grid", "shapes-free@1": "free"}
 FETCH = "run `selfe-bench fetch geneval`"
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line: what was looked at, the verdict, what was seen, and how to mend it ("" if ok)."""
-
-    name: str
-    ok: bool
-    detail: str
-    fix: str = ""
 
 
 def run_checks(
@@ -80,8 +71,11 @@ def run_checks(
             ("CLIP activation", _clip_activation),
         ]
     plan += [
+        *measure_checks(suite, cache),
         ("disk", lambda: _disk(cache, runs)),
-        *([("hub", _hub)] if geneval else []),  # the shapes world ships with its weights
+        *(
+            [("hub", _hub)] if geneval or suite in JUDGED else []
+        ),  # the shapes world ships with its weights
         ("cache folder", lambda: _writable("cache folder", cache, "set SELFE_BENCH_CACHE")),
         ("runs folder", lambda: _writable("runs folder", runs, "choose another --runs-dir")),
     ]
@@ -177,7 +171,7 @@ def _hub_weights() -> Check:
 def _on(device: str, name: str, check: Callable[[str], Check]) -> Check:
     """A check that computes on the device, where there is one."""
     if not _device(device).ok:
-        return Check(name, False, f"not tried: {device} cannot be used", "mend the device, above")
+        return Check(name, False, f"not tried: {device} cannot be used", "fix the device, above")
     return check(device)
 
 

@@ -10,20 +10,20 @@ import hashlib
 import io
 import json
 import re
-import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from selfe.files import write_atomically
+from selfe.images import DamagedImage, decode_image, format_of, png_fault, png_size
 from selfe.json_files import read_json_lines
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+MOST_FILE_BYTES = 256 * 2**20
+"""Larger files are not read."""
 _OTHER_FORMATS = (".jpg", ".jpeg", ".webp")
 _RECORD_KEYS = ("tag", "include", "exclude", "prompt")
 
@@ -76,26 +76,6 @@ def write_failed_marker(folder: str | Path, prompt_id: int, sample_id: int, reas
     write_atomically(path, json.dumps({"reason": reason}) + "\n")
 
 
-def png_fault(data: bytes) -> str | None:
-    """What is wrong with a PNG file's bytes, or None: every chunk is whole, its CRC right."""
-    if not data.startswith(_PNG_SIGNATURE):
-        return "not a PNG file" if data else "empty file"
-    place = len(_PNG_SIGNATURE)
-    view = memoryview(data)
-    while place + 12 <= len(data):
-        (length,) = struct.unpack_from(">I", data, place)
-        end = place + 12 + length
-        if end > len(data):
-            break
-        (crc,) = struct.unpack_from(">I", data, end - 4)
-        if zlib.crc32(view[place + 4 : end - 4]) != crc:
-            return "damaged PNG (a checksum does not match)"
-        if data[place + 4 : place + 8] == b"IEND":
-            return None
-        place = end
-    return "truncated PNG"
-
-
 def image_is_intact(folder: str | Path, prompt_id: int, sample_id: int) -> bool:
     """True if this image need not be drawn: its PNG is whole, or it is marked as failed."""
     if failed_marker_path(folder, prompt_id, sample_id).is_file():
@@ -105,20 +85,18 @@ def image_is_intact(folder: str | Path, prompt_id: int, sample_id: int) -> bool:
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """(H, W, 3) uint8, rotated as its EXIF data says.
+    """(H, W, 3) uint8, by the decoder of the training data (`selfe.images`).
 
     Raises:
-        ValueError: if the file is truncated or damaged; names it.
+        ValueError: if the file is truncated, damaged or no PNG; names it.
     """
     data = Path(path).read_bytes()
-    fault = png_fault(data)
-    if fault is not None:
-        raise ValueError(f"{path}: {fault}")
+    if format_of(data) != "PNG":
+        raise ValueError(f"{path}: {png_fault(data)}")
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path}: cannot be decoded ({error})") from None
+        return np.asarray(decode_image(data))
+    except DamagedImage as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -220,6 +198,10 @@ def _scan_prompt(
         if sample_id in found or sample_id in corrupt:
             problems.append(f"{path}: duplicate of image {sample_id}")
             continue
+        if path.stat().st_size > MOST_FILE_BYTES:
+            problems.append(f"{path}: refused: more than {MOST_FILE_BYTES} bytes")
+            corrupt.add(sample_id)
+            continue
         data = path.read_bytes()
         digest = hashlib.sha256(data).hexdigest()
         if match.group(2) != ".png":
@@ -230,8 +212,7 @@ def _scan_prompt(
             problems.append(f"{path}: {fault}")
             corrupt.add(sample_id)
             continue
-        width, height = struct.unpack_from(">II", data, 16)
-        found[sample_id] = FoundImage(prompt_id, sample_id, path, digest, (width, height))
+        found[sample_id] = FoundImage(prompt_id, sample_id, path, digest, png_size(data))
     numbers = sorted(found.keys() | corrupt)
     if len(numbers) < images_per_prompt:
         absent = [i for i in range(images_per_prompt) if i not in numbers]

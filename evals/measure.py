@@ -79,7 +79,7 @@ class Measure(Protocol):
     name: str
 
     def prepare(self, suite: Suite) -> None:
-        """Open what images of this suite need, so that what is missing is told before they are
+        """Open what images of this suite need, so that what is missing is reported before they are
         drawn. Raises ValueError: says what is missing and how to get it."""
         ...
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from selfe.hub import Source, locate, open_folder, weight_gaps
+from selfe.published_weights import load_weights
 
 PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 
@@ -79,37 +79,5 @@ def load_network(
     Raises:
         ValueError: if the file lacks a weight, or holds one that the network does not know.
     """
-    with _quiet():  # what the report would say is judged below
-        model, report = kind.from_pretrained(
-            source.folder, local_files_only=True, output_loading_info=True, **extra
-        )
-    missing = [k for k in report["missing_keys"] if not k.startswith(tuple(optional))]
-    unexpected = [k for k in report["unexpected_keys"] if not k.startswith(tuple(unused))]
-    mismatched = [str(k[0] if isinstance(k, tuple) else k) for k in report["mismatched_keys"]]
-    faults = [
-        f"{word} {', '.join(sorted(keys)[:3])}" + (f" and {len(keys) - 3} more" if keys[3:] else "")
-        for word, keys in (
-            ("it lacks", missing),
-            ("it has the unknown", unexpected),
-            ("of another shape is", mismatched),
-        )
-        if keys
-    ]
-    if faults:
-        raise ValueError(
-            f"the weights in {source.folder} do not fit {type(model).__name__}: "
-            f"{'; '.join(faults)}. Fetch the repository again, or name another revision"
-        )
+    model = load_weights(kind, source.folder, unused=unused, optional=optional, **extra)
     return model.eval().requires_grad_(False)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    from transformers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)

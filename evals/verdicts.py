@@ -94,9 +94,12 @@ def counts_by_task(verdicts: pd.DataFrame) -> dict[str, PromptCounts]:
     Args:
         verdicts: a frame of `verdict_frame`.
     """
-    parts = {str(tag): part for tag, part in verdicts.groupby("tag")}
-    ordered = [t for t in TASKS if t in parts] + sorted(parts.keys() - set(TASKS))
-    return {tag: prompt_counts(parts[tag]) for tag in ordered}
+    prompts, correct = (verdicts[name].to_numpy() for name in ("prompt_id", "correct"))
+    codes, tags = pd.factorize(verdicts["tag"])
+    present = [str(tag) for tag in tags]
+    ordered = [t for t in TASKS if t in present] + sorted(set(present) - set(TASKS))
+    parts = {tag: codes == present.index(tag) for tag in ordered}
+    return {tag: count_by_prompt(prompts[here], correct[here]) for tag, here in parts.items()}
 
 
 def prompt_counts(verdicts: pd.DataFrame) -> PromptCounts:

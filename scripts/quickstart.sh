@@ -9,13 +9,9 @@
 #
 # and SETTINGS changes what all of them are trained with:
 #
-<<<<<<< HEAD
-#     SETTINGS="optim.lr=1.6e-2 optim.final_lr=1.6e-3" METHODS="fm selfe" scripts/quickstart.sh 0 1 2
+#     SETTINGS="optim.lr=1.6e-2" METHODS="fm selfe" scripts/quickstart.sh 0 1 2
 #
 # All of it is `selfe-bench study quickstart`, whose --help lists more.
-=======
-#     SETTINGS="optim.lr=1.6e-2" METHODS="fm selfe" scripts/quickstart.sh 0 1 2
->>>>>>> 6c7d7c9 (The final learning rate is a share of the rate; settings that defeat themselves are warned of; digests stay)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/environment.sh

@@ -7,6 +7,17 @@ cd "$(dirname "$0")/.."
 selfe_environment dev,webdataset,tensorboard
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
 
+# The page is tested in a real browser. Without one those tests are skipped; CI=true needs it.
+if ! command -v "${CHROMIUM:-chromium}" >/dev/null 2>&1; then
+    if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null 2>&1; then
+        echo "environment: installing the package chromium for the tests of the page"
+        { apt-get update -q && apt-get install -qy --no-install-recommends chromium; } >/dev/null 2>&1 ||
+            echo "environment: chromium cannot be installed here"
+    else
+        echo "environment: no chromium here (apt-get install chromium): tests of the page are skipped"
+    fi
+fi
+
 if [ "$#" -eq 0 ]; then
     echo "== ruff" && .venv/bin/ruff check . && .venv/bin/ruff format --check .
     echo "== mypy" && .venv/bin/mypy

@@ -79,11 +79,16 @@ def default_cache() -> Path:
     """$SELFE_BENCH_CACHE, or else selfe-bench below $XDG_CACHE_HOME or ~/.cache.
 
     Raises:
-        RuntimeError: where none of these is set and there is no home.
+        ValueError: where none of these is set and there is no home.
     """
     if folder := os.environ.get("SELFE_BENCH_CACHE"):
         return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "selfe-bench"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "selfe-bench"
+    except RuntimeError:
+        raise ValueError(
+            "this user has no home folder: set SELFE_BENCH_CACHE to a folder that may be written"
+        ) from None
 
 
 def writable_cache(name: str) -> Path | None:
@@ -91,7 +96,7 @@ def writable_cache(name: str) -> Path | None:
     try:
         folder = default_cache() / name
         folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # a read-only disk; no home
+    except (OSError, ValueError):  # a read-only disk; no home
         return None
     return folder if os.access(folder, os.W_OK) else None
 
@@ -152,7 +157,7 @@ def folder_lock(folder: str | Path, name: str = ".lock") -> Iterator[None]:
 def is_held(folder: str | Path, name: str = ".lock") -> bool:
     """Whether a process holds `folder_lock` on a folder now; nothing is created."""
     path = Path(folder) / name
-    if not path.is_file():  # whoever leaves takes the lock's file along
+    if not path.is_file():  # the process that held the lock removed its file
         return False
     lock = FileLock(path, timeout=0, thread_local=False)
     try:

@@ -4,12 +4,13 @@ A warm cache is never checked against the network, so an evaluation runs the sam
 connection. What is missing is named, with the licence that guards it and the command that fetches
 it. Only `huggingface_hub` is imported here: a cold cache is reported before the heavy libraries
 load.
+
+Longer than other files: every way in which files can be missing is told apart in one place.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from selfe.files import file_sha256
+from selfe.json_files import JsonFault, read_json
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 CONTACT_TIMEOUT_S = 5.0
@@ -28,6 +30,17 @@ CONFIG_NAMES = (
     "tokenizer_config.json",
     "preprocessor_config.json",
 )
+LFS_POINTER = b"version https://git-lfs"
+"""What a clone without Git LFS has in place of a file."""
+VOCABULARIES = (
+    ("tokenizer.json",),
+    ("vocab.json", "merges.txt"),
+    ("vocab.txt",),
+    ("spiece.model",),
+    ("tokenizer.model",),
+    ("sentencepiece.bpe.model",),
+)
+"""Files that hold a tokenizer's words: one of these sets must be there."""
 WITHOUT_WEIGHTS = ("Scheduler", "Tokenizer", "TokenizerFast", "Processor", "FeatureExtractor")
 
 FindMissing = Callable[[Path], list[str]]
@@ -198,7 +211,7 @@ def pipeline_gaps(variant: str = "", skip: Sequence[str] = ()) -> FindMissing:
         index = folder / "model_index.json"
         if not index.is_file():
             return ["model_index.json"]
-        components = json.loads(index.read_text(encoding="utf-8"))
+        components = read_map(index)
         gaps: list[str] = []
         for name, kind in components.items():
             if name.startswith("_") or name in skip or not is_component(kind):
@@ -207,6 +220,16 @@ def pipeline_gaps(variant: str = "", skip: Sequence[str] = ()) -> FindMissing:
         return gaps
 
     return find_missing
+
+
+def read_map(path: Path) -> dict[str, Any]:
+    """A JSON map of a published model. Raises ValueError where the file is damaged; names it."""
+    try:
+        return read_json(path, dict[str, Any], nonfinite=True)
+    except JsonFault as fault:
+        raise ValueError(f"{path} is damaged ({fault.detail}): fetch it again") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror})") from None
 
 
 def is_component(kind: Any) -> bool:
@@ -219,9 +242,22 @@ def component_gaps(folder: Path, name: str, class_name: str, variant: str = "") 
     if not any((part / config).is_file() for config in CONFIG_NAMES):
         wanted = "scheduler_config.json" if class_name.endswith("Scheduler") else "config.json"
         return [f"{name}/{wanted}"]
+    if class_name.endswith(("Tokenizer", "TokenizerFast")):
+        return vocabulary_gaps(part, name)
     if class_name.endswith(WITHOUT_WEIGHTS):
         return []
     return weight_gaps(part, name, variant)
+
+
+def vocabulary_gaps(part: Path, name: str) -> list[str]:
+    """The missing file of a tokenizer's words, [] where one of the known sets is there."""
+    for files in VOCABULARIES:
+        there = [(part / file).is_file() for file in files]
+        if all(there):
+            return []
+        if any(there):
+            return [f"{name}/{files[there.index(False)]}"]
+    return [f"{name}/{VOCABULARIES[0][0]}"]
 
 
 def weight_gaps(part: Path, name: str, variant: str = "") -> list[str]:
@@ -234,7 +270,10 @@ def weight_gaps(part: Path, name: str, variant: str = "") -> list[str]:
         if (variant in path.name.split(".")) == bool(variant) and path.is_file()
     ]
     if indices:
-        shard = set(json.loads(indices[0].read_text(encoding="utf-8"))["weight_map"].values())
+        shards = read_map(indices[0]).get("weight_map")
+        if not isinstance(shards, dict):
+            raise ValueError(f"{indices[0]} is damaged (it has no weight_map): fetch it again")
+        shard = set(map(str, shards.values()))
         return [f"{name}/{shard}" for shard in sorted(shard) if not (part / shard).is_file()]
     ending = f".{variant}.safetensors" if variant else ".safetensors"
     singles = [path for path in part.glob(f"*{ending}") if path.is_file()]

@@ -20,7 +20,8 @@ from selfe.data.latent_cache.buckets import (
     enlargement,
     nearest_bucket,
 )
-from selfe.data.latent_cache.images import DamagedImage, decode_image, fit_to_bucket
+from selfe.data.latent_cache.images import fit_to_bucket
+from selfe.images import DamagedImage, decode_image
 
 SMALL = {Bucket(32, 32, 32): 40, Bucket(32, 24, 40): 24, Bucket(32, 40, 24): 1}
 LARGE = {Bucket(64, 64, 64): 30, Bucket(64, 48, 80): 10}

@@ -1,4 +1,7 @@
-"""The latent cache as training data: order, text, buckets, workers, damage, and what it refuses."""
+"""The latent cache as training data: order, text, buckets, workers, damage, and what it refuses.
+
+Longer than other files: all of it is one cache and what may happen to it.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 Processes are forked after the imports and talk gloo. Tolerances are those of summing in another
 order; where nothing may differ, every tensor of a checkpoint is compared.
+
+Longer than other files: the processes that are forked share one set of jobs and fixtures.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import socket
+import sys
 import time
 from dataclasses import asdict
 
@@ -104,7 +105,7 @@ def test_an_absent_gpu_is_an_error_where_asked_for(tmp_path):
     assert not checks["device"].ok and "--device cpu" in checks["device"].fix
     checks = by_name(doctor.run_checks("geneval@1", "cuda", tmp_path, tmp_path))
     for name in ("detector self-test", "mmdet"):
-        assert not checks[name].ok and "mend the device" in checks[name].fix
+        assert not checks[name].ok and "fix the device" in checks[name].fix
 
 
 def test_the_shapes_suite_asks_for_no_downloads(tmp_path):
@@ -152,3 +153,34 @@ def test_an_unreachable_hub_is_found_out_quickly(tmp_path, monkeypatch, silent):
     check = doctor._hub()
     assert time.monotonic() - started < 1.5
     assert not check.ok and weights.CLIP_VIT_L_14.name in check.fix
+
+
+def test_what_measures_need_is_told_and_only_a_named_suite_fails_without(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    checks = checks_of(tmp_path, None)
+    weights_of, packages = checks["weights of measures"], checks["packages of measures"]
+    assert weights_of.ok and packages.ok
+    for words in ("Qwen/Qwen3-VL-8B-Instruct, 17.5 GB, licence Apache-2.0", "PickScore", "HPSv2.1"):
+        assert words in weights_of.detail
+    assert "selfe-bench[dpg]" in packages.detail
+    judge = checks_of(tmp_path, "geneval2@1")["judge weights"]
+    assert not judge.ok and "selfe-bench fetch geneval2" in judge.fix
+    assert "weights of measures" not in checks_of(tmp_path, "shapes@1")
+    monkeypatch.setitem(sys.modules, "modelscope", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    package = checks_of(tmp_path, "dpg@1")["judge package"]
+    assert not package.ok and "selfe-bench[dpg]" in package.fix
+
+
+def test_every_weight_has_a_licence_a_size_and_a_name_to_fetch_it_by():
+    from evals import published
+
+    for each in published.HUB_WEIGHTS.values():
+        assert each.licence and each.gigabytes > 0 and each.role
+    for group, names in published.GROUPS.items():
+        for name in names:
+            assert name in published.HUB_WEIGHTS or name in weights.FILES, (group, name)
+    with pytest.raises(ValueError, match="unknown download 'nothing'"):
+        published.fetch("nothing")
+    with pytest.raises(ValueError, match="hf download Qwen/Qwen3-VL-8B-Instruct"):
+        published.fetch("geneval2")

@@ -86,7 +86,7 @@ def test_interrupted_downloads_go_on_where_they_stopped(server, tmp_path):
 @pytest.mark.fault
 def test_a_later_call_goes_on_too(server, tmp_path):
     server.breaks = weights.ATTEMPTS
-    with pytest.raises(ValueError, match="goes on where it stopped"):
+    with pytest.raises(ValueError, match="again where there is a connection"):
         weights.fetch(cache_dir=tmp_path, files=[published(server)])
     assert not (tmp_path / "weights.pth").exists()
     assert weights.fetch(cache_dir=tmp_path, files=[published(server)])[0].read_bytes() == CONTENT
@@ -103,6 +103,33 @@ def test_a_server_without_ranges_starts_again(server, tmp_path):
 def test_a_complete_part_file_is_only_renamed(server, tmp_path):
     (tmp_path / ".weights.pth.part").write_bytes(CONTENT)
     assert weights.fetch(cache_dir=tmp_path, files=[published(server)])[0].read_bytes() == CONTENT
+
+
+@pytest.mark.fault(23)
+def test_two_fetches_at_once_take_turns(server, tmp_path):
+    """Each of several processes gets the file; one downloads it, and no part or lock is left."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    server.breaks = 1
+    with ThreadPoolExecutor(4) as pool:  # flock holds between open files, also of one process
+        jobs = [
+            pool.submit(weights.fetch, cache_dir=tmp_path, files=[published(server)])
+            for _ in range(4)
+        ]
+        paths = [job.result()[0] for job in jobs]
+    assert all(path.read_bytes() == CONTENT for path in paths)
+    assert len(server.asked) == 2  # the first broke off
+    assert [p.name for p in tmp_path.iterdir()] == ["weights.pth"]
+
+
+def test_no_home_is_one_sentence(monkeypatch):
+    from selfe.files import default_cache
+
+    for name in ("SELFE_BENCH_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pathlib.Path.home", lambda: (_ for _ in ()).throw(RuntimeError("none")))
+    with pytest.raises(ValueError, match="no home folder: set SELFE_BENCH_CACHE"):
+        default_cache()
 
 
 @pytest.mark.fault(24)
@@ -139,5 +166,7 @@ def test_names_and_hashes_of_the_published_files_agree():
         assert file.name.removesuffix(".pth").endswith(file.sha256)
         assert file.url.endswith(file.name)
     assert weights.CLIP_VIT_L_14.sha256 in weights.CLIP_VIT_L_14.url
-    with pytest.raises(ValueError, match=r"unknown download 'weights' \(known: geneval\)"):
+    with pytest.raises(
+        ValueError, match=r"unknown download 'weights' \(known: geneval, fidelity\)"
+    ):
         weights.fetch("weights")

@@ -1,4 +1,7 @@
-"""The denoiser against diffusers' FLUX transformer, against itself, and against SPEC's counts."""
+"""The denoiser against diffusers' FLUX transformer, against itself, and against SPEC's counts.
+
+Longer than other files: every part of the network is compared with the same reference.
+"""
 
 from __future__ import annotations
 

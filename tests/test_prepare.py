@@ -1,8 +1,12 @@
-"""`selfe-bench prepare`: what is stored, kills, sharing of work, damage."""
+"""`selfe-bench prepare`: what is stored, kills, sharing of work, damage.
+
+Longer than other files: all of it is one command and what may happen to it.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 import signal
@@ -16,19 +20,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from selfe.cli.prepare import describe
 from selfe.data.in_memory import fake_caption
 from selfe.data.latent_cache.buckets import Bucket
 from selfe.data.latent_cache.encode_shard import PrepareSettings
-from selfe.data.latent_cache.images import decode_image, fit_to_bucket
+from selfe.data.latent_cache.images import fit_to_bucket
 from selfe.data.latent_cache.index import SAMPLES, CacheIndex, read_index, write_index
 from selfe.data.latent_cache.prepare import prepare, verify_cache
 from selfe.data.readers.base import open_reader
 from selfe.data.shapes_latents import images_to_float
 from selfe.encoders.registry import load_codec
 from selfe.encoders.shapes import ShapesTextEncoder
+from selfe.images import decode_image
 from tests.helpers.image_data import (
     add_member,
     make_items,
@@ -302,11 +308,35 @@ def test_what_was_not_noted_by_earlier_versions_is_not_asked_for(tmp_path):
     assert (out / "index.json").read_bytes() == stored
 
 
+@pytest.mark.fault(14)
+def test_odd_samples_are_stored_or_skipped_by_name(tmp_path):
+    """Captions that no other check of this file holds, images of other kinds, one file too deep."""
+    grey = io.BytesIO()
+    values = (np.arange(32 * 32) * 64).astype(np.uint16).reshape(32, 32)
+    Image.fromarray(values).save(grey, "PNG")
+    captions = [b"a\0b", "\u2028 \U0001f408".encode(), b"word " * 60_000, b"\xef\xbb\xbfmarked"]
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for number, caption in enumerate(captions):
+            add_member(tar, f"{number}.png", grey.getvalue())
+            add_member(tar, f"{number}.txt", caption)
+        add_member(tar, "caf\udce9.png", b"%!PS-Adobe-3.0 EPSF-3.0\n")
+        add_member(tar, "caf\udce9.txt", b"a caption")
+        add_member(tar, "deep.png", grey.getvalue())
+        add_member(tar, "deep.json", b"[" * 200_000)
+    index = run_prepare(f"wds:{tmp_path / 'a.tar'}", tmp_path / "out", workers=2)
+    stored = rows_of(tmp_path / "out", SAMPLES)
+    assert [row["caption"] for row in stored] == [
+        caption.decode("utf-8-sig").strip() for caption in captions
+    ]
+    assert [s.name.rpartition("/")[2] for s in index.shards[0].skipped] == ["caf\\udce9", "deep"]
+
+
 def test_unknown_files_have_a_reason_without_an_address(tmp_path):
     items = [type(i)(i.key, b"no image at all", i.caption) for i in ITEMS[:1]] + ITEMS[1:3]
     index = run_prepare(write_folder(tmp_path / "images", items), tmp_path / "out")
     (skipped,) = index.shards[0].skipped
-    assert skipped.reason == "the image is damaged, or of a format that is not known"
+    assert skipped.reason.startswith("the image is damaged, or of a format that is not read")
+    assert " object at 0x" not in skipped.reason
 
 
 @pytest.mark.fault

@@ -1,4 +1,7 @@
-"""Where models come from: the list, the cache, and what is said when files are missing."""
+"""Where models come from: the list, the cache, and what is said when files are missing.
+
+Longer than other files: every way in which a model can be missing has its test.
+"""
 
 from __future__ import annotations
 

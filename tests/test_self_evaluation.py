@@ -1,4 +1,7 @@
-"""Self-E's objective against a float64 transcription of Eq. 6-21 and s.6-s.8."""
+"""Self-E's objective against a float64 transcription of Eq. 6-21 and s.6-s.8.
+
+Longer than other files: every equation of the method has its test.
+"""
 
 from __future__ import annotations
 

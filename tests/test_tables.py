@@ -1,4 +1,7 @@
-"""Tables 1 and 2: rows, figures recomputed from the verdicts, refusals."""
+"""Tables 1 and 2: rows, figures recomputed from the verdicts, refusals.
+
+Longer than other files by the refusals, one for each way of mixing what does not belong together.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 Each of a list of known mistakes, put into the transcription, must be told apart: where it is not,
 the comparison would not see it in the adapter either.
+
+Longer than other files by the list of known mistakes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The loop: resuming changes no bit, non-finite numbers never reach the weights."""
+"""The loop: resuming changes no bit, non-finite numbers never reach the weights.
+
+Longer than other files: all of it is one loop and what may happen to it.
+"""
 
 from __future__ import annotations
 
@@ -307,7 +310,7 @@ def test_an_objective_that_breaks_its_contract_is_told_where(change, words, tmp_
         tiny_train(config, tmp_path, objective=objective)
 
 
-def test_a_value_error_of_an_objective_is_its_authors_to_mend(tmp_path):
+def test_a_value_error_of_an_objective_is_a_mistake_of_its_author(tmp_path):
     """Elsewhere one is a sentence for the user, without the place it comes from."""
     config = tiny_config("fm")
     objective = Changed(build_objective(config), lambda output: int("none"))
@@ -421,7 +424,7 @@ def test_the_precision_found_at_the_start_is_recorded(tmp_path, monkeypatch):
     assert load_run(folder).facts.training["precision"] == "bf16"
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {})
     train_run(config, folder, resume=True, **arguments)
-    assert "computed in bf16 where it began, goes on in fp32" in messages
+    assert "this run began in bf16 and continues in fp32" in messages
     assert load_run(folder).facts.training["precision"] == "bf16"
     plain = train_run(config, tmp_path / "plain", runs_dir=tmp_path)
     assert load_run(tmp_path / "plain").facts.training["precision"] == "fp32"

@@ -1,4 +1,7 @@
-"""Means and differences over training seeds."""
+"""Means and differences over training seeds.
+
+Longer than other files by the cases of which training is compared with which.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,8 @@ COMMON_ARGUMENTS: Mapping[str, Any] = {
 `auto`
 variant is the card's where the dtype is half precision; height and width 0 mean the card's."""
 
+MOST_SIDE = 16_384
+"""Pixels; larger images fit no model and no memory."""
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
@@ -148,11 +151,13 @@ def parse_value(name: str, value: Any, default: Any) -> Any:
         kind = type(default)
         try:
             number = kind(value)
+            sound = not isinstance(value, bool) and math.isfinite(number) and number == float(value)
         except (TypeError, ValueError, OverflowError):
-            number = None
-        if number is None or isinstance(value, bool) or number != float(value):
+            sound = False
+        if not sound:
             word = "a whole number" if kind is int else "a number"
-            raise ValueError(f"{name} must be {word}, not {value!r}")
+            hint = " (the decimal mark is a point)" if "," in str(value) else ""
+            raise ValueError(f"{name} must be {word}, not {value!r}{hint}")
         return number
     return str(value)
 
@@ -163,7 +168,7 @@ def parse_json(value: Any) -> Any:
         return value
     try:
         return json.loads(value)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return value
 
 
@@ -178,3 +183,5 @@ def check_common(settings: Mapping[str, Any]) -> None:
     for side in ("height", "width"):
         if settings[side] < 0:
             raise ValueError(f"{side} must be positive, not {settings[side]}")
+        if settings[side] > MOST_SIDE:
+            raise ValueError(f"{side} must be at most {MOST_SIDE}, not {settings[side]}")

@@ -9,18 +9,27 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from baselines.pretrained.base import Origin
-from baselines.pretrained.card import COMMON_ARGUMENTS, ModelCard, check_common, parse_json
+from baselines.pretrained.card import (
+    COMMON_ARGUMENTS,
+    ModelCard,
+    check_common,
+    parse_json,
+    parse_value,
+)
 from baselines.pretrained.pipelines import DiffusersModel
 from selfe.hub import Source, is_component
+from selfe.published_weights import read_model_index
+from selfe.text import first_line, require_storable
 
 PREFIX = "diffusers:"
 OURS = (
@@ -28,6 +37,8 @@ OURS = (
     *("num_images_per_prompt", "return_dict", "callback_on_step_end"),
 )
 """Arguments of the call that are the benchmark's, not the user's."""
+PER_PROMPT = ("negative_prompt", "negative_prompt_2", "negative_prompt_3", "prompt_2", "prompt_3")
+"""Arguments that pipelines want once for each prompt."""
 UNLIMITED = 100_000
 """Tokenizers without a limit report an astronomical one."""
 
@@ -88,7 +99,7 @@ class GenericModel(DiffusersModel):
     ) -> Any:
         import diffusers
 
-        index = diffusers.DiffusionPipeline.load_config(source.folder, local_files_only=True)
+        index = read_model_index(source.folder)
         class_name = index.get("_class_name")
         if not isinstance(class_name, str) or not hasattr(diffusers, class_name):
             raise ValueError(
@@ -120,8 +131,11 @@ class GenericModel(DiffusersModel):
                     f"{type(pipeline).__name__} has no argument {key!r} "
                     f"(known: {', '.join(allowed)})"
                 )
-        self.own_arguments = own
-        index = json.loads((source.folder / "model_index.json").read_text(encoding="utf-8"))
+        self.own_arguments = {
+            key: check_argument(f"{card.name} {key}", value, self.call[key])
+            for key, value in own.items()
+        }
+        index = read_model_index(source.folder)
         self.switched_off = [name for name in self.skip if is_component(index.get(name))]
         self.measured: dict[int, int] = {}
         self.denoiser_name = find_denoiser(pipeline)
@@ -153,6 +167,31 @@ class GenericModel(DiffusersModel):
 
     def call_arguments(self, num_steps: int) -> dict[str, Any]:
         return self.own_arguments
+
+    def draw(
+        self, prompts: list[str], num_steps: int, generators: list[torch.Generator]
+    ) -> tuple[Tensor, Tensor]:
+        """As `DiffusersModel.draw`; a text among the arguments goes with every prompt.
+
+        Raises:
+            ValueError: where the pipeline cannot draw with these arguments.
+        """
+        given = dict(self.own_arguments)
+        for key, value in given.items():
+            if isinstance(value, str) and key in PER_PROMPT:
+                self.own_arguments[key] = [value] * len(prompts)
+        try:
+            return super().draw(prompts, num_steps, generators)
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:  # of any pipeline's code
+            words = ", ".join(f"{key}={value!r}" for key, value in given.items()) or "no arguments"
+            raise ValueError(
+                f"{type(self.pipeline).__name__} of {self.card.name} cannot draw in {num_steps} "
+                f"steps with {words} ({type(error).__name__}: {first_line(error)})"
+            ) from error
+        finally:
+            self.own_arguments = given
 
     def nfe(self, num_steps: int) -> int:
         """Counted on one probe image of this many steps, once."""
@@ -188,6 +227,32 @@ class GenericModel(DiffusersModel):
             "call": {**defaults, **self.own_arguments},
             "switched_off": self.switched_off,
         }
+
+
+def check_argument(name: str, value: Any, parameter: inspect.Parameter) -> Any:
+    """A user's argument of the pipeline's call, in the type of its default.
+
+    Raises:
+        ValueError: for a value of another type, a list where every image needs the same, and
+            numbers that are not finite.
+    """
+    if isinstance(value, str):
+        require_storable(value, name)
+    if parameter.name in PER_PROMPT and not isinstance(value, str | None):
+        raise ValueError(
+            f"{name} takes one text for all images, not {value!r}; a number or true as a text is "
+            'written with quotes, as in "7"'
+        )
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, not {value!r}")
+    default = parameter.default
+    if value is None or isinstance(default, str):
+        return value if value is None or isinstance(value, str) else json.dumps(value)
+    if isinstance(default, bool | int | float):
+        # a whole number is a number, and some pipelines have 5 where they mean 5.0
+        kind = float(default) if isinstance(value, float) and type(default) is int else default
+        return parse_value(name, value, kind)
+    return value
 
 
 def call_parameters(pipeline: Any, name: str) -> dict[str, inspect.Parameter]:

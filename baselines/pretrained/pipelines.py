@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from baselines.pretrained.base import TORCH_DTYPES, Origin, PretrainedModel, finite_rows
 from baselines.pretrained.card import ModelCard
 from selfe.hub import Source, locate_pipeline, open_folder, pipeline_gaps
+from selfe.published_weights import load_components, weights_digest
+from selfe.text import first_line
 
 
 class DiffusersModel(PretrainedModel):
@@ -69,14 +71,24 @@ class DiffusersModel(PretrainedModel):
         dtypes: dict[str, torch.dtype] = {"default": dtype}
         if dtype != torch.float32:
             dtypes |= {part: TORCH_DTYPES[name] for part, name in card.dtypes.items()}
-        return loader.from_pretrained(
-            source.folder,
-            variant=settings["variant"] or None,
-            use_safetensors=True,
-            local_files_only=True,
-            **{dtype_keyword(): dtypes},
-            **extra,
-        )
+        skip = [name for name, value in extra.items() if value is None]
+        parts = load_components(source.folder, dtypes, settings["variant"], skip)
+        try:
+            return loader.from_pretrained(
+                source.folder,
+                variant=settings["variant"] or None,
+                use_safetensors=True,
+                local_files_only=True,
+                **{dtype_keyword(): dtypes},
+                **parts,
+                **extra,
+            )
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:  # of a folder that makes no sense to diffusers
+            raise ValueError(
+                f"{source.folder} cannot be loaded as a pipeline ({first_line(error)})"
+            ) from error
 
     @classmethod
     def pipeline_arguments(cls) -> dict[str, Any]:
@@ -94,6 +106,11 @@ class DiffusersModel(PretrainedModel):
         super().__init__(card, source, settings, device)
         self.pipeline = pipeline
         pipeline.set_progress_bar_config(disable=True)
+        self.weights = {
+            name: weights_digest(part)
+            for name, part in sorted(pipeline.components.items())
+            if isinstance(part, nn.Module)
+        }
         if settings["offload"] == "model":
             pipeline.enable_model_cpu_offload(device=device)
         else:
@@ -193,6 +210,7 @@ class DiffusersModel(PretrainedModel):
                 if isinstance(part, nn.Module)
             },
             "variant": self.settings["variant"],
+            "weights": self.weights,
         }
         differences = self.scheduler_differences()
         if differences:

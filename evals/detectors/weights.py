@@ -6,12 +6,14 @@ appears under its name only after its hash was found right.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import http.client
 import os
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,19 +178,54 @@ def fetch(
         path = folder / published.name
         if path.is_file():
             check_hash(path, published)
-        else:
+            paths.append(path)
+            continue
+        with _alone(path):
             try:
-                _download(published, path, progress, timeout_s)
+                if path.is_file():  # another process fetched it meanwhile
+                    check_hash(path, published)
+                else:
+                    _download(published, path, progress, timeout_s)
             except OSError as error:
                 missing = [f for f in files[index:] if not (folder / f.name).is_file()]
                 raise ValueError(
                     f"could not download {published.name} ({_reason(error)}); run "
-                    f"`selfe-bench fetch {what}` again where there is a connection (it goes on "
-                    f"where it stopped), or put these files there by hand:\n"
+                    f"`selfe-bench fetch {what}` again where there is a connection (it "
+                    f"continues), or put these files there by hand:\n"
                     f"{place_by_hand(missing, folder)}"
                 ) from error
         paths.append(path)
     return paths
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Wait until no other process fetches this file, and keep others waiting; leaves no file.
+
+    Raises:
+        ValueError: where the folder cannot be written or locked.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    while True:
+        try:
+            file = open(lock, "ab")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise ValueError(
+                f"cannot lock {lock} ({error.strerror}); set SELFE_BENCH_CACHE to another folder"
+            ) from None
+        try:
+            same = os.fstat(file.fileno()).st_ino == lock.stat().st_ino
+        except FileNotFoundError:
+            same = False
+        if same:
+            break
+        file.close()  # whoever held it took the file away: nobody else looks at this one
+    with file:
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def _reason(error: OSError) -> str:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from evals.distribution.features import FeatureExtractor, image_files
 from evals.measure import MeasureOptions
 from evals.suites.base import Suite
 from selfe.data.shapes_world import ShapesWorld
 from selfe.files import file_sha256, write_atomically
+from selfe.images import DamagedImage, decode_image
 
 SHAPES_IMAGES = 8
 """Rendered scenes per prompt of the shapes world's reference."""
@@ -130,7 +130,6 @@ def _same_sizes(files: Sequence[Path], batch_size: int) -> Iterator[list[np.ndar
 
 def _read(path: Path) -> np.ndarray:
     try:
-        with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
+        return np.asarray(decode_image(path.read_bytes()))
+    except DamagedImage as error:
         raise ValueError(f"{path}: cannot be decoded ({error}); take it out of the set") from None

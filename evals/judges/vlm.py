@@ -18,6 +18,7 @@ from torch import Tensor
 from evals.judges.base import Question, flatten, regroup
 from evals.pretrained import find_network, load_network
 from selfe.hub import Source
+from selfe.published_weights import load_processor
 
 QWEN3_VL_8B = "Qwen/Qwen3-VL-8B-Instruct"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -79,7 +80,7 @@ class VlmJudge:
             ValueError: if no model is named, the dtype is unknown, files are missing, or weights
                 do not fit key by key.
         """
-        from transformers import AutoModelForImageTextToText, AutoProcessor
+        from transformers import AutoModelForImageTextToText
 
         if not model:
             raise ValueError("the judge vlm needs a model: --judge-arg model=OWNER/NAME")
@@ -89,7 +90,7 @@ class VlmJudge:
             raise ValueError(f"dtype must be auto or one of {', '.join(DTYPES)}, not {dtype!r}")
         source = find_network(model, revision, cache_dir=cache_dir)
         network = load_network(AutoModelForImageTextToText, source, dtype=DTYPES[dtype])
-        processor = AutoProcessor.from_pretrained(source.folder, local_files_only=True)
+        processor = load_processor(source.folder)
         return cls(network, processor, f"vlm:{_digest(source)}", device, int(batch_size))
 
     @classmethod

@@ -17,6 +17,7 @@ from evals.preference.base import PreferenceMeasure
 from evals.pretrained import find_network, load_network
 from selfe.files import file_sha256
 from selfe.hub import locate_files
+from selfe.published_weights import load_processor
 
 PICKSCORE, PICKSCORE_PROCESSOR = (
     "yuvalkirstain/PickScore_v1",
@@ -86,7 +87,7 @@ def _unit(x: Tensor) -> Tensor:
 
 def pickscore(options: MeasureOptions) -> PreferenceMeasure:
     """PickScore (arXiv 2305.01569): temperature times cosine, CLIP ViT-H/14 tuned on Pick-a-Pic."""
-    from transformers import AutoProcessor, CLIPModel
+    from transformers import CLIPModel
 
     source = find_network(options.weights.get("pickscore", PICKSCORE))
     place = options.weights.get("pickscore-processor") or options.weights.get("pickscore")
@@ -95,7 +96,7 @@ def pickscore(options: MeasureOptions) -> PreferenceMeasure:
         "pickscore",
         f"pickscore:{source.digest}",
         load_network(CLIPModel, source, unused=POSITION_IDS),
-        AutoProcessor.from_pretrained(prepared.folder, local_files_only=True),
+        load_processor(prepared.folder),
         lambda cosine, temperature: temperature * cosine,
         "exp(logit_scale) x cosine",
         device=options.device,
@@ -105,14 +106,14 @@ def pickscore(options: MeasureOptions) -> PreferenceMeasure:
 
 def clipscore(options: MeasureOptions) -> PreferenceMeasure:
     """CLIPScore (arXiv 2104.08718): 2.5 times the cosine, not below 0, CLIP ViT-B/32."""
-    from transformers import AutoProcessor, CLIPModel
+    from transformers import CLIPModel
 
     source = find_network(options.weights.get("clipscore", CLIPSCORE))
     model = TransformersClip(
         "clipscore",
         f"clipscore:{source.digest}",
         load_network(CLIPModel, source, unused=POSITION_IDS),
-        AutoProcessor.from_pretrained(source.folder, local_files_only=True),
+        load_processor(source.folder),
         lambda cosine, temperature: 2.5 * cosine.clamp(min=0),
         "2.5 x cosine, not below 0",
         DEPICTS,

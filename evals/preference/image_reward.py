@@ -21,6 +21,7 @@ from evals.measure import MeasureOptions
 from evals.preference.base import PreferenceMeasure
 from selfe.files import file_sha256
 from selfe.hub import locate_files
+from selfe.published_weights import load_tokenizer
 
 REPOSITORY, FILE = "THUDM/ImageReward", "ImageReward.pt"
 TOKENIZER = "google-bert/bert-base-uncased"
@@ -213,7 +214,7 @@ def image_reward(options: MeasureOptions) -> PreferenceMeasure:
     )
     model = ImageReward(
         load_reward(large_network(), path),
-        BertTokenizer.from_pretrained(folder, local_files_only=True),
+        load_tokenizer(folder, BertTokenizer),
         f"imagereward:{digest}",
         options.device,
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle
 
 from evals.images import caption, failed_marker_path, read_image, sample_path
 from evals.report.canvas import FAILED_COLOR, drawing, new_figure, steps_label
@@ -15,6 +16,8 @@ from evals.report.groups import require_one_protocol
 from evals.report.result_folders import ResultFolder
 from selfe.generator import GeneratedImage
 
+MOST_ROWS = 12
+_RIGHT, _WRONG = (17, 115, 75), (179, 55, 43)
 _TASKS_SHOWN = ("color_attr", "position", "counting", "two_object")
 GridRows = Sequence[tuple[str, Mapping[int, ResultFolder]]]
 """(label, number of steps -> result) per row."""
@@ -31,6 +34,14 @@ def has_image(folder: ResultFolder, prompt_id: int, sample_id: int) -> bool:
 def _image(folder: ResultFolder, prompt_id: int, sample_id: int) -> GeneratedImage:
     path = sample_path(folder.path, prompt_id, sample_id)
     return read_image(path) if path.is_file() else None
+
+
+def _verdict(folder: ResultFolder, prompt_id: int, sample_id: int) -> bool | None:
+    frame = folder.verdicts
+    found = frame.loc[
+        (frame["prompt_id"] == prompt_id) & (frame["sample_id"] == sample_id), "correct"
+    ]
+    return bool(found.iloc[0]) if len(found) else None
 
 
 def prompts_shown(folder: ResultFolder, per_task: int = 1) -> list[int]:
@@ -69,6 +80,7 @@ def result_grid(
         GridBlock(
             caption(folders[0].path, i),
             [[_image(results[n], i, sample_id) for n in steps] for _, results in rows],
+            [[_verdict(results[n], i, sample_id) for n in steps] for _, results in rows],
         )
         for i in ids
     ]
@@ -82,10 +94,12 @@ class GridBlock:
     Attributes:
         prompt: its heading.
         images: images[row][column]; None for one that was not finite or is not there.
+        verdicts: whether each was judged right, in the same order; empty where none was judged.
     """
 
     prompt: str
     images: Sequence[Sequence[GeneratedImage]]
+    verdicts: Sequence[Sequence[bool | None]] = ()
 
 
 def grid(
@@ -159,6 +173,10 @@ def _draw_block(
             dy, dx = (height - grown.shape[0]) // 2, (width - grown.shape[1]) // 2
             canvas[y + dy : y + dy + grown.shape[0], x + dx : x + dx + grown.shape[1]] = grown
     axes.imshow(canvas, interpolation="antialiased", aspect="auto")
+    for r, verdicts in enumerate(block.verdicts):
+        for c, right in enumerate(verdicts):
+            if right is not None:
+                _mark(axes, (c * (width + gap), r * (height + gap)), (width, height), right)
     axes.grid(False)
     axes.set_axis_off()
     for c, name in enumerate(columns):
@@ -175,6 +193,21 @@ def _draw_block(
         fontsize=8.5,
         fontstyle="italic",
     )
+
+
+def _mark(axes: Axes, corner: tuple[int, int], size: tuple[int, int], right: bool) -> None:
+    """A tick or a cross in the lower right corner of an image: shape and colour say the same."""
+    color = tuple(v / 255 for v in (_RIGHT if right else _WRONG))
+    radius = 0.085 * min(size)
+    x, y = corner[0] + size[0] - 1.25 * radius, corner[1] + size[1] - 1.25 * radius
+    axes.add_patch(Circle((x, y), radius, facecolor=color, edgecolor="white", linewidth=0.6))
+    if right:
+        lines = [([-0.5, -0.1, 0.5], [0.05, 0.45, -0.4])]
+    else:
+        lines = [([-0.4, 0.4], [-0.4, 0.4]), ([-0.4, 0.4], [0.4, -0.4])]
+    for xs, ys in lines:
+        places = [x + radius * v for v in xs], [y + radius * v for v in ys]
+        axes.plot(*places, color="white", linewidth=1.0, solid_capstyle="round")
 
 
 def _shorten(text: str, limit: int) -> str:

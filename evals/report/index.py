@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evals.report import page
+from evals.report.compact import CompactTable, compact_markdown, headline
 from evals.report.groups import by_protocol
 from evals.report.markup import is_missing, plain, to_markdown, with_interval
 from evals.report.model_columns import eta_of, guidance_text, setting_text
@@ -29,6 +30,7 @@ _FIGURE_WORDS = {
 _CUT_WORDS = {
     "seen_unseen.md": "Combinations seen in training and held out, apart",
     "diversity.md": "Diversity beside accuracy",
+    "across_suites.md": "All suites and measures side by side, and where they disagree",
     "trainings.md": "Means over training seeds, and differences that hold for another seed",
 }
 
@@ -36,22 +38,24 @@ _CUT_WORDS = {
 def index_page(
     folders: Sequence[ResultFolder],
     table2: Sequence[Table],
-    over_seeds: Sequence[str],
+    compact: Sequence[CompactTable],
     cuts: Sequence[str],
     drawn: Sequence[str],
 ) -> str:
     parts = [f"{TITLE}\n", f"Rendered from {len(folders)} results; every figure below is theirs.\n"]
+    parts.append("The same as a page, with every image, its verdict and the reason: index.html.\n")
+    for table in compact[:1]:
+        parts.append(f"## What was found: {table.title}\n")
+        parts.append("\n".join(f"- {text}" for text in headline(table)) + "\n")
+        parts.append(compact_markdown(table))
+        parts.append(table.words.replace("Below a score: its", "Below:") + "\n")
+        if table.over_seeds:
+            parts.append("[All configurations and tasks over training seeds](trainings.md).\n")
     if table2[0].statements:
-        parts.append(f"## What was found: {page.heading(table2[0])}\n")
+        parts.append(f"One training each, {page.heading(table2[0])}:\n")
         parts.append("\n".join(f"- {text}" for text in table2[0].statements) + "\n")
         parts.append(
             '"Resolved": the 95% interval of the difference, paired over prompts, leaves out 0.\n'
-        )
-    if over_seeds:
-        parts.append("\n".join(f"- {text}" for text in over_seeds) + "\n")
-        parts.append(
-            'Here "resolved" holds for other training seeds and other prompts alike '
-            "([all configurations](trainings.md)).\n"
         )
     warnings = [n for t in table2 for n in t.notes if n.startswith(("PARTIAL", "UNDER-TRAINED"))]
     if warnings:

@@ -94,7 +94,7 @@ def _task(row: pd.Series, task: str) -> str:
 def _closing(table: Table, missing: Sequence[str]) -> list[str]:
     """Commands of the rows that were not run, and notes."""
     parts = []
-    if missing:
+    if missing and table.lists_not_run:
         parts.append("### Not run\n")
         parts.append("\n".join(f"- {line}" for line in missing) + "\n")
     if table.notes:

@@ -2,40 +2,46 @@
 
 The same results give the same bytes: nothing printed depends on the clock, on the order of
 directories, or on the machine that renders.
+
+Longer than other files by the list of what a report consists of, which is best read in one piece.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from evals.report import page, seen_unseen, training_seeds
+from evals.report import across_suites, page, seen_unseen, training_seeds
 from evals.report.canvas import save
 from evals.report.commands import CommandContext, protocol_options
+from evals.report.compact import CompactTable, compact_table
 from evals.report.diversity_table import DIVERSITY, diversity_frame, diversity_markdown
 from evals.report.figures import ResultGroup, draw_group
 from evals.report.groups import by_protocol, tell_apart, usual_data
 from evals.report.index import TITLE, index_page
+from evals.report.lines import build_lines
 from evals.report.markup import to_csv
 from evals.report.result_folders import ResultFolder, collect
-from evals.report.rows import Table, choose
+from evals.report.rows import ERRATUM, Table, choose
 from evals.report.seen_unseen import seen_unseen_frame
 from evals.report.table1 import TABLE1_COLUMNS, build_table1, is_published
 from evals.report.table1_page import table1_latex, table1_markdown
 from evals.report.table2 import TABLE2_COLUMNS, build_table2
 from evals.report.table2_page import table2_latex, table2_markdown
 from evals.report.training_seeds_page import WORDS, trainings_markdown, trainings_statements
-from evals.results import protocol_slug
+from evals.results import protocol_key, protocol_slug
+from evals.site.render import render_page
 from selfe.config.resolve import milestone_interval
 from selfe.files import write_atomically
 
 _OWN_NAMES = re.compile(
-    r"(?:index\.md|(?:table[12]|seen_unseen|diversity|trainings)(?:\..+)?\.(?:csv|md|tex)"
+    r"(?:index\.md|(?:table[12]|seen_unseen|diversity|trainings|across_suites)(?:\..+)?"
+    r"\.(?:csv|md|tex)"
     r"|(?:fig4|fig5|figS[34](?:_images)?|scores_by_steps|trainings_(?:by_steps|by_task|progress))"
     r"(?:\..+)?\.(?:svg|png))"
 )
@@ -59,6 +65,7 @@ class ReportSummary:
         notes: partial sets, under-trained models and the like, of all tables.
         not_run: commands that make the missing rows of the first Table 2.
         left_over: files of an earlier report in the same folder, which this one has no part in.
+        compact: the compact table of every protocol, that with most results first.
     """
 
     out_dir: Path
@@ -68,6 +75,7 @@ class ReportSummary:
     notes: list[str] = field(default_factory=list)
     not_run: list[str] = field(default_factory=list)
     left_over: list[Path] = field(default_factory=list)
+    compact: list[CompactTable] = field(default_factory=list)
 
     def write(self, name: str, text: str) -> str:
         path = self.out_dir / name
@@ -90,6 +98,8 @@ def render(
     *,
     runs_dir: str | None = None,
     latex: bool = False,
+    paper: bool = False,
+    html: bool = True,
 ) -> ReportSummary:
     """Render Tables 1 and 2, seen against unseen, diversity, the spread over training seeds and
     all figures into `out_dir`.
@@ -103,50 +113,90 @@ def render(
         out_dir: made if absent.
         runs_dir: as the commands for missing rows name it; the first root if not given.
         latex: whether to write the tables as LaTeX, too.
+        paper: whether tables list the paper's errata and the commands of its rows that were not
+            run; an empty report always does.
+        html: whether to write index.html.
 
     Raises:
         ValueError: for a damaged or self-contradicting result, naming the file; if there is a
             README.md in `out_dir` that no report has written.
     """
-    _require_own_page(Path(out_dir) / PAGE)
+    require_own_page(Path(out_dir) / PAGE)
     roots = [Path(root) for root in results_roots]
     summary = ReportSummary(Path(out_dir))
     results = collect(roots)
     summary.results = len(results)
     folders = tell_apart(results)
+    paper = paper or not results
     runs = runs_dir or (roots[0].as_posix() if roots else "runs")
-    table1 = _all_table1(folders, runs)
+    table1 = [_for_readers(table, paper) for table in _all_table1(folders, runs)]
     groups = _groups(folders)
     table2 = [(g, build_table2(g.folders, _context(g.folders, g.recipe, runs))) for g in groups]
     first2 = [table for _, table in table2] or [build_table2([], CommandContext(runs_dir=runs))]
+    first2 = [_for_readers(table, paper) for table in first2]
+    frames = {key: training_seeds.trainings_frame(own) for key, own in by_protocol(folders).items()}
     as_latex = (table1_latex, table2_latex) if latex else (None, None)
     _write_tables(summary, 1, table1, TABLE1_COLUMNS, table1_markdown, as_latex[0])
     _write_tables(summary, 2, first2, TABLE2_COLUMNS, table2_markdown, as_latex[1])
     cuts = [
         _write_cut(summary, folders, _SEEN_UNSEEN),
         _write_cut(summary, folders, _DIVERSITY),
-        _write_cut(summary, folders, _TRAININGS),
+        _write_cut(summary, folders, _TRAININGS, frames),
+        _write_across(summary, roots, folders),
     ]
     drawn = []
     for place, (group, _) in enumerate(table2):
         drawn += draw_group(summary.draw, group, "" if place == 0 else f".{group.slug}")
-    repeated = training_seeds.trainings_frame(groups[0].folders if groups else [])
-    over_seeds = trainings_statements(repeated)
-    summary.statements = [*first2[0].statements, *over_seeds]
+    if groups:
+        repeated = frames[protocol_key(groups[0].folders[0].result.protocol)]
+        over_seeds = trainings_statements(repeated[repeated["recipe"] == groups[0].recipe])
+    else:
+        over_seeds = []
+    summary.statements = [*over_seeds, *first2[0].statements]
     summary.not_run = list(dict.fromkeys(c for c in first2[0].frame["command"] if c))
     summary.notes = list(dict.fromkeys(n for t in (*first2, *table1) for n in t.notes))
-    summary.write(PAGE, index_page(results, first2, over_seeds, [c for c in cuts if c], drawn))
+    summary.compact = _compact_tables(folders, frames)
+    found = [c for c in cuts if c]
+    summary.write(PAGE, index_page(results, first2, summary.compact, found, drawn))
+    if html:
+        summary.files += render_page(
+            folders,
+            summary.out_dir,
+            title=f"Report: {runs}",
+            tables=[(1, table) for table in table1] + [(2, table) for table in first2],
+            trainings={key[:10]: frame for key, frame in frames.items()},
+            tables_beside=True,
+        )
     summary.left_over = _left_over(summary)
     return summary
 
 
-def _require_own_page(path: Path) -> None:
+def require_own_page(path: Path) -> None:
     """Raise ValueError where the page would take the place of something written by hand."""
     if path.is_file() and not path.read_text(errors="replace").startswith(TITLE):
         raise ValueError(
             f"{path} is not of an earlier report and would be overwritten: choose another folder "
             "with --out"
         )
+
+
+def _for_readers(table: Table, paper: bool) -> Table:
+    """Without the paper's errata and the list of what was not run, unless they are asked for."""
+    notes = table.notes if paper else [n for n in table.notes if not n.startswith(ERRATUM)]
+    return replace(table, notes=notes, lists_not_run=paper)
+
+
+def _compact_tables(
+    folders: Sequence[ResultFolder], frames: Mapping[str, pd.DataFrame]
+) -> list[CompactTable]:
+    lines = build_lines(folders)
+    found = []
+    for key, members in by_protocol(folders).items():
+        own = [line for line in lines if line.protocol == key[:10]]
+        table = compact_table(own, frames[key] if len(frames[key]) else None)
+        if table is not None:
+            found.append((len(members), table))
+    return [table for _, table in sorted(found, key=lambda pair: -pair[0])]
 
 
 def _left_over(summary: ReportSummary) -> list[Path]:
@@ -272,11 +322,16 @@ _TRAININGS = _Cut(
 )
 
 
-def _write_cut(summary: ReportSummary, folders: Sequence[ResultFolder], cut: _Cut) -> str:
+def _write_cut(
+    summary: ReportSummary,
+    folders: Sequence[ResultFolder],
+    cut: _Cut,
+    frames: Mapping[str, pd.DataFrame] | None = None,
+) -> str:
     """Write a further table, a section per protocol. Returns its Markdown file, "" if empty."""
     sections: list[str] = []
-    for members in by_protocol(folders).values():
-        frame = cut.frame(members)
+    for key, members in by_protocol(folders).items():
+        frame = cut.frame(members) if frames is None else frames[key]
         if frame.empty:
             continue
         protocol = members[0].result.protocol
@@ -288,3 +343,15 @@ def _write_cut(summary: ReportSummary, folders: Sequence[ResultFolder], cut: _Cu
         return ""
     text = f"# {cut.title}\n\n{cut.words}\n\n" + "\n".join(sections)
     return summary.write(f"{cut.name}.md", text)
+
+
+def _write_across(
+    summary: ReportSummary, roots: Sequence[Path], folders: Sequence[ResultFolder]
+) -> str:
+    """All suites and measures side by side, where anything but GenEval's verdicts was measured."""
+    rows, columns = across_suites.gather(roots, folders)
+    if not rows:
+        return ""
+    frame = across_suites.across_frame(rows, columns)
+    summary.write("across_suites.csv", to_csv(frame, list(frame.columns)))
+    return summary.write("across_suites.md", across_suites.across_markdown(rows, columns))

@@ -21,6 +21,8 @@ from evals.verdicts import overall_difference
 PAPER = "paper (BAGEL protocol, prompt set not stated)"
 # Published weights of GenEval's detector: the eight characters are the start of their sha256.
 _OFFICIAL_WEIGHTS = ("743b7d99", "c9d0c4f2")
+ERRATUM = "Erratum of the paper"
+"""How notes on misprints begin."""
 _PAPER_SUITES = ("geneval@1", "geneval-long@1")
 _GENEVAL_IMAGES = (553, 4)
 TASK_ENDS = tuple(f"{task}_{end}" for task in TASKS for end in ("low", "high"))
@@ -39,6 +41,7 @@ class Table:
         statements: the ordering in words, one per number of steps.
         other_weights: whether what was measured are models drawn with other weights than those
             they are named after.
+        lists_not_run: whether its page lists the commands of rows that were not run.
     """
 
     frame: pd.DataFrame
@@ -47,6 +50,7 @@ class Table:
     notes: list[str] = field(default_factory=list)
     statements: list[str] = field(default_factory=list)
     other_weights: bool = False
+    lists_not_run: bool = True
 
     @property
     def partial(self) -> bool:
@@ -115,7 +119,7 @@ def only_the_seed_differs(a: ResultFolder, b: ResultFolder) -> bool:
 def one_training_a_row(
     folders: Iterable[ResultFolder], notes: list[str], key_of: Callable[[ResultFolder], Cell]
 ) -> list[ResultFolder]:
-    """The results without those of models that another one stands for; they are noted.
+    """The results without those of models that another one stands for; a note names them.
 
     Figures of a row are compared with each other, so they must be of one model. Shown is the one
     measured at most numbers of steps, then with most results in all, then one trained as its recipe
@@ -173,7 +177,7 @@ def choose(
     notes: list[str],
     key_of: Callable[[ResultFolder], Cell] = cell_of,
 ) -> dict[Cell, ResultFolder]:
-    """One result per cell, of one model per row; the others are noted."""
+    """One result per cell, of one model per row; notes name the others."""
     cells: dict[Cell, list[ResultFolder]] = {}
     for folder in one_training_a_row(folders, notes, key_of):
         cells.setdefault(key_of(folder), []).append(folder)

@@ -12,6 +12,7 @@ from evals.report.groups import require_one_protocol
 from evals.report.reference import TABLE1_TRAINED
 from evals.report.result_folders import ResultFolder
 from evals.report.rows import (
+    ERRATUM,
     TASK_ENDS,
     Cell,
     Table,
@@ -189,7 +190,5 @@ def _errata(frame: pd.DataFrame) -> list[str]:
     notes = []
     for row in frame.itertuples():
         if isinstance(row.paper_errata, str) and row.paper_errata:
-            notes.append(
-                f"Erratum of the paper, {row.label}, {row.steps} steps: {row.paper_errata}."
-            )
+            notes.append(f"{ERRATUM}, {row.label}, {row.steps} steps: {row.paper_errata}.")
     return notes

@@ -108,6 +108,7 @@ def table1_latex(table: Table) -> str:
         texts.append(_paper_sentence(table))
     if table.partial:
         texts.append("PARTIAL RESULTS: rows so marked are not comparable.")
-    texts += [*_table1_missing(table.frame), *table.notes]
+    texts += _table1_missing(table.frame) if table.lists_not_run else []
+    texts += table.notes
     parts = [to_latex(_table1_header(table), blocks, caption)]
     return "\n".join(parts + [latex_paragraph(text.replace("`", "")) for text in texts])

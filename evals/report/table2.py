@@ -253,7 +253,7 @@ def _against_selfe(folder: ResultFolder, selfe: ResultFolder | None) -> dict[str
 
 
 def ordering(chosen: dict[Cell, ResultFolder], iterations: int | None, steps: int) -> str:
-    """The methods at one number of steps, best first, each step down resolved or not."""
+    """The methods at one number of steps, best first; ">" only where the step down is resolved."""
     papers = [method for method, _ in reversed(_LONG)]
     methods = dict.fromkeys([*papers, *(key[0] for key in chosen)])
     found = [chosen.get((method, "", iterations, steps)) for method in methods]
@@ -269,9 +269,10 @@ def ordering(chosen: dict[Cell, ResultFolder], iterations: int | None, steps: in
     for better, worse in zip(scored, scored[1:], strict=False):
         delta = difference(better[1], worse[1])
         assert delta is not None
-        mark = RESOLVED if delta.resolved else NOT_RESOLVED
-        sign = ">" if better[0] > worse[0] else "="
-        text += f" {sign} {_name_score(worse)} ({mark})"
+        if delta.resolved:
+            text += f" > {_name_score(worse)} ({RESOLVED})"
+        else:
+            text += f", {_name_score(worse)} ({NOT_RESOLVED})"
     return text + "."
 
 

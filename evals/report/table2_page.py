@@ -203,5 +203,6 @@ def table2_latex(table: Table) -> str:
 def _latex_closing(table: Table) -> list[str]:
     texts = [protocol_text(table.protocol, table.recipe), _paper_sentence(table)]
     texts += ["PARTIAL RESULTS: rows so marked are not comparable."] if table.partial else []
-    texts += [*table.statements, *_missing_commands(table.frame), *table.notes]
+    texts += [*table.statements, *(_missing_commands(table.frame) if table.lists_not_run else [])]
+    texts += table.notes
     return [latex_paragraph(text.replace("`", "")) for text in texts]

@@ -104,7 +104,7 @@ def measure_model(
     instruments: Instruments,
     progress: Progress,
 ) -> list[Path]:
-    """Draw and measure one model at one number of steps; goes on where it was.
+    """Draw and measure one model at one number of steps; continues what was interrupted.
 
     Suites that ask for the same prompts share one set of images, drawn for the first of them.
 
@@ -121,7 +121,7 @@ def measure_model(
     for chosen in suites:
         mine = replace(settings, prompts=chosen.prompts)
         suite = mine.open_suite(chosen.name)
-        if mine.processes.rank == 0:  # what is missing is told before hours of drawing
+        if mine.processes.rank == 0:  # say what is missing before hours of drawing
             instruments.prepare(suite)
         folder = result_folder(root, suite, generator, num_steps, settings.seed)
         key = (suite.prompts_sha256, suite.images_per_prompt)

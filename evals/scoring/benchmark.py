@@ -79,7 +79,7 @@ def score_model(
     progress: Progress,
     drawn: Path | None = None,
 ) -> tuple[Path, Result] | None:
-    """Draw and score one model at one number of steps below `root`; goes on where it was.
+    """Draw and score one model at one number of steps below `root`; continues what was interrupted.
 
     Args:
         drawn: folder that already holds the images of these prompts, drawn for another suite.
@@ -186,7 +186,7 @@ def score_images(
     if scanned.problems and earlier is not None and not earlier.scores.partial:
         raise ValueError(
             f"{images} was complete when {scores} was made from it and is not any more "
-            f"({scanned.problems[0]}): mend it, or score what is left from a copy"
+            f"({scanned.problems[0]}): correct it, or score what is left from a copy"
         )
     facts = facts_of_images(images, scanned.images)
     with folder_lock(out, lock_name(settings.processes)):

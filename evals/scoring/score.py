@@ -130,8 +130,8 @@ def score_folder(
 def _incomplete(images_dir: str | Path, problems: Sequence[str]) -> str:
     shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if problems[5:] else "")
     return (
-        f"{images_dir} is not the complete set, so it has no overall score ({shown}); mend it, or "
-        "pass --allow-partial to score it marked as partial"
+        f"{images_dir} is not the complete set, so it has no overall score ({shown}): complete it, "
+        "or pass --allow-partial to score it marked as partial"
     )
 
 

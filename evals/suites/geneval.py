@@ -16,6 +16,7 @@ import numpy as np
 from evals.suites.base import Suite
 from evals.suites.rules import COLORS, RELATIONS
 from selfe.data.shapes_world import vocabulary as grammar
+from selfe.text import first_line, numbered_lines, require_storable
 
 GENEVAL_SHA256 = "5c48e0813e812e3c373fa5c8ed07a8f0a483be30272b4427b0559c8048e67c13"
 """Of the records as JSON lines, newline-terminated: equal to the published file."""
@@ -140,9 +141,7 @@ def read_long_records(path: str | Path) -> list[dict[str, Any]]:
         )
     ours = geneval_records()
     records: list[dict[str, Any]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
+    for number, line in numbered_lines(path):
         record = _parse_record(line, f"{path}, line {number}")
         if len(records) == len(ours):
             raise ValueError(f"{path}, line {number}: more than the {len(ours)} records of GenEval")
@@ -176,9 +175,12 @@ def _parse_record(line: str, place: str) -> dict[str, Any]:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"{place}: not JSON ({error.msg})") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{place}: {first_line(error)}") from None
     if not isinstance(record, dict):
         raise ValueError(f"{place}: not a JSON object")
     prompt = record.get("prompt")
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError(f"{place}: no prompt")
+    require_storable(prompt, f"{place}: the prompt")
     return record

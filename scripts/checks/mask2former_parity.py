@@ -14,12 +14,14 @@
 
 Needs mmdet (scripts/install_mmdet.sh). The weights go through checkpoint files as mmengine writes
 them, one in each key layout; images take turns between the two. Every finished image is kept in the
-report, and a second call goes on from there. What both class heads share is evaluated once.
+report, and a second call continues from there. What both class heads share is evaluated once.
 
 Mask2Former has two hard thresholds: it attends where its last mask has a probability of at least
 one half, and the final masks are cut there. A pixel that is nearer to it than the rounding of
 either side changes a score by one part in the number of the mask's pixels. In single precision
 chance therefore bounds the agreement; double precision shows whether the two networks are one.
+
+Longer than other files, so that both sides, their comparison and its tolerances are read together.
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ ATTENTION_GAIN = 0.1
 LIMITS = {"box_px": 1.0, "score": 1e-4, "mask_iou": 0.999}
 # Objects whose scores are nearer than this have no order: both sides round differently.
 TIE = 1e-5
-# What is told of mmdet in single precision beside itself in double.
+# What is said of mmdet in single precision beside itself in double.
 ROUNDING = ("labels_equal", "score", "box_px", "mask_iou", "verdicts_equal")
 # Normalised values of the two preparations: 1e-3 are 0.06 of 256 grey levels. OpenCV 5 comes to
 # 1e-6, OpenCV 4 to 1e-4.
@@ -443,9 +445,9 @@ def pngs(folder: Path | None, limit: int) -> list[Path]:
 
 
 def read_png(path: Path) -> np.ndarray:
-    from PIL import Image
+    from selfe.images import decode_image
 
-    return np.array(Image.open(path).convert("RGB"))
+    return np.array(decode_image(path.read_bytes()))
 
 
 def shrink(config: Any) -> None:

@@ -24,7 +24,7 @@ def configurations() -> list[RunConfig]:
     return [
         resolve(recipe, method, variant=variant, assignments=[f"times.pairing={pairing}"])
         for recipe in RECIPES
-        for method in METHODS.table  # those of other packages are noted when they are planned
+        for method in METHODS.table  # those of other packages are recorded when they are planned
         for variant in chain([""], variants_of(method))
         for pairing in ("stratified", "bernoulli")
     ]

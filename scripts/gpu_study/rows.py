@@ -33,7 +33,7 @@ TINY = (
 
 
 class Unfinished(Exception):
-    """A measurement ran out of time and will go on from where it was when it is called again."""
+    """A measurement ran out of time and continues when it is called again."""
 
 
 class Mismatch(ValueError):

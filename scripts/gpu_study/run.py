@@ -5,7 +5,7 @@
 
 Parts: correctness, network, steps, sampling, scoring, checkpoint, shapes64; all of them, in this
 order, where none is named. A part writes OUT/PART.json after every row, prints its table when it
-ends, and is useful alone. Run again, it goes on with the rows that are missing, a training run with
+ends, and is useful alone. Run again, it measures the rows that are missing, a training run with
 its next iteration; no row is started that would not end within the budget, but one that takes
 longer than expected is not cut off, so leave a minute or two. A row that fails holds its error, and
 is tried again; one that found the device wrong is not, until the code is another. MFU counts the
@@ -170,7 +170,7 @@ def measure(measurement: Any, settings: Settings) -> Row:
             row |= {"mismatch": True}
     try:
         release(settings.device)
-    except RuntimeError as error:  # a device that failed stays so: the row is told all the same
+    except RuntimeError as error:  # a device that failed stays so: the row is written all the same
         row.setdefault("error", _in_words(error))
     return {**row, "row_seconds": round(time.monotonic() - started, 1)}
 

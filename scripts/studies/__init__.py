@@ -1,1 +1,1 @@
-"""Studies of the reports: what was trained, searched and packed."""
+"""Studies beside the shapes recipes, run by hand: the oracle world, where the answer is known."""

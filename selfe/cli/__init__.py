@@ -1,7 +1,7 @@
 """selfe-bench: the composition root. Commands are thin; every decision lives below.
 
 The only place that sees selfe, baselines and evals at once, and the only user of typer and rich.
-Errors a person can mend are one sentence on stderr and exit code 2.
+Errors that a user can correct are one sentence on stderr and exit code 2.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ from selfe.cli.prompts import prompts
 from selfe.cli.report import report
 from selfe.cli.rescore import rescore
 from selfe.cli.sample import sample
+from selfe.cli.search import search
 from selfe.cli.study import study
 from selfe.cli.sweep import sweep
 from selfe.cli.train import train
+from selfe.cli.view import view
 from selfe.errors import PeerError, Stopped, WorkerDied
 
 USER_ERROR = 2
@@ -46,11 +48,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 COMMANDS: tuple[Callable[..., None], ...] = (
-    *(prepare, train, geneval, measure, report, study, sweep, sample, export),
+    *(prepare, train, geneval, measure, report, view, study, sweep, sample, export),
     *(compare, rescore, headroom, pack, prompts, ls, plan, doctor, fetch),
 )
 for command in COMMANDS:
     app.command()(command)
+app.add_typer(search, name="search")
 
 
 @app.callback()
@@ -59,7 +62,7 @@ def root() -> None:
 
 
 def main() -> None:
-    """Entry point: one clear sentence instead of a traceback for what a user can mend."""
+    """Entry point: one clear sentence instead of a traceback where a user can correct it."""
     try:
         app(prog_name="selfe-bench")  # however it was started
     except ValueError as error:

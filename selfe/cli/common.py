@@ -20,6 +20,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from selfe.text import printable, without_secrets
+
 console = Console(stderr=True, highlight=False)
 
 RUNS = Path("runs")
@@ -41,8 +43,9 @@ Settings = Annotated[
 
 
 def command_line() -> str:
-    """The command as typed, to stand beside its figures."""
-    return shlex.join(["selfe-bench", *sys.argv[1:]])
+    """The command as typed, to stand beside its figures; without the secrets of signed URLs."""
+    words = [printable(without_secrets(word)) for word in sys.argv[1:]]
+    return shlex.join(["selfe-bench", *words])
 
 
 def pick_device(name: str) -> str:

@@ -42,6 +42,6 @@ def doctor(
         for check in checks:
             typer.echo(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.detail}")
             if check.fix:
-                typer.echo(f"      mend: {check.fix}")
+                typer.echo(f"      fix: {check.fix}")
     if not all(check.ok for check in checks):
         raise typer.Exit(1)

@@ -79,7 +79,10 @@ def geneval(
     runs_dir: RunsDir = RUNS,
     device: Device = "auto",
 ) -> None:
-    """Draw a suite's images and score them. Goes on where it was; shares work under torchrun."""
+    """Draw a suite's images and score them.
+
+    The same command continues what was interrupted. Under torchrun the processes share the work.
+    """
     from evals.registry import suite_for
     from selfe.cli.targets import Target, find_targets
 

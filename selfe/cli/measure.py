@@ -121,7 +121,7 @@ def measure(
         judge,
         parse_model_args(judge_arg or []),
     )
-    instruments.opened()  # what is missing is told before hours of drawing
+    instruments.opened()  # say what is missing before hours of drawing
     common = BenchmarkSettings(
         split=split,
         limit=limit,

@@ -68,7 +68,9 @@ def prepare(
     ] = False,
     device: Device = "auto",
 ) -> None:
-    """Encode images and captions once, for training. Killed at any time, the same command goes on.
+    """Encode images and captions once, for training.
+
+    Killed at any time, the same command continues.
 
     Under torchrun every process takes its share of the shards.
     """
@@ -149,6 +151,8 @@ def parse_sizes(text: str) -> tuple[int, ...]:
 
 def describe(out: Path, index: CacheIndex) -> str:
     """The summary of a finished cache."""
+    from selfe.data.latent_cache.index import skipped_of
+
     seen = sum(shard.seen for shard in index.shards)
     too_small = sum(shard.too_small for shard in index.shards)
     reasons: Counter[str] = Counter()
@@ -163,7 +167,8 @@ def describe(out: Path, index: CacheIndex) -> str:
         f"samples: {index.samples} of {seen} read, from {len(index.shards)} shards",
         f"too small: {too_small}",
         f"skipped as damaged: {sum(reasons.values())}",
-        *(f"    {reason}: {count}" for reason, count in sorted(reasons.items())),
+        *(f"    {reason}: {count}" for reason, count in sorted(reasons.items()) if count),
+        *(f"{each.name}: {each.reason}" for each in skipped_of(index.shards) if not each.samples),
         "captions that lost their end: "
         + ", ".join(f"{count} ({name})" for name, count in sorted(truncated.items())),
         *([f"captions without a word: {wordless}, which train the null prompt"] * bool(wordless)),

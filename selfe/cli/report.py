@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +17,9 @@ from selfe.cli.common import (
     parse_steps,
     progress_bar,
 )
+
+if TYPE_CHECKING:
+    from evals.report.render import ReportSummary
 
 
 def report(
@@ -41,6 +45,23 @@ def report(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of --grid.")] = 0,
     latex: Annotated[bool, typer.Option("--latex", help="Write the tables as LaTeX, too.")] = False,
+    runs: Annotated[
+        str,
+        typer.Option(
+            metavar="RUN,...",
+            help="Only these runs, under these names: a run or published model by name, a folder, "
+            "or NAME=RUN; separated by commas.",
+        ),
+    ] = "",
+    baseline: Annotated[
+        str, typer.Option(help="Of --runs: which one differences are to; the first if not given.")
+    ] = "",
+    paper: Annotated[
+        bool,
+        typer.Option(
+            "--paper", help="List the paper's errata too, and what of its tables was not run."
+        ),
+    ] = False,
     device: Device = "auto",
 ) -> None:
     """Render Tables 1 and 2, curves and grids from the results there are."""
@@ -48,22 +69,48 @@ def report(
         written = _draw_grid(grid, steps, prompts, seed, runs_dir, out, device)
         typer.echo("\n".join(f"wrote {path}" for path in written))
         return
-    from evals.report.render import PAGE, render
-
+    if baseline and not runs:
+        raise ValueError("--baseline is one of --runs: name the runs too")
     # no run yet is no error: the report then says what to run
     roots = [runs_dir] if runs_dir.is_dir() or runs_dir != RUNS else []
     for path in [*roots, *(results or [])]:
         if not path.is_dir():
             raise ValueError(f"no folder {path}")
-    summary = render([*roots, *(results or [])], out, runs_dir=runs_dir.as_posix(), latex=latex)
-    for text in [*summary.statements, *summary.notes]:
+    roots += results or []
+    if runs:
+        from evals.report.chosen import render_runs
+
+        wanted = [text.strip() for text in runs.split(",") if text.strip()]
+        _tell(render_runs(roots, out, wanted, baseline=baseline, latex=latex), out)
+        return
+    from evals.report.render import render
+
+    summary = render(roots, out, runs_dir=runs_dir.as_posix(), paper=paper, latex=latex)
+    _tell(summary, out, lists_not_run=paper or not summary.results)
+
+
+_MOST_NOTES = 6
+
+
+def _tell(summary: ReportSummary, out: Path, lists_not_run: bool = False) -> None:
+    """The compact tables, what a reader must know, and where the rest is."""
+    from evals.report.compact import compact_text
+    from evals.report.render import PAGE
+
+    width = shutil.get_terminal_size((100, 24)).columns
+    for table in summary.compact:
+        typer.echo(compact_text(table, width) + "\n")
+    for text in summary.notes[:_MOST_NOTES]:
         typer.echo(text)
-    for command in summary.not_run:
+    if len(summary.notes) > _MOST_NOTES:
+        typer.echo(f"and {len(summary.notes) - _MOST_NOTES} more notes in {out / PAGE}")
+    for command in summary.not_run if lists_not_run else []:
         typer.echo(f"not run: {command}")
     if summary.left_over:
         names = ", ".join(path.name for path in summary.left_over)
         typer.echo(f"not of this report, but of an earlier one in {out}: {names}")
-    typer.echo(f"{summary.results} results rendered; look at {out / PAGE}")
+    count = f"{summary.results} result{'s' * (summary.results != 1)}"
+    typer.echo(f"{count} rendered; open {out / 'index.html'} (as text: {out / PAGE})")
 
 
 def _draw_grid(
@@ -77,10 +124,11 @@ def _draw_grid(
 ) -> list[Path]:
     from selfe.cli.targets import find_targets
     from selfe.generator import image_seed
+    from selfe.text import numbered_lines
 
     if prompts is None or not prompts.is_file():
         raise ValueError("--grid needs --prompts FILE, a text file with one prompt a line")
-    texts = [line.strip() for line in prompts.read_text().splitlines() if line.strip()]
+    texts = [line for _, line in numbered_lines(prompts)]
     if not texts:
         raise ValueError(f"{prompts} holds no prompt")
     counts = parse_steps(steps)

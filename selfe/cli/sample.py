@@ -36,8 +36,11 @@ def sample(
     """Draw prompts at several numbers of steps, and a grid whose rows are step counts."""
     from selfe.cli.targets import find_targets
     from selfe.generator import image_seed
+    from selfe.text import printable, require_storable
 
     counts = parse_steps(steps)
+    for text in prompt:
+        require_storable(text, f"--prompt {printable(text)}")
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out takes a folder, and {out} is a file")
     (target,) = find_targets(

@@ -247,8 +247,10 @@ def carry_out(
     if progress.failed:
         _tell_failures(progress.failed, [job.name for job in progress.skipped])
         raise typer.Exit(1)
-    page = finish() if finish else study.out / "README.md"
-    say(f"look at {page}")
+    if finish:
+        say(f"look at {finish()}")
+    if study.scorings:
+        say(f"open {study.out / 'index.html'} (as text: {study.out / 'README.md'})")
 
 
 def _require_data(schedule: Schedule) -> None:

@@ -44,7 +44,7 @@ class Target:
 
 
 def readable_runs(runs_dir: Path) -> Iterator[tuple[Path, RunConfig]]:
-    """The runs below `runs_dir`; one that cannot be read is told of and left out."""
+    """The runs below `runs_dir`; one that cannot be read is left out with a message."""
     for run_dir in find_runs(runs_dir):
         try:
             config = read_config(run_dir)

@@ -101,7 +101,7 @@ def inference_settings(family: str, method: Method, inference: str) -> dict[str,
         if family not in method.sampling or family == "paper":
             raise ValueError(
                 f"no sampling was searched for {method.label} with recipes of the family {family}: "
-                "search it with scripts/studies/search_sampling.py, or use --inference paper"
+                "search it with `selfe-bench search sampling`, or use --inference paper"
             )
         own = dict(method.sampling[family])
     else:

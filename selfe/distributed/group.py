@@ -146,8 +146,8 @@ class Replicas(Group):
     def average(self, loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
         gradients = [p.grad for p in parameters if p.grad is not None]
         sizes = [gradient.numel() for gradient in gradients]
-        # Two areas in turn: whoever writes to one again has met all others at the other, after they
-        # had read this one.
+        # Two areas in turn: a process that writes to one again has met all others at the other,
+        # after they had read this one.
         area = self._area(sum(sizes))
         self._turn += 1
         torch.cat([gradient.flatten() for gradient in gradients], out=area[self.rank])

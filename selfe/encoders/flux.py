@@ -15,6 +15,7 @@ from torch import Tensor
 
 from selfe import hub
 from selfe.batch import TextCondition
+from selfe.published_weights import load_tokenizer, load_weights, weights_digest
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -219,22 +220,23 @@ def load_flux_vae(**where: Any) -> FluxVAE:
     source, digest = find_parts(VAE_PARTS, **where)
     from diffusers import AutoencoderKL
 
-    autoencoder = AutoencoderKL.from_pretrained(source.folder / "vae", use_safetensors=True)
-    return FluxVAE(autoencoder, digest)
+    autoencoder = load_weights(AutoencoderKL, source.folder / "vae")
+    return FluxVAE(autoencoder, f"{digest} weights {weights_digest(autoencoder)}")
 
 
 def load_flux_text(max_tokens: int = T5_TOKENS, **where: Any) -> FluxTextEncoder:
     """From the hub, or from `folder`; the other arguments are those of `find_parts`."""
     source, digest = find_parts(TEXT_PARTS, **where)
-    from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
+    from transformers import CLIPTextModel, T5EncoderModel
 
     # "auto" keeps the stored precision: T5-XXL in fp32 would take 19 GB before it is moved
-    stored = {"torch_dtype": "auto", "use_safetensors": True}
+    clip = load_weights(CLIPTextModel, source.folder / "text_encoder", dtype="auto")
+    t5 = load_weights(T5EncoderModel, source.folder / "text_encoder_2", dtype="auto")
     return FluxTextEncoder(
-        CLIPTextModel.from_pretrained(source.folder / "text_encoder", **stored),
-        AutoTokenizer.from_pretrained(source.folder / "tokenizer"),
-        T5EncoderModel.from_pretrained(source.folder / "text_encoder_2", **stored),
-        AutoTokenizer.from_pretrained(source.folder / "tokenizer_2"),
-        digest,
+        clip,
+        load_tokenizer(source.folder / "tokenizer", model=clip),
+        t5,
+        load_tokenizer(source.folder / "tokenizer_2", model=t5),
+        f"{digest} weights {weights_digest(clip)} {weights_digest(t5)}",
         max_tokens,
     )

@@ -52,7 +52,7 @@ class Method:
 
 
 # Sampling of the shapes recipes was found on validation prompts by
-# scripts/studies/search_sampling.py: the best of the same guidance for every method and number of
+# `selfe-bench search sampling`: the best of the same guidance for every method and number of
 # steps, at iteration 3,000 of the reference runs (reports/studies/shapes/search.md); for
 # `shortcut`, `transition` and `meanflow` at 800 of quick ones, at 2e-3
 # (reports/studies/quickstart-2e-3/search.md).

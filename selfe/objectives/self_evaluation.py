@@ -104,7 +104,7 @@ class SelfEvaluation:
         target, weight, fake_loss = x_0, torch.ones_like(t), x_0.new_zeros(())
         metrics = {"self_evaluation_norm": x_0.new_zeros(())}
         padding = nets.lockstep and not rows.numel()
-        if padding:  # one row keeps the other processes company; what comes out is not used
+        if padding:  # every process must call the network; this row's output is not used
             rows = rows.new_zeros(1)
         if rows.numel():
             x0_hat = sample_head(x_t[rows], v[rows], t[rows]).detach()

@@ -27,7 +27,7 @@ class Memory:
 
     Attributes:
         parameters, gradients, adam, ema: fp32; shares of them where they are sharded.
-        gathered: copies that live for a while: the bf16 weights, none in fp32, or sharded those of
+        gathered: temporary copies: the bf16 weights, none in fp32, or sharded those of
             two blocks, and the gradients of one block before they are sent away.
         activations: kept for the backward pass, and what is recomputed of one block.
     """

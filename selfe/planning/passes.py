@@ -1,9 +1,10 @@
 """Which passes through the network a training step makes, and what they cost.
 
-They are found by running the objective on a network that only takes notes, so that an objective
-says nothing about its cost and cannot say it wrongly. What was noted of the methods and variants
-that come with the project is kept in `assets/noted_passes.json` beside a digest of their source
-(`python -m scripts.checks.noted_passes` writes it), so that `plan` answers without starting torch.
+They are found by running the objective on a network that records what it is asked, so that an
+objective says nothing about its cost and cannot say it wrongly. What was recorded of the methods
+and variants that come with the project is kept in `assets/noted_passes.json` beside a digest of
+their source (`python -m scripts.checks.noted_passes` writes it), so that `plan` answers without
+starting torch.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ TRAINING_PASS = Pass("live", "own", 1, FORWARD_BACKWARD)
 
 
 def passes_at(config: RunConfig, step: int) -> tuple[Pass, ...]:
-    """The passes of iteration `step` of a run: as kept, else noted now."""
+    """The passes of iteration `step` of a run: read from the file, or recorded now."""
     kept = _noted().get(note_key(config, step))
     if kept is not None:
         return tuple(Pass(**each) for each in kept)
@@ -105,7 +106,7 @@ def as_notes(passes: tuple[Pass, ...]) -> list[dict[str, Any]]:
 
 
 def passes_of(objective: Objective, step: int) -> tuple[Pass, ...]:
-    """The passes of iteration `step`, noted on random 2x2 latents.
+    """The passes of iteration `step`, recorded on random 2x2 latents.
 
     Where an objective chooses rows by chance (bernoulli pairing), so are the shares.
     """

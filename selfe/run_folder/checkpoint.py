@@ -124,7 +124,7 @@ def write_checkpoint(folder: Path, parts: Parts, record: Mapping[str, Any]) -> P
 
 
 class WholeWriter:
-    """Writes the checkpoints of a run on one process, before it goes on.
+    """Writes the checkpoints of a run on one process, and returns when they are written.
 
     Args:
         folder: of the checkpoints.

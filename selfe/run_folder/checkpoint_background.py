@@ -1,4 +1,4 @@
-"""Checkpoints written while training goes on: copied to the host, then written by a thread."""
+"""Checkpoints written while training continues: copied to the host, then written by a thread."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 whether their results are on disk already.
 
 Nothing is remembered between two calls: what is done is read from checkpoints and results, so that
-a study that was killed at any time goes on with the same command.
+a study that was killed at any time continues with the same command.
 """
 
 from __future__ import annotations
@@ -282,7 +282,10 @@ def _sampling_of_recipe(training: Training, steps: Sequence[int]) -> str:
 
 
 def closing_jobs(study: Study, found: Trainings, needs: Sequence[str]) -> list[Job]:
-    """The report, and where there are two forks of one run, their comparison."""
+    """The report, and where there are two forks of one run, their comparison; nothing for a study
+    that scores nothing by itself."""
+    if not study.scorings:
+        return []
     words = [BENCH, "report", "--runs-dir", str(study.runs_dir), "--out", str(study.out)]
     jobs = [Job("report", "tables and figures", tuple(words), units=0, needs=tuple(needs))]
     forks = [t for t in found.trainings if t.init_from]

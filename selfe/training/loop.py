@@ -88,7 +88,7 @@ def loss_of(
     """`objective.loss`, held to its contract.
 
     Raises:
-        ObjectiveError: for a ValueError in it, which elsewhere is a user's to mend.
+        ObjectiveError: for a ValueError in it, which elsewhere is a mistake of the user.
         TypeError: if it does not return what `Objective.loss` promises.
     """
     name = f"{type(objective).__qualname__}.loss"

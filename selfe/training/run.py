@@ -214,7 +214,7 @@ def train_run(
             processes.on_main(lambda: check_data(run_dir, source.facts))
             before = read_record(run_dir).precision or precision
             if before != precision:
-                callbacks.message(f"computed in {before} where it began, goes on in {precision}")
+                callbacks.message(f"this run began in {before} and continues in {precision}")
         else:  # only now: a run that cannot start must not occupy its folder
             facts: dict[str, object] = {"command": command, "init_from": init_from}
             facts |= {"data": dict(source.facts), "precision": precision, **processes.layout}

@@ -42,7 +42,7 @@ Update = Callable[[TrainState, Tensor, Tensor], Reading]
 
 
 def update_of(processes: int) -> tuple[Update, int]:
-    """The update to use, and by how many iterations its readings may be left lying.
+    """The update to use, and how many iterations later its measurements may be read.
 
     Several processes ask: their iterations are long, and the sums they wait for anyway.
     """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,107 +39,121 @@ RATES = {
 }
 
 
-def write_result(
-    folder: Path,
-    method: str = "selfe",
-    *,
-    steps: int = 2,
-    rate: float = 0.5,
-    rates: dict[str, float] | None = None,
-    iterations: int | None = 3000,
-    variant: str = "",
-    label: str | None = None,
-    recipe: str = "shapes",
-    suite: str = "shapes@1",
-    split: str = "heldout",
-    detector: str = SHAPES_DETECTOR,
-    prompts_per_task: int = 5,
-    images_per_prompt: int = 4,
-    keep: int | None = None,
-    allow_partial: bool = True,
-    settings: dict[str, Any] | None = None,
-    training: dict[str, Any] | None = None,
-    command: str = "selfe-bench geneval --steps 2,4,8,50",
-    images: bool = False,
-    diversity: dict[str, Any] | None = None,
-    seed: int = 0,
-) -> Path:
-    """Write one result folder; verdicts are coin flips at `rate`, fixed by `seed`.
+@dataclass(frozen=True)
+class MadeUpResult:
+    """A result with verdicts that are coin flips; `write_result` takes any of these by name.
 
-    Args:
-        rates: of tasks whose rate is another one.
+    Attributes:
+        method, variant, iterations, label, recipe: the model; a published one has no iterations.
+        steps, settings: how it was drawn; settings are added to `SETTINGS` of the method.
+        rate: share of correct images, `rates` of tasks whose rate is another one.
+        suite, split, detector, prompts_per_task, images_per_prompt: the protocol.
         keep: images kept of the whole set; the result is then partial.
-        images: write PNGs of flat colours as well.
+        allow_partial: whether a partial set has an overall score.
+        training: added to the facts of the training.
+        images: whether PNGs of flat colours are written as well.
+        seed: of the coins.
     """
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng([seed, steps, iterations or 0, *method.encode(), *variant.encode()])
 
-    def rate_of(task: str) -> float:
-        return (rates or {}).get(task, rate)
+    method: str = "selfe"
+    steps: int = 2
+    rate: float = 0.5
+    rates: Mapping[str, float] = field(default_factory=dict)
+    iterations: int | None = 3000
+    variant: str = ""
+    label: str | None = None
+    recipe: str = "shapes"
+    suite: str = "shapes@1"
+    split: str = "heldout"
+    detector: str = SHAPES_DETECTOR
+    prompts_per_task: int = 5
+    images_per_prompt: int = 4
+    keep: int | None = None
+    allow_partial: bool = True
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    command: str = "selfe-bench geneval --steps 2,4,8,50"
+    images: bool = False
+    diversity: Mapping[str, Any] = field(default_factory=lambda: DIVERSITY)
+    seed: int = 0
 
-    verdicts = [
-        {
-            "prompt_id": prompt,
-            "sample_id": sample,
-            "tag": TASKS[prompt // prompts_per_task],
-            "correct": bool(rng.random() < rate_of(TASKS[prompt // prompts_per_task])),
-            "reason": "",
+    def write(self, folder: Path) -> Path:
+        """Write result.json and images.jsonl, and images where they are asked for."""
+        folder.mkdir(parents=True)
+        names = (*self.method.encode(), *self.variant.encode())
+        rng = np.random.default_rng([self.seed, self.steps, self.iterations or 0, *names])
+        verdicts = self._verdicts(rng)
+        lines = "".join(json.dumps(verdict) + "\n" for verdict in verdicts)
+        (folder / "images.jsonl").write_text(lines)
+        (folder / "result.json").write_text(json.dumps(self._record(verdicts), indent=1))
+        if self.images:
+            _write_images(folder, self.method, self.steps, verdicts, rng)
+        return folder
+
+    def _verdicts(self, rng: np.random.Generator) -> list[dict[str, Any]]:
+        verdicts = []
+        for prompt in range(len(TASKS) * self.prompts_per_task):
+            task = TASKS[prompt // self.prompts_per_task]
+            for sample in range(self.images_per_prompt):
+                correct = bool(rng.random() < self.rates.get(task, self.rate))
+                place = {"prompt_id": prompt, "sample_id": sample, "tag": task}
+                verdicts.append({**place, "correct": correct, "reason": ""})
+        return verdicts[: self.keep]
+
+    def _record(self, verdicts: list[dict[str, Any]]) -> dict[str, Any]:
+        scores = summarize(
+            [ImageVerdict.model_validate(verdict) for verdict in verdicts],
+            partial=self.keep is not None,
+            allow_partial=self.allow_partial,
+        )
+        seen = {"mean": 0.6, "low": 0.5, "high": 0.7}
+        unseen = {"mean": 0.4, "low": 0.2, "high": 0.6}
+        return {
+            "protocol": self._protocol(),
+            "model": self._model(),
+            "sampling": self._sampling(),
+            "scores": {**scores.model_dump(), "groups": {"seen": seen, "unseen": unseen}},
+            "diversity": self.diversity,
+            "environment": {"commit": "0123456789ab", "versions": {"torch": "2.11"}},
+            "command": self.command,
         }
-        for prompt in range(6 * prompts_per_task)
-        for sample in range(images_per_prompt)
-    ]
-    partial = keep is not None
-    verdicts = verdicts[:keep]
-    (folder / "images.jsonl").write_text("".join(json.dumps(v) + "\n" for v in verdicts))
-    scores = summarize(
-        [ImageVerdict.model_validate(v) for v in verdicts],
-        partial=partial,
-        allow_partial=allow_partial,
-    )
-    chosen = SETTINGS.get(method, {"guidance": "cfg", "guidance_scale": 5.0}) | (settings or {})
-    guided = chosen.get("guidance") != "none"
-    result = {
-        "protocol": {
-            "suite": suite,
-            "split": split,
-            "prompts_sha256": f"{prompts_per_task:064x}",
-            "num_prompts": 6 * prompts_per_task,
-            "images_per_prompt": images_per_prompt,
-            "detector": detector,
+
+    def _protocol(self) -> dict[str, Any]:
+        return {
+            "suite": self.suite,
+            "split": self.split,
+            "prompts_sha256": f"{self.prompts_per_task:064x}",
+            "num_prompts": len(TASKS) * self.prompts_per_task,
+            "images_per_prompt": self.images_per_prompt,
+            "detector": self.detector,
             "color_classifier": "colors@1",
             "rules": {"threshold": 0.3},
-        },
-        "model": {
-            "name": f"{recipe}-{method}@{iterations}" if iterations else method,
-            "label": label or LABELS.get(method, method),
+        }
+
+    def _model(self) -> dict[str, Any]:
+        method, iterations = self.method, self.iterations
+        trained = {"recipe": self.recipe, "seed": 0} if iterations else {}
+        return {
+            "name": f"{self.recipe}-{method}@{iterations}" if iterations else method,
+            "label": self.label or LABELS.get(method, method),
             "method": method,
-            "digest": f"digest-{method}-{variant}-{iterations}",
+            "digest": f"digest-{method}-{self.variant}-{iterations}",
             "resolution": [32, 32],
-            "variant": variant,
+            "variant": self.variant,
             "iterations": iterations,
-            "training": ({"recipe": recipe, "seed": 0} if iterations else {}) | (training or {}),
-        },
-        "sampling": {
-            "steps": steps,
-            "nfe": steps * (2 if guided else 1),
-            "seed": 0,
-            "settings": chosen,
-        },
-        "scores": {
-            **scores.model_dump(),
-            "groups": {
-                "seen": {"mean": 0.6, "low": 0.5, "high": 0.7},
-                "unseen": {"mean": 0.4, "low": 0.2, "high": 0.6},
-            },
-        },
-        "diversity": DIVERSITY if diversity is None else diversity,
-        "environment": {"commit": "0123456789ab", "versions": {"torch": "2.11"}},
-        "command": command,
-    }
-    (folder / "result.json").write_text(json.dumps(result, indent=1))
-    if images:
-        _write_images(folder, method, steps, verdicts, rng)
-    return folder
+            "training": {**trained, **self.training},
+        }
+
+    def _sampling(self) -> dict[str, Any]:
+        usual = SETTINGS.get(self.method, {"guidance": "cfg", "guidance_scale": 5.0})
+        chosen = {**usual, **self.settings}
+        passes = 1 if chosen.get("guidance") == "none" else 2
+        return {"steps": self.steps, "nfe": self.steps * passes, "seed": 0, "settings": chosen}
+
+
+def write_result(folder: Path, method: str = "selfe", **changes: Any) -> Path:
+    """Write one result folder, as `MadeUpResult` has it but for `changes`."""
+    return MadeUpResult(method, **changes).write(folder)
 
 
 def _write_images(

@@ -4,6 +4,8 @@ Written from the texts (Self-E arXiv 2512.22374, IMM 2503.07565, shortcut models
 transition models 2509.04394), not from this repository's code, so that the tests compare two
 independent readings. Samples are numpy arrays without a batch
 dimension; a network is `V(x, t, s, c) -> array`; times and weights are Python floats.
+
+Longer than other files: a second reading of the papers, kept together to be read beside them.
 """
 
 from __future__ import annotations

@@ -33,7 +33,9 @@ from baselines.pretrained.cards import TIM_GEMMA_GATE as GEMMA_GATE
 from baselines.pretrained.tim.network import TiMTransformer, load_published
 from baselines.pretrained.tim.sampler import count_evaluations, sample_tim
 from baselines.pretrained.tim.text import GemmaFeatures
-from selfe.hub import Source, locate_files, open_folder, weight_gaps
+from selfe.hub import Source, locate_files, open_folder, vocabulary_gaps, weight_gaps
+from selfe.published_weights import load_weights, weights_digest
+from selfe.text import first_line
 
 WEIGHTS = "t2i_model.bin"
 GEMMA_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
@@ -74,6 +76,11 @@ class TimModel(PretrainedModel):
     ) -> None:
         super().__init__(card, parts.sources["network"], settings, device)
         self.sources = parts.sources
+        self.weights = {
+            "network": weights_digest(parts.network),
+            "vae": weights_digest(parts.vae),
+            "text_encoder": weights_digest(parts.text.decoder),
+        }
         self.network = parts.network.to(device)
         self.vae = parts.vae.to(device)
         self.text = parts.text.to(device)
@@ -108,6 +115,7 @@ class TimModel(PretrainedModel):
             },
             "text_length": self.settings["text_length"],
             "text_padding_attention": "zero",
+            "weights": self.weights,
             "parts": {name: source.digest for name, source in parts.sources.items()},
             "training_only_tensors_left_out": parts.projector_tensors,
         }
@@ -186,7 +194,7 @@ def find_sources(card: ModelCard, settings: Mapping[str, Any], origin: Origin) -
         )
         sources["tokenizer"] = open_folder(
             folder / "tokenizer",
-            lambda part: [] if (part / "tokenizer.json").is_file() else ["tokenizer.json"],
+            lambda part: vocabulary_gaps(part, "tokenizer"),
         )
     else:
         gemma = locate_files(
@@ -211,13 +219,16 @@ def load_parts(sources: Mapping[str, Source], dtype: str) -> TimParts:
 
     folder = sources["network"].folder
     config_file = folder / "config.json"
-    config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
-    with torch.device("meta"):
-        network = TiMTransformer(**config)
+    try:
+        values = config_file.read_text(encoding="utf-8") if config_file.is_file() else "{}"
+        with torch.device("meta"):
+            network = TiMTransformer(**json.loads(values))
+    except (OSError, ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+        raise ValueError(
+            f"{config_file} is damaged ({first_line(error)}): fetch it again"
+        ) from None
     projector_tensors = load_published(network, read_state(folder))
-    vae = AutoencoderDC.from_pretrained(
-        sources["vae"].folder, local_files_only=True, use_safetensors=True
-    )
+    vae = load_weights(AutoencoderDC, sources["vae"].folder)
     text = GemmaFeatures.load(
         sources["text_encoder"].folder, sources["tokenizer"].folder, TORCH_DTYPES[dtype]
     )
@@ -236,8 +247,14 @@ def read_state(folder: Path) -> dict[str, Tensor]:
     if safe.is_file():
         from safetensors.torch import load_file
 
-        return load_file(safe)
-    state = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
+        try:
+            return load_file(safe)
+        except Exception as error:  # safetensors has an error of its own
+            raise ValueError(f"{safe} cannot be read ({first_line(error)})") from None
+    try:
+        state = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
+    except Exception as error:  # of a zip file, of a pickle, of what it must not hold
+        raise ValueError(f"{folder / WEIGHTS} cannot be read ({first_line(error)})") from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"{folder / WEIGHTS} does not hold a plain state dict of tensors")
     return state

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.pretrained.cards import TIM_MAX_TOKENS as MAX_TOKENS
+from selfe.published_weights import load_tokenizer, load_weights
 
 
 class GemmaFeatures:
@@ -42,12 +43,10 @@ class GemmaFeatures:
 
     @classmethod
     def load(cls, model_folder: Path, tokenizer_folder: Path, dtype: torch.dtype) -> GemmaFeatures:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM
 
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            model_folder, local_files_only=True, use_safetensors=True
-        )
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
+        model: Any = load_weights(AutoModelForCausalLM, model_folder)
+        tokenizer = load_tokenizer(tokenizer_folder, model=model)
         return cls(model.to(dtype), tokenizer)
 
     def silence_padding(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:

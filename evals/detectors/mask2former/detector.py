@@ -22,6 +22,7 @@ from evals.detectors.mask2former.processing import Preparation
 from evals.detectors.weights import DETECTOR_FILES, PublishedFile, check_hash, find_detector
 from evals.suites.geneval import COCO_CLASSES
 from selfe.files import file_sha256
+from selfe.published_weights import require_complete
 
 PUBLISHED_MIN_SCORE = 0.05
 """Default of detectors with published weights: a sixth of what GenEval's rules ask for. Reading out
@@ -237,9 +238,7 @@ class Mask2FormerDetector:
                 f"{name} is not in the hub's cache (model.safetensors, config.json); run "
                 f"`hf download {name}` where there is a connection"
             ) from error
-        missing = sorted(set(loaded["missing_keys"]) - set(keys._NEVER_READ))
-        if missing or loaded["mismatched_keys"]:
-            raise ValueError(f"{name} does not fit: missing {missing}, {loaded['mismatched_keys']}")
+        require_complete(name, loaded, optional=sorted(keys._NEVER_READ))
         if network.class_predictor.out_features != len(COCO_CLASSES) + 1:
             raise ValueError(f"{name} has not the 80 COCO classes")
         network = network.eval().requires_grad_(False)

@@ -142,7 +142,7 @@ class BucketSchedule:
     """Which sample stands at which position of a run's stream.
 
     `unit` consecutive positions share a bucket. The stream of a bucket runs through passes, each of
-    which visits every sample once, and goes on where it was when a stage begins.
+    which visits every sample once, and continues from its place when a stage begins.
 
     Args:
         sizes: samples per bucket.

@@ -17,12 +17,13 @@ from torch import Tensor
 from selfe.batch import TextCondition
 from selfe.data.in_memory import fake_caption
 from selfe.data.latent_cache.buckets import Bucket, enlargement, nearest_bucket
-from selfe.data.latent_cache.images import DamagedImage, decode_image, fit_to_bucket
+from selfe.data.latent_cache.images import fit_to_bucket
 from selfe.data.latent_cache.index import DTYPES, ShardRecord
 from selfe.data.latent_cache.shard_writer import ShardWriter, to_bytes
-from selfe.data.readers.base import RawSample, Skipped
+from selfe.data.readers.base import RawSample, Skipped, checked
 from selfe.data.shapes_latents import images_to_float
 from selfe.encoders.base import LatentCodec, TextEncoder
+from selfe.images import DamagedImage, decode_image
 
 In = TypeVar("In")
 
@@ -167,6 +168,7 @@ class ShardEncoder:
             yield from ordered_map(pool, self._decode, samples, ahead=4 * self.workers)
 
     def _decode(self, sample: RawSample | Skipped) -> Candidate | Skipped:
+        sample = checked(sample)
         if isinstance(sample, Skipped):
             return sample
         try:

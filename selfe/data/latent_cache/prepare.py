@@ -1,8 +1,8 @@
 """Encodes raw image-text data once, into a latent cache (selfe.data.latent_cache.index).
 
 The unit of work, of resuming and of sharing work out is a shard of the raw data: it is encoded in
-the same batches whoever does it, so that the cache is the same bits for any number of processes and
-kills (on the same kind of device).
+the same batches in every process, so that the cache is the same bits for any number of processes
+and kills (on the same kind of device).
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from selfe.json_files import JsonFault
 from selfe.network.denoiser import PATCH
 from selfe.sealed_files import read_sealed, seal
 from selfe.temporaries import remove_leftovers, temporary
+from selfe.text import without_secrets
 
 ENOUGH_TO_JUDGE = 1000
 """Samples after which a share of damaged ones ends the work at once, before everything was read."""
@@ -64,7 +65,7 @@ def prepare(
     progress: Callable[[int, int, str], None] = lambda done, total, note: None,
     message: Callable[[str], None] = lambda text: None,
 ) -> CacheIndex | None:
-    """Encode the shards that are not there yet; whoever finishes last writes the index.
+    """Encode the shards that are not there yet; the process that finishes last writes the index.
 
     Args:
         rank, world_size: this process takes every `world_size`-th shard.
@@ -81,7 +82,8 @@ def prepare(
         ValueError: for an empty or missing source, a folder begun with other settings, or too many
             damaged samples, with their number and names.
     """
-    names = list(reader.shards())
+    shards = list(reader.shards())
+    names = [without_secrets(shard) for shard in shards]
     tables = {size: bucket_table(size, codec.downsample * PATCH) for size in settings.sizes}
     encoders = describe_encoders(settings, codec, text)
     _claim(out, settings, names, encoders, facts or {})
@@ -94,7 +96,7 @@ def prepare(
     for done, number in enumerate(own):
         folder = shard_folder(out, number)
         record = _finished(folder, names[number], verify)
-        source = reader.fingerprint(names[number])
+        source = reader.fingerprint(shards[number])
         changed = record is not None and record.source not in ("", source)
         if changed and (out / "index.json").exists():
             raise ValueError(
@@ -106,7 +108,7 @@ def prepare(
                 what = "was made of other data" if changed else "is damaged"
                 message(f"{folder} {what} and is made again")
                 shutil.rmtree(folder)
-            samples = reader.read(names[number])
+            samples = reader.read(shards[number])
             quota = settings.quota(number, len(names))
             limited = itertools.islice(samples, quota)
             try:
@@ -162,6 +164,7 @@ def _claim(
     """Write prepare.json, or compare with the one that is there."""
     wanted = {
         **asdict(settings),
+        "data": without_secrets(settings.data),
         "sizes": list(settings.sizes),
         "shards": list(names),
         **{kind: asdict(record) for kind, record in encoders.items()},
@@ -239,8 +242,9 @@ def _finish(
         reasons["smaller than --sizes and --min-size ask for"] = sum(r.too_small for r in shards)
         named = "; ".join(f"{n} {reason}" for reason, n in reasons.most_common(3) if n)
         raise ValueError(
-            f"the data set is empty: none of the {seen} samples of {settings.data} can be used "
-            f"({named}); all that were skipped are in {out / 'skipped.jsonl'}"
+            f"the data set is empty: none of the {seen} samples of "
+            f"{without_secrets(settings.data)} can be used ({named}); all that were "
+            f"skipped are in {out / 'skipped.jsonl'}"
         )
     if not _is_written(out, index):  # a cache of the first format keeps its index
         write_index(out, index)

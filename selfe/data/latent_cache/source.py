@@ -1,4 +1,7 @@
-"""The latent cache as training data, addressed by global sample position."""
+"""The latent cache as training data, addressed by global sample position.
+
+Longer than other files: positions, text, buckets and workers all follow from one order of samples.
+"""
 
 from __future__ import annotations
 

@@ -12,16 +12,21 @@ A spelling is SCHEME:LOCATION, or a path whose kind can be told from what lies t
 
 from __future__ import annotations
 
-import glob
-import hashlib
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+from selfe.data.readers.cells import MOST_IMAGE_BYTES, caption_text
+from selfe.data.readers.cells import image_bytes as image_bytes  # for readers elsewhere
+from selfe.data.readers.cells import pick_column as pick_column
+from selfe.data.readers.locations import IMAGE_ENDINGS, PARQUET_ENDINGS, TAR_ENDINGS, walk
+from selfe.data.readers.locations import digest_of_sizes as digest_of_sizes
+from selfe.data.readers.locations import read_below as read_below
+from selfe.data.readers.locations import require_file as require_file
 from selfe.registry import Registry
+from selfe.text import first_line, printable, without_secrets
 
 READERS = Registry(
     "data scheme",
@@ -34,13 +39,10 @@ READERS = Registry(
     group="selfe_bench.readers",
 )
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-IMAGE_NAMES = ("image", "jpg", "jpeg", "png", "webp", "img", "image_bytes")
-CAPTION_NAMES = ("caption", "text", "txt", "prompt", "description")
-MOST_IMAGE_BYTES = 256 * 2**20
-"""Larger images are refused before they are read."""
 SHARD_ROWS = 1000
 """Samples of one shard where the data itself has no files to go by."""
+_FAULTS = (ValueError, OSError, RecursionError, OverflowError, TypeError)
+"""What foreign content makes parsers raise."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class RawSample:
 
 @dataclass(frozen=True)
 class Skipped:
-    """Data that cannot be used. `name` says where it lies; `samples` how many were lost."""
+    """Data that cannot be used. `name` says where it lies; `samples` how many were lost, 0 for
+    what only should be known."""
 
     name: str
     reason: str
@@ -85,6 +88,59 @@ class RawReader(Protocol):
         ...
 
 
+class CheckedReader:
+    """What all readers share: whatever is wrong with a sample, it is skipped, named and counted.
+
+    Subclasses yield a shard's samples in `items`, each made by `sample`.
+    """
+
+    def items(self, shard: str) -> Iterator[RawSample | Skipped]:
+        raise NotImplementedError
+
+    def read(self, shard: str) -> Iterator[RawSample | Skipped]:
+        """See `RawReader.read`. Names and reasons are Unicode and hold no secrets of a URL."""
+        return map(checked, self.items(shard))
+
+
+def checked(item: RawSample | Skipped) -> RawSample | Skipped:
+    """What a reader yields, fit to be written down: a caption that is not text is skipped."""
+    if isinstance(item, Skipped):
+        return replace(item, name=_public(item.name), reason=_public(item.reason))
+    key = _public(item.key)
+    try:
+        return replace(item, key=key, caption=caption_text(item.caption))
+    except ValueError as error:
+        return Skipped(key, str(error))
+
+
+def _public(text: str) -> str:
+    return printable(without_secrets(text))
+
+
+def sample(
+    name: str, image: Callable[[], bytes], caption: Callable[[], object]
+) -> RawSample | Skipped:
+    """A sample from what finds its parts.
+
+    Args:
+        name: of the sample; also its key.
+        image: the bytes of its file; a ValueError says why there are none.
+        caption: text, bytes or a list of texts (see `caption_text`); likewise.
+    """
+    try:
+        content = image()
+        if not content:
+            raise ValueError("no image")
+        if len(content) > MOST_IMAGE_BYTES:
+            raise ValueError(f"refused: more than {MOST_IMAGE_BYTES} bytes")
+        return RawSample(name, content, caption_text(caption()))
+    except OSError as error:
+        place = f"{error.filename} " if error.filename else ""
+        return Skipped(name, f"{place}cannot be read ({error.strerror or type(error).__name__})")
+    except _FAULTS as error:
+        return Skipped(name, first_line(error))
+
+
 def split_spelling(text: str) -> tuple[str, str]:
     """ "wds:/data/*.tar" -> ("wds", "/data/*.tar"); without a scheme it is told from the path.
 
@@ -97,32 +153,50 @@ def split_spelling(text: str) -> tuple[str, str]:
             raise ValueError(READERS.unknown(scheme))
         if not location:
             raise ValueError(f"--data {text} names no location after the scheme")
-        return scheme, location
-    endings = {".tar": "wds", ".tgz": "wds", ".gz": "wds", ".parquet": "parquet"}
-    if (found := endings.get(Path(text).suffix)) is not None:
-        return found, text
-    folder = Path(text)
-    if not folder.is_dir():
+        return scheme, os.path.expanduser(location)
+    text = os.path.expanduser(text)
+    name = (text.partition("?")[0] if "://" in text else text).lower()
+    if not Path(text).is_dir():
+        for endings, found in ((TAR_ENDINGS, "wds"), (PARQUET_ENDINGS, "parquet")):
+            if name.endswith(endings):
+                return found, text
         raise ValueError(
-            f"--data {text}: there is no such folder; write SCHEME:LOCATION, with a scheme of "
-            + ", ".join(READERS)
+            f"--data {_public(text)}: there is no such folder; write SCHEME:LOCATION, with a "
+            f"scheme of {', '.join(READERS)}"
         )
-    return _scheme_of_folder(folder), text
+    return _scheme_of_folder(Path(text)), text
 
 
 def _scheme_of_folder(folder: Path) -> str:
+    """The one kind of data that a folder holds; two kinds are for the user to choose from."""
     if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
         return "hf"
-    if any(folder.glob("*.tar")):
-        return "wds"
-    if any(folder.rglob("*.parquet")):
-        return "parquet"
-    if any(p.suffix.lower() in IMAGE_ENDINGS for p in folder.rglob("*")):
-        return "folder"
-    raise ValueError(
-        f"--data {folder}: the folder holds no tars, no parquet files, no saved data set and no "
-        "images"
+    names = walk(folder)
+    tables = [name for name in names if name.lower().endswith(PARQUET_ENDINGS)]
+    kinds = {
+        "wds": any(name.lower().endswith(TAR_ENDINGS) for name in names),
+        "folder": any(Path(name).suffix.lower() in IMAGE_ENDINGS for name in names),
+    }
+    # tables without images list what lies beside them, as those of img2dataset do
+    kinds["parquet"] = bool(tables) and (
+        not any(kinds.values()) or _holds_images(str(folder / tables[0]))
     )
+    found = [kind for kind, there in kinds.items() if there]
+    if not found:
+        raise ValueError(
+            f"--data {folder}: the folder holds no tars, no parquet files, no saved data set and "
+            "no images"
+        )
+    if len(found) > 1:
+        choices = " or ".join(f"{kind}:{folder}" for kind in found)
+        raise ValueError(f"--data {folder}: the folder holds several kinds of data: say {choices}")
+    return found[0]
+
+
+def _holds_images(path: str) -> bool:
+    from selfe.data.readers.parquet import image_columns
+
+    return bool(image_columns(path))
 
 
 def open_reader(text: str, **columns: str) -> RawReader:
@@ -136,129 +210,3 @@ def open_reader(text: str, **columns: str) -> RawReader:
     """
     scheme, location = split_spelling(text)
     return READERS.load(scheme)(location, **columns)
-
-
-def expand(location: str, pattern: str) -> list[str]:
-    """Files a location names: `{000..127}` ranges, globs, a folder's files of a pattern, a file.
-
-    Ranges are not looked up, so that a missing shard is noticed and not passed over.
-
-    Raises:
-        ValueError: if a folder or a glob matches nothing.
-    """
-    found = re.search(r"\{(\d+)\.\.(\d+)\}", location)
-    if found:
-        first, last = found.groups()
-        return [
-            name
-            for number in range(int(first), int(last) + 1)
-            for name in expand(
-                location[: found.start()] + f"{number:0{len(first)}}" + location[found.end() :],
-                pattern,
-            )
-        ]
-    if "://" in location:
-        return [location]
-    if Path(location).is_dir():
-        files = sorted(str(path) for path in Path(location).rglob(pattern))
-    elif any(c in location for c in "*?["):
-        files = sorted(glob.glob(location, recursive=True))
-    else:
-        return [location]
-    if not files:
-        raise ValueError(f"the data set is empty: {location} has no {pattern} files")
-    return files
-
-
-def digest_of_sizes(paths: Iterable[str | Path]) -> str:
-    """A digest of names and sizes; of what is missing or elsewhere, of the name alone."""
-    digest = hashlib.sha256()
-    for path in paths:
-        try:
-            size: int | None = os.stat(path).st_size
-        except OSError:
-            size = None
-        digest.update(f"{Path(path).name}\0{size}\0".encode())
-    return digest.hexdigest()
-
-
-def require_file(path: str) -> None:
-    """Raise ValueError where a local shard is missing."""
-    if "://" not in path and not Path(path).is_file():
-        raise ValueError(f"the shard {path} is missing")
-
-
-def pick_column(names: Sequence[str], wanted: str, known: Sequence[str], what: str) -> str:
-    """The column of a table that holds images or captions.
-
-    Raises:
-        ValueError: lists the columns there are.
-    """
-    if wanted:
-        if wanted in names:
-            return wanted
-    else:
-        by_lower = {name.lower(): name for name in reversed(names)}
-        for name in known:
-            if name in by_lower:
-                return by_lower[name]
-    raise ValueError(
-        f"no column {wanted or ' or '.join(known)!r} for the {what}: name one of "
-        f"{', '.join(names)} with --{what}-column"
-    )
-
-
-def caption_of(values: Mapping[str, Any]) -> str | None:
-    """The caption in a sample's record, under any of the usual names."""
-    by_lower = {str(key).lower(): value for key, value in values.items()}
-    for name in CAPTION_NAMES:
-        value = by_lower.get(name)
-        if isinstance(value, list) and value:
-            value = value[0]
-        if isinstance(value, str):
-            return value
-    return None
-
-
-def image_bytes(value: Any, read: Callable[[str], bytes]) -> bytes:
-    """Bytes of an image cell: raw bytes, or the {"bytes", "path"} of the `datasets` library.
-
-    Args:
-        read: content of the file that a cell with a path alone names.
-
-    Raises:
-        ValueError: if the cell holds neither, the file is unreadable, or the image is oversized.
-    """
-    if isinstance(value, Mapping):
-        content, path = value.get("bytes"), value.get("path")
-        if content is None and path:
-            try:
-                content = read(path)
-            except OSError as error:
-                reason = error.strerror or type(error).__name__
-                raise ValueError(f"{path} cannot be read ({reason})") from None
-        value = content
-    if not isinstance(value, bytes):
-        raise ValueError("no image")
-    if len(value) > MOST_IMAGE_BYTES:
-        raise ValueError(f"refused: more than {MOST_IMAGE_BYTES} bytes")
-    return value
-
-
-def read_below(root: Path, name: str) -> bytes:
-    """A file below a folder, at most one byte more of it than is allowed.
-
-    Raises:
-        ValueError: if the name leads out of the folder.
-        OSError: if it cannot be read.
-    """
-    path = root / name
-    if not path.resolve().is_relative_to(root.resolve()):
-        raise ValueError("refused: its path leads out of the folder")
-    with path.open("rb") as file:
-        return file.read(MOST_IMAGE_BYTES + 1)
-
-
-def first_line(error: Exception) -> str:
-    """What another library's error says, as one line."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

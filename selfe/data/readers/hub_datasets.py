@@ -2,47 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
 from selfe.data.readers.base import (
-    CAPTION_NAMES,
-    IMAGE_NAMES,
     MOST_IMAGE_BYTES,
     SHARD_ROWS,
+    CheckedReader,
     RawSample,
     Skipped,
-    first_line,
-    image_bytes,
-    pick_column,
+    sample,
 )
+from selfe.data.readers.cells import CAPTION_NAMES, IMAGE_NAMES, image_bytes, pick_column
+from selfe.data.readers.locations import place_below, read_below, read_plain_file
+from selfe.text import first_line
 
 _OPTIONS = ("split", "config", "revision", "streaming")
+_YES, _NO = ("true", "1", "yes"), ("false", "0", "no")
 
 
-class HubReader:
+class HubReader(CheckedReader):
     """`RawReader` of `NAME?split=train&config=...&revision=...&streaming=true`.
 
     Downloaded and saved data is cut into shards of 1,000 rows; streamed data has those of its
-    files, and nothing of it is kept on disk.
+    files, and nothing of it is kept on disk. Rows that name a file instead of holding its bytes may
+    name files of the data set alone.
 
     Raises:
-        ValueError: for unknown options, a data set that cannot be had, and unknown columns.
+        ValueError: for unknown or unusable options, a data set that cannot be had, and unknown
+            columns.
     """
 
     def __init__(self, location: str, image_column: str = "", caption_column: str = "") -> None:
         self.name, _, query = location.partition("?")
-        options = dict(parse_qsl(query))
-        unknown = sorted(options.keys() - set(_OPTIONS))
-        if unknown:
-            raise ValueError(f"hf: unknown option {unknown[0]!r} (known: {', '.join(_OPTIONS)})")
-        self.streaming = options.get("streaming", "false").lower() in ("true", "1", "yes")
-        self.data = self._load(options.get("split", "train"), options)
-        self.image = pick_column(self.data.column_names, image_column, IMAGE_NAMES, "image")
-        self.caption = pick_column(self.data.column_names, caption_column, CAPTION_NAMES, "caption")
-        self.data = self._undecoded()
+        options = _parse_options(query)
+        self.streaming = _parse_flag("streaming", options.get("streaming", "false"))
+        data = self._load(options)
+        if data.column_names is None:  # of a stream, before its first row is looked at
+            data = data._resolve_features()
+        self.image = pick_column(data.column_names, image_column, IMAGE_NAMES, "image")
+        self.caption = pick_column(data.column_names, caption_column, CAPTION_NAMES, "caption")
+        self.data = self._undecoded(data)
 
     def shards(self) -> list[str]:
         if self.streaming:
@@ -54,54 +58,80 @@ class HubReader:
     def fingerprint(self, shard: str) -> str:
         return "" if self.streaming else f"{len(self._range(shard))} rows"
 
-    def read(self, shard: str) -> Iterator[RawSample | Skipped]:
-        import pyarrow
-
-        rows: Any
-        if self.streaming:
-            number = int(shard.split()[1])
-            rows = self.data.shard(num_shards=self.data.num_shards, index=number)
-        else:
-            rows = self.data.select(self._range(shard))
-        row = 0
+    def items(self, shard: str) -> Iterator[RawSample | Skipped]:
+        if not self.streaming:
+            for row, number in enumerate(self._range(shard)):
+                yield self._sample(
+                    f"{self.name}/{shard}/{row}", partial(self.data.__getitem__, number)
+                )
+            return
+        number = int(shard.split()[1])
+        rows = self.data.shard(num_shards=self.data.num_shards, index=number)
+        row = -1
         try:
             for row, values in enumerate(rows):
-                yield self._sample(f"{self.name}/{shard}/{row}", values)
-        except (pyarrow.ArrowException, OSError, ValueError) as error:
+                yield self._sample(f"{self.name}/{shard}/{row}", partial(dict, values))
+        except Exception as error:  # of any protocol or file format
             # a stream that breaks off: how many samples went with it is not known
-            reason = f"it cannot be read after row {row} ({first_line(error)})"
+            reason = f"it cannot be read after row {max(row, 0)} ({first_line(error)})"
             yield Skipped(f"{self.name}/{shard}", reason)
 
     def _range(self, shard: str) -> range:
         start = int(shard.split()[1])
         return range(start, min(start + SHARD_ROWS, len(self.data)))
 
-    def _sample(self, name: str, values: dict[str, Any]) -> RawSample | Skipped:
-        caption = values[self.caption]
-        if isinstance(caption, list) and caption:
-            caption = caption[0]
-        if not isinstance(caption, str):
-            return Skipped(name, "no caption")
-        try:
-            image = image_bytes(values[self.image], _read_anywhere)
-        except ValueError as error:
-            return Skipped(name, str(error))
-        return RawSample(name, image, caption.strip())
+    def _sample(self, name: str, row: Callable[[], dict[str, Any]]) -> RawSample | Skipped:
+        import pyarrow
 
-    def _load(self, split: str, options: dict[str, str]) -> Any:
+        try:
+            values = row()
+        except (pyarrow.ArrowException, OSError, ValueError, TypeError, IndexError) as error:
+            return Skipped(name, f"the row cannot be read ({first_line(error)})")
+        return sample(
+            name,
+            lambda: image_bytes(values[self.image], self._read_named),
+            lambda: values[self.caption],
+        )
+
+    def _read_named(self, place: str) -> bytes:
+        """A file that a row names, if it is one of this data set."""
+        if os.path.isdir(self.name):
+            if "://" in place or "::" in place:
+                raise ValueError("refused: the row names a URL")
+            return read_below(self.name, place)
+        if place.startswith(f"hf://datasets/{self.name}@") and "::" not in place:
+            return _read_url(place)
+        if "://" in place or "::" in place:
+            raise ValueError("refused: the row names a URL, or a file in an archive")
+        for root in _caches(self.name):
+            try:
+                return read_plain_file(place_below(root, place))
+            except (ValueError, FileNotFoundError):
+                continue
+        raise ValueError("refused: its path leads out of the data set")
+
+    def _load(self, options: dict[str, str]) -> Any:
         import datasets
 
-        if Path(self.name).is_dir() and (
-            (Path(self.name) / "state.json").is_file()
-            or (Path(self.name) / "dataset_dict.json").is_file()
-        ):
-            data = datasets.load_from_disk(self.name)
-            if isinstance(data, datasets.DatasetDict):
-                if split not in data:
-                    raise ValueError(f"{self.name} has no split {split!r}: {', '.join(data)}")
-                data = data[split]
-            return data.to_iterable_dataset(num_shards=1) if self.streaming else data
+        local = Path(self.name)
+        saved = local.is_dir() and any(
+            (local / name).is_file() for name in ("state.json", "dataset_dict.json")
+        )
+        if local.is_dir():
+            refused = [o for o in ("revision", "config") if o in options and (saved or o[0] == "r")]
+            if refused:
+                raise ValueError(f"{self.name} is a folder: it has no {refused[0]}; leave it out")
+        split = options.get("split", "train")
         try:
+            if saved:
+                data = _part_of_saved(datasets.load_from_disk(self.name), self.name, split)
+                return data.to_iterable_dataset(num_shards=1) if self.streaming else data
+            if local.is_dir() and "config" in options:
+                known = datasets.get_dataset_config_names(self.name)
+                if options["config"] not in known:
+                    raise _Unusable(
+                        f"{self.name} has no config {options['config']!r}: {', '.join(known)}"
+                    )
             return datasets.load_dataset(
                 self.name,
                 options.get("config"),
@@ -109,26 +139,102 @@ class HubReader:
                 revision=options.get("revision"),
                 streaming=self.streaming,
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except _Unusable as error:
+            raise ValueError(str(error)) from None
+        except Exception as error:  # of any builder, protocol or file format
+            fetch = (
+                ""
+                if local.is_dir()
+                else (f"; fetch it with: hf download --repo-type dataset {self.name}")
+            )
             raise ValueError(
-                f"the data set {self.name} cannot be had ({first_line(error)}); fetch it with: "
-                f"hf download --repo-type dataset {self.name}"
+                f"the data set {self.name} cannot be had ({first_line(error)}){fetch}"
             ) from None
 
-    def _undecoded(self) -> Any:
-        """Images as the bytes they were stored in, so that one damaged image is one sample."""
+    def _undecoded(self, data: Any) -> Any:
+        """The two columns alone, images as the bytes they were stored in: nothing is decoded, so
+        that one damaged image is one sample."""
         import datasets
 
-        if self.data.features is None or not isinstance(
-            self.data.features[self.image], datasets.Image
-        ):
-            return self.data
-        return self.data.cast_column(self.image, datasets.Image(decode=False))
+        data = data.select_columns(list(dict.fromkeys((self.image, self.caption))))
+        if not self.streaming:
+            data = data.with_format(None)
+        if data.features is not None and isinstance(data.features[self.image], datasets.Image):
+            data = data.cast_column(self.image, datasets.Image(decode=False))
+        return data
 
 
-def _read_anywhere(path: str) -> bytes:
-    """A file that the `datasets` library has put on disk or names by a URL."""
+class _Unusable(ValueError):
+    """Options that do not fit the data; already one clear sentence."""
+
+
+def _parse_options(query: str) -> dict[str, str]:
+    """The part after "?". Raises ValueError for what is unknown, empty or there twice."""
+    if not query:
+        return {}
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True)
+    except ValueError:
+        raise ValueError(
+            f"hf: options are written ?split=train&config=NAME, got {query!r}"
+        ) from None
+    options: dict[str, str] = {}
+    for name, value in pairs:
+        if name not in _OPTIONS:
+            raise ValueError(f"hf: unknown option {name!r} (known: {', '.join(_OPTIONS)})")
+        if name in options or not value.strip():
+            raise ValueError(f"hf: the option {name} is {'there twice' if value else 'empty'}")
+        options[name] = value
+    return options
+
+
+def _parse_flag(name: str, value: str) -> bool:
+    if value.lower() not in (*_YES, *_NO):
+        raise ValueError(f"hf: {name} takes true or false, got {value!r}")
+    return value.lower() in _YES
+
+
+def _part_of_saved(data: Any, name: str, split: str) -> Any:
+    """A split or slice, such as train[:10%], of what `save_to_disk` wrote."""
+    import datasets
+
+    if isinstance(data, datasets.DatasetDict):
+        parts = dict(data)
+    else:
+        parts = {str(data.split or "train"): data}
+    try:
+        wanted = datasets.ReadInstruction.from_spec(split).to_absolute(
+            {part: len(rows) for part, rows in parts.items()}
+        )
+    except (ValueError, AssertionError, KeyError) as error:
+        raise _Unusable(
+            f"{name} has no split {split!r}: {', '.join(parts)} ({first_line(error)})"
+        ) from None
+    found = [
+        parts[each.splitname].select(range(each.from_ or 0, _end(each, parts))) for each in wanted
+    ]
+    return found[0] if len(found) == 1 else datasets.concatenate_datasets(found)
+
+
+def _end(instruction: Any, parts: dict[str, Any]) -> int:
+    size = len(parts[instruction.splitname])
+    return size if instruction.to is None else min(size, instruction.to)
+
+
+def _caches(name: str) -> list[str]:
+    """Folders of this machine where the `datasets` library keeps a data set of the hub."""
+    from datasets import config
+    from huggingface_hub import constants
+
+    own = name.replace("/", "--")
+    return [
+        os.path.join(constants.HF_HUB_CACHE, f"datasets--{own}"),
+        os.path.join(config.DOWNLOADED_DATASETS_PATH, "extracted"),
+    ]
+
+
+def _read_url(place: str) -> bytes:
     import fsspec
 
-    with fsspec.open(path, "rb") as file:
+    with fsspec.open(place, "rb") as file:
         return file.read(MOST_IMAGE_BYTES + 1)

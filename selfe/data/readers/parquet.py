@@ -2,42 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from selfe.data.readers.base import (
-    CAPTION_NAMES,
-    IMAGE_NAMES,
+    CheckedReader,
     RawSample,
     Skipped,
+    sample,
+)
+from selfe.data.readers.cells import CAPTION_NAMES, IMAGE_NAMES, image_bytes, pick_column
+from selfe.data.readers.locations import (
+    PARQUET_ENDINGS,
     digest_of_sizes,
     expand,
-    first_line,
-    image_bytes,
-    pick_column,
     read_below,
     require_file,
 )
+from selfe.text import first_line
 
 
-class ParquetReader:
+class ParquetReader(CheckedReader):
     """`RawReader` of parquet files; a row group is a shard.
 
-    Images are raw bytes, or the {"bytes", "path"} structure of the `datasets` library.
+    Images are raw bytes, the {"bytes", "path"} structure of the `datasets` library, or, where no
+    column holds either, paths below the file's folder.
 
     Raises:
-        ValueError: if there are no files, or one of them is missing or not parquet.
+        ValueError: if there are no files, or one of them is missing, not parquet or lacks a column.
     """
 
     def __init__(self, location: str, image_column: str = "", caption_column: str = "") -> None:
-        self.files = expand(location, "*.parquet")
+        self.files = expand(location, PARQUET_ENDINGS)
         self.image_column, self.caption_column = image_column, caption_column
 
     def shards(self) -> list[str]:
         names = []
         for path in self.files:
-            with self._open(path) as file:
+            with _open(path) as file:
+                self._columns(path, file)
                 names += [f"{path}#{group}" for group in range(file.num_row_groups)]
         if not names:
             raise ValueError(f"the data set is empty: {', '.join(self.files)} has no rows")
@@ -46,49 +51,75 @@ class ParquetReader:
     def fingerprint(self, shard: str) -> str:
         return digest_of_sizes([shard.rpartition("#")[0]])
 
-    def read(self, shard: str) -> Iterator[RawSample | Skipped]:
+    def items(self, shard: str) -> Iterator[RawSample | Skipped]:
         import pyarrow
 
         path, _, group = shard.rpartition("#")
-        with self._open(path) as file:
-            names = file.schema_arrow.names
-            columns = [
-                pick_column(names, self.image_column, IMAGE_NAMES, "image"),
-                pick_column(names, self.caption_column, CAPTION_NAMES, "caption"),
-            ]
+        with _open(path) as file:
+            columns = self._columns(path, file)
+            read = partial(read_below, Path(path).parent)
             rows = file.metadata.row_group(int(group)).num_rows
             done = 0
             try:
                 for batch in file.iter_batches(64, row_groups=[int(group)], columns=columns):
-                    images, captions = (batch.column(name).to_pylist() for name in columns)
+                    images, captions = (batch.column(name) for name in columns)
                     for image, caption in zip(images, captions, strict=True):
-                        yield self._sample(f"{shard}/{done}", image, caption, Path(path).parent)
+                        yield sample(
+                            f"{shard}/{done}", partial(_bytes_of, image, read), caption.as_py
+                        )
                         done += 1
             except (pyarrow.ArrowException, OSError) as error:
                 reason = f"the rows from {done} on cannot be read ({first_line(error)})"
                 yield Skipped(shard, reason, rows - done)
 
-    @staticmethod
-    def _sample(name: str, image: Any, caption: Any, base: Path) -> RawSample | Skipped:
-        if not isinstance(caption, str):
-            return Skipped(name, "no caption")
+    def _columns(self, path: str, file: Any) -> list[str]:
+        """The columns of images and captions."""
+        schema, image = file.schema_arrow, self.image_column
+        names = list(schema.names)
+        holding = [name for name in _images_of(schema) if name.lower() in IMAGE_NAMES]
+        choice = names if image or not holding else holding
         try:
-            content = image_bytes(image, lambda path: read_below(base, path))
-            return RawSample(name, content, caption.strip())
+            return [
+                pick_column(choice, image, IMAGE_NAMES, "image"),
+                pick_column(names, self.caption_column, CAPTION_NAMES, "caption"),
+            ]
         except ValueError as error:
-            return Skipped(name, str(error))
+            raise ValueError(f"{path}: {error}") from None
 
-    @staticmethod
-    def _open(path: str) -> Any:
-        import pyarrow
-        import pyarrow.parquet
 
-        require_file(path)
-        try:
-            return pyarrow.parquet.ParquetFile(
-                path, memory_map=True, page_checksum_verification=True
-            )
-        except (pyarrow.ArrowException, OSError) as error:
-            raise ValueError(
-                f"{path} cannot be read as parquet ({first_line(error)}): fetch it again"
-            ) from None
+def _bytes_of(cell: Any, read: Callable[[str], bytes]) -> bytes:
+    return image_bytes(cell.as_py(), read)
+
+
+def image_columns(path: str) -> list[str]:
+    """Columns under a usual name whose type can hold an image.
+
+    Raises:
+        ValueError: if the file is missing or not parquet.
+    """
+    with _open(path) as file:
+        return [name for name in _images_of(file.schema_arrow) if name.lower() in IMAGE_NAMES]
+
+
+def _images_of(schema: Any) -> list[str]:
+    import pyarrow.types as kinds
+
+    def holds(kind: Any) -> bool:
+        if kinds.is_struct(kind):
+            return kind.get_field_index("bytes") >= 0 or kind.get_field_index("path") >= 0
+        return kinds.is_binary(kind) or kinds.is_large_binary(kind) or kinds.is_binary_view(kind)
+
+    return [field.name for field in schema if holds(field.type)]
+
+
+def _open(path: str) -> Any:
+    import pyarrow
+    import pyarrow.parquet
+
+    require_file(path)
+    try:
+        return pyarrow.parquet.ParquetFile(path, memory_map=True, page_checksum_verification=True)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(
+            f"{path} cannot be read as parquet ({first_line(error)}): fetch it again"
+        ) from None

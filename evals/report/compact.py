@@ -1,0 +1,344 @@
+"""The compact table: methods by steps, the highest score of a column marked, differences beside.
+
+The same table stands on the terminal, at the head of the report's README.md and on the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from evals.base import Interval
+from evals.report.lines import Line
+from evals.report.markup import is_missing, number, signed, to_markdown
+from evals.report.result_folders import ResultFolder
+from evals.report.rows import configuration_of, difference
+from evals.report.table2 import RESOLVED
+from evals.results import protocol_key
+
+MOST_ROWS = 12
+_ONE_TRAINING = "95% intervals, clustered by prompt."
+_OVER_SEEDS = (
+    "Means over training seeds; their 95% intervals hold for other seeds and other prompts alike."
+)
+
+
+@dataclass(frozen=True)
+class CompactCell:
+    """One score, and its difference to the reference's at the same steps.
+
+    Attributes:
+        best: whether it is the highest of its column.
+        delta: None for the reference itself, and where nothing can be compared.
+        resolved: whether the interval of `delta` leaves out 0.
+    """
+
+    score: Interval
+    best: bool = False
+    delta: Interval | None = None
+    resolved: bool = False
+
+    @property
+    def difference(self) -> str:
+        """ "+0.120 [+0.051, +0.189]", with "not resolved" where the interval holds 0."""
+        if self.delta is None:
+            return ""
+        span = f"{signed(self.delta.mean)} [{signed(self.delta.low)}, {signed(self.delta.high)}]"
+        return span if self.resolved else f"{span} not resolved"
+
+    @property
+    def way(self) -> float:
+        """The difference to the reference; 0 where there is none."""
+        return self.delta.mean if self.delta else 0.0
+
+    @property
+    def verdict(self) -> str:
+        """ "+0.120 resolved" or "+0.020 not resolved"."""
+        if self.delta is None:
+            return ""
+        return f"{signed(self.delta.mean)} {'' if self.resolved else 'not '}resolved"
+
+
+@dataclass(frozen=True)
+class CompactRow:
+    name: str
+    cells: dict[int, CompactCell]
+    """By number of steps."""
+
+
+@dataclass(frozen=True)
+class CompactTable:
+    """Overall scores of one protocol.
+
+    Attributes:
+        protocol: first ten characters of `protocol_key`.
+        title: suite, split and size of the protocol.
+        steps: columns; 0 for images made elsewhere.
+        reference: name of the row that differences are to; "" where there is none.
+    """
+
+    protocol: str
+    title: str
+    steps: list[int]
+    rows: list[CompactRow]
+    reference: str
+    over_seeds: bool
+
+    @property
+    def words(self) -> str:
+        parts = [_OVER_SEEDS if self.over_seeds else _ONE_TRAINING]
+        if len(self.rows) > 1:
+            parts.append("The highest mean of a column is marked.")
+        if self.reference and any(c.delta for row in self.rows for c in row.cells.values()):
+            parts.append(
+                f"Below a score: its difference to {self.reference}, paired over prompts"
+                f"{' and seeds' if self.over_seeds else ''}; "
+                '"not resolved" where its interval holds 0.'
+            )
+        return " ".join(parts)
+
+
+def compact_table(
+    lines: Sequence[Line], trainings: pd.DataFrame | None = None, baseline: str = ""
+) -> CompactTable | None:
+    """The table of one protocol; None where there is no complete result.
+
+    Args:
+        lines: of the protocol; those that are `usual` get rows.
+        trainings: of `trainings_frame`, same protocol: configurations in it get a row over all
+            their seeds instead of one for a single training.
+        baseline: name of the line that differences are to; Self-E where none is named.
+
+    Raises:
+        ValueError: if no line is called `baseline`, with the names there are.
+    """
+    if not lines:
+        return None
+    first = lines[0].first
+    covered: set[str] = set()
+    rows: list[CompactRow] = []
+    if trainings is not None and not baseline:
+        rows, covered = _rows_over_seeds(trainings), set(trainings["settings"])
+    reference = _reference(lines, baseline)
+    reference_name = reference.name if reference else ""
+    singles = [line for line in lines if line.usual and settings_of(line.first) not in covered]
+    over_seeds = bool(rows)
+    if over_seeds:
+        reference_name = next((row.name for row in rows if _is_reference(row)), "Self-E")
+        for line in singles:
+            row = CompactRow(f"{line.name} (one training)", _cells(line, None, False))
+            if row.cells:
+                rows.append(row)
+    else:
+        for line in singles:
+            row = CompactRow(line.name, _cells(line, reference, bool(baseline)))
+            if row.cells:
+                rows.append(row)
+    if not rows:
+        return None
+    protocol = first.result.protocol
+    size = f"{protocol.num_prompts} prompts x {protocol.images_per_prompt} images"
+    return CompactTable(
+        protocol=protocol_key(protocol)[:10],
+        title=", ".join(part for part in (protocol.suite, protocol.split, size) if part),
+        steps=sorted({n for row in rows for n in row.cells}),
+        rows=_with_best(rows[:MOST_ROWS]),
+        reference=reference_name,
+        over_seeds=over_seeds,
+    )
+
+
+def _is_reference(row: CompactRow) -> bool:
+    return all(cell.delta is None for cell in row.cells.values())
+
+
+def _reference(lines: Sequence[Line], baseline: str) -> Line | None:
+    if baseline:
+        for line in lines:
+            if line.name == baseline:
+                return line
+        names = ", ".join(line.name for line in lines)
+        raise ValueError(f"no configuration is called {baseline!r}; there are: {names}")
+    for line in lines:
+        model = line.first.result.model
+        if model.method == "selfe" and not model.variant and not line.further:
+            return line
+    return None
+
+
+def _cells(line: Line, reference: Line | None, named: bool) -> dict[int, CompactCell]:
+    """Scores at the line's last iteration; compared at equal iterations only, unless the user named
+    the baseline."""
+    cells: dict[int, CompactCell] = {}
+    for folder in line.folders:
+        scores = folder.result.scores
+        if not line.is_final(folder) or scores.overall is None or scores.partial:
+            continue
+        steps = folder.result.sampling.steps
+        other = reference_for(folder, reference, named) if reference not in (None, line) else None
+        delta = difference(folder, other) if other is not None else None
+        cells[steps] = CompactCell(
+            scores.overall,
+            delta=delta.interval if delta else None,
+            resolved=bool(delta and delta.resolved),
+        )
+    return cells
+
+
+def reference_for(folder: ResultFolder, reference: Line | None, named: bool) -> ResultFolder | None:
+    """The reference's result that a result is compared with: same steps and iterations; of a
+    baseline that the user named, its last iteration where it has no such one."""
+    if reference is None:
+        return None
+    steps, iterations = folder.result.sampling.steps, folder.result.model.iterations
+    for other in reference.folders:
+        model = other.result.model
+        if other.result.sampling.steps == steps and model.iterations == iterations:
+            return other
+    return reference.final_at(steps) if named or iterations is None else None
+
+
+def settings_of(folder: ResultFolder) -> str:
+    """What `trainings_frame` has in its column "settings"; "" where it is not recorded."""
+    configuration = configuration_of(folder)
+    return configuration[0][:8] if configuration else ""
+
+
+def _rows_over_seeds(frame: pd.DataFrame) -> list[CompactRow]:
+    """A row per configuration at its last iteration, Self-E first."""
+    rows: list[CompactRow] = []
+    several = frame["recipe"].nunique() > 1
+    keys = ["recipe", "method", "variant", "settings"]
+    for key, members in frame.groupby(keys, sort=False):
+        last = members[members["iterations"] == members["iterations"].max()]
+        cells: dict[int, CompactCell] = {}
+        for _, row in last.iterrows():
+            score = Interval(mean=row["overall"], low=row["overall_low"], high=row["overall_high"])
+            delta = None
+            if not is_missing(row["delta_selfe"]):
+                delta = Interval(
+                    mean=row["delta_selfe"], low=row["delta_low"], high=row["delta_high"]
+                )
+            cells[int(row["steps"])] = CompactCell(
+                score, delta=delta, resolved=row["resolved"] == RESOLVED
+            )
+        added = ", ".join(str(part) for part in (key[2], key[0] if several else "") if part)
+        name = f"{key[1]} ({added})" if added else str(key[1])
+        rows.append(CompactRow(name, cells))
+    return sorted(rows, key=lambda row: not _is_reference(row))
+
+
+def _with_best(rows: Sequence[CompactRow]) -> list[CompactRow]:
+    if len(rows) < 2:
+        return list(rows)
+    highest: dict[int, float] = {}
+    for row in rows:
+        for steps, cell in row.cells.items():
+            highest[steps] = max(highest.get(steps, 0.0), cell.score.mean)
+    return [
+        CompactRow(
+            row.name,
+            {
+                steps: CompactCell(
+                    cell.score, cell.score.mean == highest[steps] > 0, cell.delta, cell.resolved
+                )
+                for steps, cell in row.cells.items()
+            },
+        )
+        for row in rows
+    ]
+
+
+_MOST_NAMES = 4
+
+
+def headline(table: CompactTable) -> list[str]:
+    """A short sentence per number of steps: the reference, and what is resolved against it."""
+    sentences = []
+    for steps in table.steps:
+        scored = [(row.name, row.cells[steps]) for row in table.rows if steps in row.cells]
+        scored.sort(key=lambda pair: -pair[1].score.mean)
+        first = next((pair for pair in scored if pair[0] == table.reference), scored[0])
+        others = [pair for pair in scored if pair is not first]
+        where = f"At {column_name(steps)}" if steps else "Of images made elsewhere"
+        parts = [f"{where}: {first[0]} {number(first[1].score.mean)}"]
+        for words, chosen in (
+            ("resolved above it", [p for p in others if p[1].resolved and p[1].way > 0]),
+            ("resolved below it", [p for p in others if p[1].resolved and p[1].way < 0]),
+            ("not resolved", [p for p in others if p[1].delta and not p[1].resolved]),
+            ("not compared", [p for p in others if p[1].delta is None]),
+        ):
+            if chosen:
+                names = [f"{name} {number(cell.score.mean)}" for name, cell in chosen[:_MOST_NAMES]]
+                more = len(chosen) - len(names)
+                names += [f"{more} more"] if more else []
+                parts.append(f"{words}: {', '.join(names)}")
+        sentences.append("; ".join(parts) + ".")
+    return sentences
+
+
+def column_name(steps: int) -> str:
+    return f"{steps} step{'s' * (steps != 1)}" if steps else "made elsewhere"
+
+
+def compact_markdown(table: CompactTable) -> str:
+    """Scores with their intervals, and the differences in a second table."""
+    header = ["", *map(column_name, table.steps)]
+    scores, differences = [], []
+    for row in table.rows:
+        texts = []
+        for steps in table.steps:
+            cell = row.cells.get(steps)
+            text = f"{number(cell.score.mean)}" if cell else ""
+            text = f"**{text}**" if cell and cell.best else text
+            span = f" [{number(cell.score.low)}, {number(cell.score.high)}]" if cell else ""
+            texts.append(text + span)
+        scores.append([row.name, *texts])
+        found = [row.cells[n].difference if n in row.cells else "" for n in table.steps]
+        if any(found):
+            differences.append([row.name, *found])
+    parts = [to_markdown(header, scores)]
+    if differences:
+        parts.append(f"Difference to {table.reference}:\n\n{to_markdown(header, differences)}")
+    return "\n".join(parts)
+
+
+def compact_text(table: CompactTable, width: int = 100) -> str:
+    """For a terminal: two lines a row, the score and its difference; "*" marks the highest."""
+    names = [row.name for row in table.rows]
+    room = max(12, min(30, max(map(len, names))))
+    cells = {
+        (i, n): row.cells[n]
+        for i, row in enumerate(table.rows)
+        for n in table.steps
+        if n in row.cells
+    }
+    columns = max(1, (width - room) // 22)
+    lines = [table.title]
+    for start in range(0, len(table.steps), columns):
+        part = table.steps[start : start + columns]
+        lines.append(" " * room + "".join(f"{column_name(n):>22}" for n in part))
+        for i, row in enumerate(table.rows):
+            name = row.name if len(row.name) <= room else row.name[: room - 1] + "…"
+            scores, deltas = "", ""
+            for n in part:
+                cell = cells.get((i, n))
+                span = (
+                    f"{number(cell.score.mean)}{'*' if cell.best else ' '}"
+                    f"[{number(cell.score.low, 2)}, {number(cell.score.high, 2)}]"
+                    if cell
+                    else ""
+                )
+                scores += f"{span:>22}"
+                deltas += f"{cell.verdict if cell else '':>22}"
+            lines.append(f"{name:<{room}}{scores}".rstrip())
+            if deltas.strip():
+                lines.append(" " * room + deltas.rstrip())
+    notes = ["* highest of its column"] if len(table.rows) > 1 else []
+    if any(cell.delta for cell in cells.values()):
+        notes.append(f"below: difference to {table.reference}")
+    notes.append("over training seeds" if table.over_seeds else "95% intervals over prompts")
+    lines.append("; ".join(notes))
+    return "\n".join(lines)

@@ -1,0 +1,428 @@
+"""What the page knows of all results at once: scores, lines, tables, differences, runs.
+
+Longer than other files: each function makes one part of what the page is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import ndtr, ndtri
+
+from evals.base import TASKS, Interval
+from evals.report import page
+from evals.report.compact import reference_for, settings_of
+from evals.report.lines import Line, run_of, short_id
+from evals.report.markup import is_missing
+from evals.report.model_columns import eta_of, guidance_text, setting_text
+from evals.report.result_folders import ResultFolder
+from evals.report.rows import PAPER, Table, difference, paper_table
+from evals.report.table2 import RESOLVED
+from evals.results import protocol_key
+from evals.site.runs import RunRecord
+
+SIGNIFICANCE = 0.05
+
+
+@dataclass(frozen=True)
+class ResultIds:
+    """Identifiers that stay the same when results come: by place among the folders."""
+
+    ids: list[str]
+
+    @classmethod
+    def of(cls, folders: Sequence[ResultFolder]) -> ResultIds:
+        return cls([short_id(f.name, f.result.model.digest) for f in folders])
+
+
+def protocol_id(folder: ResultFolder) -> str:
+    return protocol_key(folder.result.protocol)[:10]
+
+
+def rounded(interval: Interval | None) -> list[float] | None:
+    if interval is None:
+        return None
+    return [round(v, 5) for v in (interval.mean, interval.low, interval.high)]
+
+
+def result_facts(
+    folder: ResultFolder, identifier: str, line: Line, seconds: float | None
+) -> dict[str, Any]:
+    """One result as the page's JavaScript reads it."""
+    result = folder.result
+    scores, facts = result.scores, result.environment
+    versions = facts.get("versions") or {}
+    return {
+        "id": identifier,
+        "line": line.id,
+        "protocol": line.protocol,
+        "final": line.is_final(folder),
+        "steps": result.sampling.steps,
+        "nfe": result.sampling.nfe,
+        "iterations": result.model.iterations,
+        "seconds": seconds,
+        "overall": rounded(scores.overall),
+        "tasks": {task: rounded(interval) for task, interval in scores.tasks.items()},
+        "partial": scores.partial,
+        "num_images": scores.num_images,
+        "failed": scores.num_failed,
+        "diversity": diversity_facts(result.diversity),
+        "guidance": guidance_text(result),
+        "eta": eta_of(result),
+        "sampler": setting_text(result),
+        "seed": result.sampling.seed,
+        "commit": str(facts.get("commit", "")),
+        "machine": str(facts.get("machine", "")),
+        "versions": ", ".join(f"{name} {value}" for name, value in versions.items()),
+        "command": result.command,
+        "folder": folder.name,
+        "digest": result.model.digest,
+    }
+
+
+def diversity_facts(figures: dict[str, Any]) -> dict[str, Any] | None:
+    """Total variation and that of the data: over all factors, and the mean over tasks of each kind
+    of factor."""
+    whole = (figures.get("tv"), figures.get("tv_data"))
+    if not all(isinstance(v, (int, float)) for v in whole):
+        return None
+    kinds: dict[str, list[tuple[float, float]]] = {}
+    tasks = figures.get("tasks")
+    for factors in tasks.values() if isinstance(tasks, dict) else ():
+        for kind, leaf in factors.items():
+            if isinstance(leaf, dict) and "tv" in leaf and "tv_data" in leaf:
+                kinds.setdefault(str(kind), []).append((leaf["tv"], leaf["tv_data"]))
+    means = {kind: np.mean(values, axis=0).round(5).tolist() for kind, values in kinds.items()}
+    return {"all": [round(float(v), 5) for v in whole if v is not None], "kinds": means}
+
+
+def line_facts(line: Line, has_pictures: bool) -> dict[str, Any]:
+    folder = line.first
+    model = folder.result.model
+    facts = model.training
+    return {
+        "id": line.id,
+        "kind": "training",
+        "protocol": line.protocol,
+        "name": line.name,
+        "label": model.label if not model.variant else "",
+        "method": model.method,
+        "style": line.style,
+        "usual": line.usual,
+        "in_gallery": True,
+        "usual_gallery": line.usual,
+        "pictures": has_pictures,
+        "changed": list(folder.changed or ()),
+        "changed_known": folder.changed is not None,
+        "recipe": folder.recipe,
+        "run": run_of(folder),
+        "seed": str(facts.get("seed", "")),
+        "precision": str(facts.get("precision", "")),
+        "parameters": model.parameters,
+        "init_from": str(facts.get("init_from") or ""),
+        "other_weights": model.other_weights,
+        "under_trained": folder.under_trained,
+    }
+
+
+def protocol_facts(folder: ResultFolder) -> dict[str, Any]:
+    protocol = folder.result.protocol
+    present = [task for task in TASKS if task in folder.result.scores.tasks]
+    others = sorted(set(folder.result.scores.tasks) - set(TASKS))
+    split = f", {protocol.split}" if protocol.split else ""
+    return {
+        "id": protocol_id(folder),
+        "name": f"{protocol.suite}{split}, {protocol.num_prompts} x {protocol.images_per_prompt}",
+        "words": page.protocol_text(protocol),
+        "tasks": [*present, *others],
+    }
+
+
+# ---------------------------------------------------------------- means over training seeds
+
+
+def mean_lines(
+    frame: pd.DataFrame, protocol: str, lines: Sequence[Line]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Lines over training seeds, and their points, from `trainings_frame`.
+
+    Single trainings of a configuration that has a mean give up their places in the first chart.
+    """
+    found: list[dict[str, Any]] = []
+    points: list[dict[str, Any]] = []
+    several = frame["recipe"].nunique() > 1
+    for key, members in frame.groupby(["recipe", "method", "variant", "settings"], sort=False):
+        identifier = short_id(protocol, "mean", *key)
+        own = [line for line in lines if settings_of(line.first) == key[3]]
+        last = members["iterations"].max()
+        seeds = str(members["training_seed"].iloc[0])
+        added = ", ".join(str(part) for part in (key[2], key[0] if several else "") if part)
+        name = label = f"{key[1]} ({added})" if added else str(key[1])
+        found.append(
+            {
+                "id": identifier,
+                "kind": "mean",
+                "protocol": protocol,
+                "name": f"{name}, mean of {len(seeds.split())} seeds",
+                "label": label,
+                "method": own[0].first.result.model.method if own else "",
+                "style": next((line.style for line in own if line.usual), len(found)),
+                "usual": not key[2],
+            }
+        )
+        for _, row in members.iterrows():
+            ends = ("", "_low", "_high")
+            points.append(
+                {
+                    "line": identifier,
+                    "protocol": protocol,
+                    "final": bool(row["iterations"] == last),
+                    "steps": int(row["steps"]),
+                    "nfe": int(row["nfe"]),
+                    "iterations": int(row["iterations"]),
+                    "overall": [round(row[f"overall{end}"], 5) for end in ends],
+                    "partial": False,
+                    "tasks": {
+                        task: [round(row[f"{task}{end}"], 5) for end in ends]
+                        for task in TASKS
+                        if not is_missing(row[task])
+                    },
+                }
+            )
+    return found, points
+
+
+# ---------------------------------------------------------------- differences
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values of a family, adjusted so that the chance of any false one is bounded (Holm 1979)."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
+    for place, i in enumerate(order):
+        highest = max(highest, min(1.0, p_values[i] * (len(p_values) - place)))
+        adjusted[i] = highest
+    return adjusted
+
+
+def mean_differences(frame: pd.DataFrame, means: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Differences over training seeds at the last iteration, from `trainings_frame`.
+
+    Their p follows from the interval, taken as a normal one: it is rather too large, for the
+    interval is wider by Student's quantile.
+
+    Args:
+        means: of `mean_lines`, from the same frame.
+    """
+    rows: list[dict[str, Any]] = []
+    keys = ["recipe", "method", "variant", "settings"]
+    for mean, (_, members) in zip(means, frame.groupby(keys, sort=False), strict=True):
+        for _, row in members[members["iterations"] == members["iterations"].max()].iterrows():
+            if is_missing(row["delta_selfe"]):
+                continue
+            ends = [round(float(row[f"delta_{n}"]), 5) for n in ("selfe", "low", "high")]
+            deviation = (ends[2] - ends[1]) / 2 / float(ndtri(0.975))
+            rows.append(
+                {
+                    "line": mean["id"],
+                    "steps": int(row["steps"]),
+                    "iterations": int(row["iterations"]),
+                    "score": round(float(row["overall"]), 5),
+                    "delta": ends,
+                    "p": round(float(2 * ndtr(-abs(ends[0]) / deviation)), 5) if deviation else 1.0,
+                    "resolved": row["resolved"] == RESOLVED,
+                    "settings": row["settings"],
+                }
+            )
+    return rows
+
+
+def difference_rows(
+    folders: Sequence[ResultFolder],
+    ids: ResultIds,
+    lines: Sequence[Line],
+    reference: Line | None,
+    named: bool,
+    means: Sequence[dict[str, Any]] = (),
+    most: int = 120,
+) -> dict[str, Any] | None:
+    """Every line's last iteration against the reference at the same steps.
+
+    Configurations that were trained with several seeds stand for all of them; single trainings of
+    such a configuration are left out, for they would be compared with one training of Self-E.
+
+    Args:
+        lines: of one protocol.
+        named: whether the user chose the reference: then iterations may differ, and `means` are
+            left out.
+        means: of `mean_differences`.
+        most: comparisons at most; lines drawn at first come first.
+    """
+    if reference is None:
+        return None
+    number = {id(folder): place for place, folder in enumerate(folders)}
+    rows: list[dict[str, Any]] = []
+    left_out = 0
+    covered = set() if named else {row["settings"] for row in means}
+    shown = {settings_of(line.first): line for line in reversed(lines) if not line.further}
+    for mean in () if named else means:
+        line = shown.get(mean["settings"])
+        pair = (line and line.final_at(mean["steps"]), reference.final_at(mean["steps"]))
+        places = [ids.ids[number[id(f)]] if f else "" for f in pair]
+        row = {key: value for key, value in mean.items() if key != "settings"}
+        rows.append(row | {"reference": reference.id, "result": places[0], "against": places[1]})
+    if covered:
+        covered.add(settings_of(reference.first))
+    for line in sorted(lines, key=lambda line: not line.usual):
+        if line is reference or (settings_of(line.first) in covered and not line.further):
+            continue
+        for folder in line.folders:
+            if not line.is_final(folder):
+                continue
+            other = reference_for(folder, reference, named)
+            if other is None:
+                continue
+            if len(rows) >= most:
+                left_out += 1
+                continue
+            delta = difference(folder, other)
+            overall = folder.result.scores.overall
+            if delta is None or overall is None:
+                continue
+            rows.append(
+                {
+                    "line": line.id,
+                    "reference": reference.id,
+                    "result": ids.ids[number[id(folder)]],
+                    "against": ids.ids[number[id(other)]],
+                    "steps": folder.result.sampling.steps,
+                    "iterations": folder.result.model.iterations,
+                    "score": round(overall.mean, 5),
+                    "delta": rounded(delta.interval),
+                    "p": round(delta.p_value, 5),
+                    "resolved": delta.resolved,
+                }
+            )
+    for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row["adjusted"] = round(adjusted, 5)
+        row["verdict"] = _verdict(row["resolved"], adjusted, row["delta"][0])
+    if covered:
+        whom = f"Self-E's mean (single trainings against {reference.name}), paired over the same "
+        whom += "prompts and training seeds. p is of a sign-flip test, of means from their interval"
+    else:
+        whom = f"{reference.name}, paired over the same prompts. p is of a sign-flip test"
+    words = (
+        f"Each configuration against {whom}; adjusted, it holds for all {len(rows)} comparisons of "
+        'this table together (Holm). A verdict is "resolved" where the 95% interval leaves out 0 '
+        f"and the adjusted p is below {SIGNIFICANCE}."
+    )
+    if left_out:
+        words += f" {left_out} further comparisons are not computed: choose fewer results."
+    return {"protocol": reference.protocol, "words": words, "rows": rows}
+
+
+def _verdict(resolved: bool, adjusted: float, mean: float) -> str:
+    if not resolved:
+        return "not resolved"
+    way = "higher" if mean > 0 else "lower"
+    return f"{way}, resolved" if adjusted < SIGNIFICANCE else f"{way}, not after adjustment"
+
+
+# ---------------------------------------------------------------- the paper
+
+
+def paper_lines() -> list[dict[str, Any]]:
+    """The paper's printed figures as lines: Table 2 at 300k iterations, then Table 1."""
+    lines: list[dict[str, Any]] = []
+    second = paper_table(2)
+    for style, (_, row) in enumerate(second[second["iterations"] == "300k"].iterrows()):
+        steps = [int(n.removeprefix("steps_")) for n in second.columns if n.startswith("steps_")]
+        points = [{"steps": n, "overall": float(row[f"steps_{n}"])} for n in sorted(steps)]
+        lines.append(_paper_line(f"Paper: {row['method']}", style + 3, points))
+    for style, (method, rows) in enumerate(paper_table(1).groupby("method", sort=False)):
+        tasks = ["overall", *[task for task in TASKS if task in rows.columns]]
+        points = [
+            {"steps": int(row["steps"]), **{task: float(row[task]) for task in tasks}}
+            for _, row in rows.sort_values("steps").iterrows()
+        ]
+        lines.append(_paper_line(f"Paper: {method}", style + 6, points))
+    return lines
+
+
+def _paper_line(name: str, style: int, points: list[dict[str, Any]]) -> dict[str, Any]:
+    identifier = short_id("paper", name, len(points))
+    return {"id": identifier, "kind": "paper", "name": name, "style": style, "points": points}
+
+
+def table_facts(number: int, place: int, table: Table) -> dict[str, Any]:
+    """Rows that were measured, of Table 1 or 2."""
+    rows = []
+    for _, row in table.frame.iterrows():
+        if not row["folder"]:
+            continue
+        name = str(row["method"]) + (" (under-trained)" if row["under_trained"] else "")
+        facts: dict[str, Any] = {"method": name}
+        for key in ("steps", "nfe", "iterations"):
+            facts[key] = None if is_missing(row.get(key)) else int(row[key])
+        facts |= {"guidance": str(row["guidance"]), "settings": str(row["settings"])}
+        facts["overall"] = _ends(row, "overall", "ci_low", "ci_high")
+        for task in TASKS:
+            if task in row:
+                facts[task] = _ends(row, task, f"{task}_low", f"{task}_high")
+        paper = row.get("paper_overall" if number == 1 else "paper")
+        facts["paper"] = None if is_missing(paper) else [float(paper)]
+        rows.append(facts)
+    words = {1: "Every model under one protocol.", 2: "The controlled ablation study."}[number]
+    if any(row["paper"] for row in rows):
+        words += f" The last column has the figures of the {PAPER}: another protocol."
+    return {
+        "id": f"table{number}-{place}",
+        "title": f"Table {number}" + (f", recipe {table.recipe}" if table.recipe else ""),
+        "protocol": protocol_key(table.protocol)[:10] if table.protocol else "",
+        "words": words,
+        "rows": rows,
+    }
+
+
+def _ends(row: pd.Series, *names: str) -> list[float] | None:
+    values = [row[name] for name in names]
+    return None if is_missing(values[0]) else [round(float(v), 5) for v in values]
+
+
+def ordered(runs: Iterable[RunRecord]) -> list[RunRecord]:
+    """By name: the time at which files were last written would differ between copies."""
+    return sorted(runs, key=lambda run: run.name)
+
+
+def sheet_name(run: RunRecord, step: int) -> str:
+    return f"{short_id('run', run.name)}-{step:08d}.png"
+
+
+def run_facts(runs: Iterable[RunRecord], newest_first: bool) -> list[dict[str, Any]]:
+    """Runs as the section on training shows them, in the order of `ordered`.
+
+    Args:
+        newest_first: draw those at first that were written last; else the first by name, so that
+            the same runs give the same bytes wherever they lie.
+    """
+    found = ordered(runs)
+    newest = sorted(found, key=lambda run: -run.changed_at) if newest_first else found
+    newest = newest[:6]
+    return [
+        {
+            "id": short_id("run", run.name),
+            "kind": "run",
+            "name": run.name,
+            "state": run.state,
+            "style": style,
+            "usual": any(run is new for new in newest),
+            "curves": run.curves,
+            "sheets": [[step, sheet_name(run, step)] for step, _ in run.sheets],
+        }
+        for style, run in enumerate(found)
+    ]

@@ -1,0 +1,157 @@
+"""`selfe-bench search sampling` and `search rate`: settings chosen on validation prompts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selfe.cli.common import RUNS, Device, RunsDir, Settings, command_line, parse_steps, pick_device
+from selfe.cli.study import (
+    AsCommands,
+    AsJson,
+    Cores,
+    DryRun,
+    Gpus,
+    PerRun,
+    Seeds,
+    StudyDevice,
+    carry_out,
+    machine_of,
+    parse_list,
+    parse_seeds,
+)
+
+PerTask = Annotated[int, typer.Option(min=1, help="Validation prompts per task.")]
+Samples = Annotated[int, typer.Option(min=1, help="Images per prompt.")]
+
+search = typer.Typer(
+    no_args_is_help=True,
+    help="Search settings on validation prompts of the shapes world, alike for every method.",
+)
+
+
+@search.command()
+def sampling(
+    model: Annotated[list[str], typer.Option(help="RUN or RUN@STEP; repeatable.")],
+    steps: Annotated[str, typer.Option(help="Sampler steps, separated by commas.")] = "2,4,8,50",
+    per_task: PerTask = 10,
+    samples: Samples = 2,
+    out: Annotated[Path, typer.Option(help="Folder of search.json and search.md.")] = Path(
+        "reports/local/search"
+    ),
+    runs_dir: RunsDir = RUNS,
+    device: Device = "auto",
+) -> None:
+    """Guidance, noise and time grid of finished runs, for each number of steps.
+
+    What was scored before is not scored again.
+    """
+    from selfe.run_folder.records import parse_run, unknown_run
+    from selfe.studies.search_sampling import SearchedRun, search_sampling
+
+    runs = []
+    for text in model:
+        found = parse_run(text, runs_dir)
+        if found is None:
+            raise ValueError(unknown_run(text, runs_dir))
+        folder, step = found
+        name = folder.name if step is None else f"{folder.name}@{step}"
+        runs.append(SearchedRun(name, folder, step))
+    best = search_sampling(
+        runs,
+        parse_steps(steps),
+        per_task=per_task,
+        samples=samples,
+        out=out,
+        command=command_line(),
+        device=pick_device(device),
+        say=typer.echo,
+    )
+    for run, by_steps in best.items():
+        for title, setting in by_steps.items():
+            typer.echo(f"best of {run}, {title}: {setting}")
+    typer.echo(f"look at {out / 'search.md'}")
+
+
+@search.command()
+def rate(
+    recipe: Annotated[str, typer.Option(help="A recipe of the shapes world.")] = "shapes-quick",
+    methods: Annotated[str, typer.Option(help="Methods, separated by commas.")] = "selfe,fm,imm",
+    rates: Annotated[
+        str, typer.Option(help="Learning rates, separated by commas.")
+    ] = "2e-3,4e-3,8e-3",
+    seeds: Seeds = None,
+    iterations: Annotated[int, typer.Option(min=1, help="Of every training.")] = 400,
+    settings: Settings = None,
+    per_task: PerTask = 8,
+    samples: Samples = 2,
+    out: Annotated[
+        Path, typer.Option(help="Folder of learning_rate.json and learning_rate.md.")
+    ] = Path("reports/local/learning-rate"),
+    runs_dir: RunsDir = Path("runs/learning-rate"),
+    device: StudyDevice = "auto",
+    cores: Cores = None,
+    gpus: Gpus = None,
+    per_run: PerRun = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    commands: AsCommands = False,
+) -> None:
+    """The learning rate of methods, by short trainings side by side.
+
+    Prints plan and cost first. Stopped or killed at any time, the same command continues.
+    """
+    from selfe.studies.schedule import make_schedule
+    from selfe.studies.search_rate import only_new, rate_study, score_rates
+
+    study = rate_study(
+        recipe,
+        parse_list(methods, "--methods"),
+        parse_rates(rates),
+        (0,) if seeds is None else parse_seeds(seeds),
+        iterations,
+        settings or (),
+    )
+    study = replace(study, runs_dir=runs_dir, out=out)
+    left = only_new(study, out)
+    if not left.entries:
+        typer.echo(f"all of it is scored already; look at {out / 'learning_rate.md'}")
+        return
+    machine = machine_of(
+        device, cores, gpus, per_run, None, 0.5, planned=dry_run or commands, study=study
+    )
+    finish = partial(
+        score_rates, left, per_task=per_task, samples=samples, out=out, command=command_line(),
+        say=partial(typer.echo, err=as_json),
+    )  # fmt: skip
+    carry_out(
+        make_schedule(left, machine),
+        dry_run=dry_run,
+        as_json=as_json,
+        commands=commands,
+        finish=finish,
+    )
+
+
+def parse_rates(text: str) -> list[float]:
+    """ "2e-3,4e-3" -> [0.002, 0.004].
+
+    Raises:
+        ValueError: unless every part is a number above 0.
+    """
+    rates = []
+    for word in parse_list(text, "--rates"):
+        try:
+            value = float(word)
+        except ValueError:
+            value = 0.0
+        if not 0 < value < float("inf"):
+            raise ValueError(
+                f"--rates takes numbers above 0 separated by commas (2e-3,4e-3), got {word!r}"
+            )
+        rates.append(value)
+    return rates

@@ -1,0 +1,187 @@
+"""Search of the learning rate of methods on the validation prompts of the shapes world.
+
+Each method is trained at each rate for the same short run, over the same seeds, as a study
+(`rate_study`), then scored at 2, 4 and 8 steps with its recipe's sampling settings; the mean of the
+three over the training seeds decides. learning_rate.json holds every figure, learning_rate.md the
+table with command, commit and machine.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from selfe.config.resolve import resolve
+from selfe.files import write_atomically
+from selfe.provenance import provenance
+from selfe.run_folder.model import load_run
+from selfe.studies.study import Entry, Study, trainings_of
+from selfe.studies.validation import ValidationScorer
+
+RATES = (5e-4, 1e-3, 2e-3)
+STEPS = (2, 4, 8)
+
+
+def rate_study(
+    recipe: str,
+    methods: Sequence[str],
+    rates: Sequence[float],
+    seeds: Sequence[int],
+    iterations: int,
+    settings: Sequence[str] = (),
+) -> Study:
+    """Every method at every rate; the final rate stays the recipe's share of it.
+
+    Args:
+        iterations: of every training, with tau annealed over the recipe's share of them.
+
+    Raises:
+        ValueError: for a recipe of photographs, whose suite has no validation prompts.
+    """
+    own = resolve(recipe, methods[0])
+    if own.data.source != "shapes":
+        raise ValueError(
+            f"recipe {recipe!r} draws photographs, whose suite has no validation prompts: search "
+            "a recipe of the shapes world"
+        )
+    horizon = own.times.tau_horizon
+    share = min(1.0, horizon / own.train.iterations) if horizon else 1.0
+    return Study(
+        "learning-rate",
+        "search of the learning rate on validation prompts",
+        recipe,
+        tuple(
+            Entry(method, settings=(f"optim.lr={rate:g}",)) for method in methods for rate in rates
+        ),
+        scorings=(),
+        seeds=tuple(seeds),
+        settings=(
+            f"train.iterations={iterations}",
+            f"times.tau_horizon={max(1, round(share * iterations))}",
+            "train.milestone_every=null",
+            "train.sample_every=null",
+            *settings,
+        ),
+    )
+
+
+def score_rates(
+    study: Study,
+    *,
+    per_task: int,
+    samples: int,
+    out: Path,
+    command: str,
+    say: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Score the trainings of a `rate_study` and write learning_rate.json and .md into `out`.
+
+    What was scored before, in another search of that folder too, stays.
+
+    Returns:
+        learning_rate.md.
+
+    Raises:
+        ValueError: if a training is missing or damaged, or the folder holds a search of another
+            recipe or length.
+    """
+    trainings = trainings_of(study).trainings
+    config = trainings[0].config
+    scorer = ValidationScorer(config.data.preset, per_task, samples)
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "learning_rate.json"
+    results = json.loads(path.read_text()) if path.exists() else {"methods": {}}
+    how = {
+        "recipe": study.recipe,
+        "prompts": len(scorer.suite.records),
+        "samples": samples,
+        "iterations": config.train.iterations,
+    }
+    for name, value in how.items():
+        if results.setdefault(name, value) != value:
+            raise ValueError(
+                f"{path} is a search with {name} = {results[name]}, not {value}: choose another "
+                "folder with --out"
+            )
+    facts = provenance()
+    made = f"`{command}`, commit {facts['commit']}, {facts['machine']}"
+    for training in trainings:
+        rate = f"{training.config.optim.lr:g}"
+        by_rate = results["methods"].setdefault(training.entry.method, {})
+        seeds = by_rate.setdefault(rate, {})
+        if str(training.seed) in seeds:
+            continue
+        model = load_run(training.run_dir)
+        found = {str(count): scorer.score(model, count) for count in STEPS}
+        seeds[str(training.seed)] = {**found, "mean": statistics.mean(found.values()), "made": made}
+        say(
+            f"{training.entry.method} at {rate}, seed {training.seed}: "
+            + ", ".join(f"{count} steps {score:.3f}" for count, score in found.items())
+        )
+        write_atomically(path, json.dumps(results, indent=1))
+    write_atomically(out / "learning_rate.md", render(results))
+    return out / "learning_rate.md"
+
+
+def only_new(study: Study, out: Path) -> Study:
+    """The study without rows that are scored for all its seeds already."""
+    path = out / "learning_rate.json"
+    methods = json.loads(path.read_text())["methods"] if path.exists() else {}
+
+    def scored(entry: Entry) -> bool:
+        rate = f"{float(entry.settings[0].partition('=')[2]):g}"
+        return {str(s) for s in study.seeds} <= methods.get(entry.method, {}).get(rate, {}).keys()
+
+    return replace(study, entries=tuple(entry for entry in study.entries if not scored(entry)))
+
+
+def mean_over_seeds(seeds: dict[str, dict[str, Any]], score: str) -> float:
+    return statistics.mean(scores[score] for scores in seeds.values())
+
+
+def render(results: dict[str, Any]) -> str:
+    made = [
+        s["made"]
+        for rates in results["methods"].values()
+        for r in rates.values()
+        for s in r.values()
+    ]
+    lines = [
+        "# Search of the learning rate on validation prompts",
+        "",
+        f"{'; '.join(dict.fromkeys(made))}; recipe {results['recipe']} "
+        f"with {results['iterations']} iterations, {results['prompts']} prompts x "
+        f"{results['samples']} images, benchmark seed 1. Means over training seeds; in brackets "
+        "those of single trainings. Bold: the highest mean of a method, and of all.",
+        "",
+        "| method | rate | training seeds | "
+        + " | ".join(f"{n} steps" for n in STEPS)
+        + " | mean |",
+        "|---" * (4 + len(STEPS)) + "|",
+    ]
+    methods = results["methods"]
+    for method, rates in methods.items():
+        best = max(rates, key=lambda rate: mean_over_seeds(rates[rate], "mean"))
+        for rate, seeds in rates.items():
+            mean = f"{mean_over_seeds(seeds, 'mean'):.3f}"
+            cells = [f"{mean_over_seeds(seeds, str(n)):.3f}" for n in STEPS]
+            single = ", ".join(f"{scores['mean']:.3f}" for scores in seeds.values())
+            cells.append(f"**{mean}**" if rate == best else mean)
+            if len(seeds) > 1:
+                cells[-1] += f" ({single})"
+            lines.append(f"| {method} | {rate} | {', '.join(seeds)} | {' | '.join(cells)} |")
+    shared = [r for r in next(iter(methods.values()), {}) if all(r in m for m in methods.values())]
+    if len(methods) > 1 and shared:
+        every = {
+            r: statistics.mean(mean_over_seeds(m[r], "mean") for m in methods.values())
+            for r in shared
+        }
+        best = max(every, key=lambda rate: every[rate])
+        for rate, value in every.items():
+            mean = f"**{value:.3f}**" if rate == best else f"{value:.3f}"
+            lines.append(f"| all {len(methods)} | {rate} |{' |' * (1 + len(STEPS))} {mean} |")
+    return "\n".join([*lines, ""])

@@ -1,0 +1,165 @@
+"""The one decoder of images: right pixels, or a sentence that says why not."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from evals.images import read_image, sample_path, scan_folder, write_metadata, write_png
+from selfe.images import FORMATS, MOST_PIXELS, DamagedImage, decode_image, png_fault
+
+RAMP = np.arange(64 * 64).reshape(64, 64)
+
+
+def encoded(image: Any, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(
+        buffer, kind, **options
+    )
+    return buffer.getvalue()
+
+
+def png(
+    width: int, height: int, rows: bytes, *, depth: int = 8, color: int = 2, interlace: int = 0
+) -> bytes:  # fmt: skip
+    """A PNG file around rows that need not be all there."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, interlace)
+    parts = [
+        chunk(b"IHDR", header),
+        chunk(b"IDAT", zlib.compress(rows)),
+        chunk(b"IEND", b""),
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize("dtype", ["<u2", ">u2"])
+def test_16_bit_grey_keeps_its_range(kind: str, dtype: str) -> None:
+    values = (RAMP * 16).astype(dtype)
+    pixels = np.asarray(decode_image(encoded(values, kind)))
+    wanted = np.round(RAMP * 16 / 257)
+    assert pixels.shape == (64, 64, 3)
+    assert np.abs(pixels.astype(int) - wanted[..., None]).max() == 0
+
+
+def test_16_bit_grey_is_scored_as_it_is_trained_on(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded((RAMP * 16).astype(np.uint16)))
+    assert np.array_equal(read_image(path), np.asarray(decode_image(path.read_bytes())))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_grey_of_unknown_range_is_refused(dtype: Any) -> None:
+    with pytest.raises(DamagedImage, match="refused: .* range is not known"):
+        decode_image(encoded(RAMP.astype(dtype), "TIFF"))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "PA", "CMYK"])
+def test_every_mode_becomes_upright_rgb(mode: str, kind: str) -> None:
+    image = Image.new("RGB", (20, 12), (255, 0, 0)).convert("L" if mode == "PA" else "RGB")
+    try:
+        content = encoded(image.convert(mode), kind)
+    except (OSError, ValueError, KeyError):
+        pytest.skip("the format has no such mode")
+    decoded = decode_image(content)
+    assert (decoded.mode, decoded.size) == ("RGB", (20, 12))
+    red, green, blue = decoded.getpixel((3, 3))
+    if mode in ("RGB", "RGBA", "CMYK"):
+        assert red > 240 and green < 15 and blue < 15
+
+
+def test_transparent_pixels_are_white() -> None:
+    for image in (Image.new("RGBA", (4, 4), (0, 0, 0, 0)), Image.new("LA", (4, 4), (0, 0))):
+        assert np.asarray(decode_image(encoded(image))).min() == 255
+    grey = np.zeros((4, 4), np.uint16)
+    content = encoded(grey, transparency=0)
+    assert np.asarray(decode_image(content)).min() in (0, 255)
+
+
+@pytest.mark.fault(18)
+@pytest.mark.parametrize("interlace", [0, 1])
+@pytest.mark.parametrize("there", [0, 1, 4, 31])
+def test_a_png_without_all_its_rows_is_noticed(there: int, interlace: int, tmp_path: Path) -> None:
+    """Its checksums are right; decoders paint what is missing black."""
+    row = b"\0" + bytes(range(96))
+    content = png(32, 32, row * there, interlace=interlace)
+    assert "incomplete PNG" in str(png_fault(content))
+    with pytest.raises(DamagedImage, match="incomplete PNG"):
+        decode_image(content)
+    write_png(sample_path(tmp_path, 0, 0), np.zeros((8, 8, 3), np.uint8))
+    sample_path(tmp_path, 0, 1).write_bytes(content)
+    record = {"tag": "single_object", "include": [], "prompt": "x"}
+    write_metadata(tmp_path, 0, record)
+    folder = scan_folder(tmp_path, [record], 2)
+    assert len(folder.images) == 1
+    assert any("00001.png" in problem and "incomplete" in problem for problem in folder.problems)
+
+
+def test_every_kind_of_sound_png_is_sound() -> None:
+    for mode in ("1", "L", "P", "LA", "RGB", "RGBA", "I;16"):
+        for size in ((1, 1), (3, 5), (33, 17), (8, 1)):
+            image = Image.new("L", size, 7)
+            if mode == "I;16":
+                image = Image.fromarray(np.full(size[::-1], 7, np.uint16))
+            assert png_fault(encoded(image if mode == "I;16" else image.convert(mode))) is None
+    interlaced = b"".join(
+        b"\0" + bytes(3 * w) for w, h in ((1, 1), (1, 1), (2, 1), (2, 2), (4, 2), (4, 4), (8, 4))
+        for _ in range(h)
+    )  # fmt: skip
+    content = png(8, 8, interlaced, interlace=1)
+    assert png_fault(content) is None and decode_image(content).size == (8, 8)
+
+
+@pytest.mark.fault(18)
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (png(65536, 65536, b""), f"more than {MOST_PIXELS}"),
+        (png(0, 5, b""), "header is not valid"),
+        (png(4, 4, b"\0" * 52, depth=3), "header is not valid"),
+        (png(4, 4, b"\7" * 52), "unknown filter"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "format that is not read"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
+        (b"", "the file is empty"),
+        (b"BM" + bytes(60), "damaged"),
+        (b"GIF89a" + b"\xff" * 40, "damaged|refused"),
+        (b"II*\0" + b"\xff" * 40, "damaged"),
+        (b"\0\0\0\x1cftypavif" + bytes(40), "damaged"),
+        (b"\xff\xd8\xff" + bytes(40), "damaged"),
+        (b"RIFF\x10\0\0\0WEBP" + bytes(40), "damaged"),
+    ],
+)
+def test_what_is_no_image_is_named(content: bytes, words: str) -> None:
+    with pytest.raises(DamagedImage, match=words) as caught:
+        decode_image(content)
+    assert "\n" not in str(caught.value)
+
+
+def test_long_texts_in_a_png_do_no_harm() -> None:
+    """Programs that draw images store whole workflows there, beyond what Pillow takes."""
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    for packed in (False, True):
+        info = PngInfo()
+        info.add_text("workflow", "x" * 3_000_000, zip=packed)
+        assert decode_image(encoded(pixels, pnginfo=info)).size == (8, 8)
+    info = PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", '<x tiff:Orientation="6"/>')
+    assert decode_image(encoded(np.zeros((4, 8, 3), np.uint8), pnginfo=info)).size in (
+        (4, 8),
+        (8, 4),
+    )
