@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,6 +35,22 @@ def test_tables_follow_from_the_results(archive: Path, tmp_path: Path, monkeypat
     assert {"table2.csv", "diversity.csv"} <= set(tables)
     for name in tables:
         assert (tmp_path / "again" / name).read_text() == (archive.parent / name).read_text(), name
+    page = archive.parent / "page" / "data.js"
+    if page.is_file():
+        for part in ("results", "means", "differences", "tables"):
+            found, kept = (
+                _page_data(path)[part] for path in (tmp_path / "again/page/data.js", page)
+            )
+            assert found == kept, f"{page}: {part}; render the report again and keep its page"
+
+
+def test_a_study_has_its_page() -> None:
+    assert [a for a in ARCHIVES if (a.parent / "page" / "data.js").is_file()]
+
+
+def _page_data(path: Path) -> dict[str, Any]:
+    text = path.read_text().removeprefix("window.SELFE_DATA = ").removesuffix(";\n")
+    return json.loads(text)
 
 
 COMPARISONS = re.compile(

@@ -31,6 +31,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 GATES = {
     "flux-dev": "https://huggingface.co/black-forest-labs/FLUX.1-dev",
     "sd3.5-turbo": "https://huggingface.co/stabilityai/stable-diffusion-3.5-large-turbo",
+    "sd3.5-medium": "https://huggingface.co/stabilityai/stable-diffusion-3.5-medium",
 }
 REPOSITORIES = {
     "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
@@ -41,6 +42,14 @@ REPOSITORIES = {
     "sana-1.5": "Efficient-Large-Model/SANA1.5_1.6B_1024px_diffusers",
     "sana-1.5-4.8b": "Efficient-Large-Model/SANA1.5_4.8B_1024px_diffusers",
     "tim": "GoodEnough/TiM-T2I",
+    "sana-sprint": "Efficient-Large-Model/Sana_Sprint_1.6B_1024px_diffusers",
+    "flux-schnell": "black-forest-labs/FLUX.1-schnell",
+    "sd3.5-medium": "stabilityai/stable-diffusion-3.5-medium",
+    "qwen-image": "Qwen/Qwen-Image",
+    "qwen-image-lightning": "Qwen/Qwen-Image",
+    "sdxl-lightning": "stabilityai/stable-diffusion-xl-base-1.0",
+    "z-image": "Tongyi-MAI/Z-Image",
+    "z-image-turbo": "Tongyi-MAI/Z-Image-Turbo",
 }
 
 

@@ -224,8 +224,8 @@ def test_a_row_of_the_study_keeps_its_length_and_another_variant_gets_it():
     assert code == 0, err
     jobs = json.loads(out)["jobs"]
     assert [j["what"] for j in jobs if "train " in j["command"]] == [
-        "train selfe:smooth-time to iteration 1,000, seed 4",
-        "train fm to iteration 3,000, seed 4",
+        "train selfe:smooth-time seed 4 to iteration 1,000",
+        "train fm seed 4 to iteration 3,000",
     ]
     assert all("--steps 2,4 " in j["command"] for j in jobs if "geneval" in j["command"])
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -81,6 +81,8 @@ class PretrainedModel:
             ValueError: on bad arguments, or files that are neither here nor to be had.
         """
         settings = card.parse_arguments(model_args)
+        if settings["lora"] and not cls.takes_lora:
+            raise ValueError(f"{card.name} takes no LoRA adapters: leave lora out")
         cls.check_settings(card, settings, device)
         settings["dtype"] = choose_dtype(settings["dtype"], card.dtype, device)
         return cls.open(card, settings, device, origin)
@@ -95,6 +97,8 @@ class PretrainedModel:
     ) -> PretrainedModel:
         """Finds the weights and loads them, for settings that are checked."""
         raise NotImplementedError
+
+    takes_lora: ClassVar[bool] = False
 
     facts: GeneratorFacts
     """Set by subclasses once everything is loaded."""

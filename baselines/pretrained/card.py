@@ -23,6 +23,10 @@ COMMON_ARGUMENTS: Mapping[str, Any] = {
     "width": 0,
     "offload": "none",
     "batch_size": 4,
+    "lora": "",
+    "lora_file": "",
+    "lora_revision": "main",
+    "lora_scale": 1.0,
 }
 """Accepted by every model. `auto` dtype is the card's on an accelerator and float32 on the CPU;
 `auto`
@@ -58,6 +62,9 @@ class ModelCard:
         arguments: switches of this model beyond `COMMON_ARGUMENTS`, with their defaults.
         notes: departures and hidden conditions that a reader of a table must know.
         needs: further repositories the model is made of.
+        lora, lora_file: repository and file of the adapter that belongs to the model, "" for none;
+            a user's `lora=` takes its place.
+        scheduler_changes: settings of the scheduler that differ from the repository's own.
     """
 
     name: str
@@ -80,6 +87,9 @@ class ModelCard:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    lora: str = ""
+    lora_file: str = ""
+    scheduler_changes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def method(self) -> str:
@@ -114,6 +124,8 @@ class ModelCard:
     def defaults(self) -> dict[str, Any]:
         """Default of every switch that is this model's own."""
         own = dict(self.arguments)
+        if self.lora:
+            own |= {"lora": self.lora, "lora_file": self.lora_file}
         if self.guidance != "none" or self.guidance_scale:
             own.setdefault("guidance_scale", self.guidance_scale)
         return own

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from baselines.pretrained.cards import FLUX_T5_TOKENS as T5_TOKENS
+from baselines.pretrained.few_step_cards import SCHNELL_T5_TOKENS
 from baselines.pretrained.pipelines import DiffusersModel
 
 
@@ -32,5 +33,19 @@ class FluxModel(DiffusersModel):
             **super().sampling_facts(),
             "latent_tokens": length,
             "length_shift_mu": shift + (top - shift) * (length - low) / (high - low),
+            "true_cfg_scale": 1.0,
+        }
+
+
+class FluxSchnellModel(DiffusersModel):
+    """FLUX.1-schnell: distilled without guidance, the same times at every length."""
+
+    pipeline_class: ClassVar[str] = "FluxPipeline"
+    tokenizers: ClassVar[dict[str, str]] = {"clip": "tokenizer", "t5": "tokenizer_2"}
+
+    def call_arguments(self, num_steps: int) -> dict[str, Any]:
+        return {
+            "guidance_scale": 0.0,
+            "max_sequence_length": SCHNELL_T5_TOKENS,
             "true_cfg_scale": 1.0,
         }

@@ -26,7 +26,7 @@ from baselines.pretrained.card import (
     parse_json,
     parse_value,
 )
-from baselines.pretrained.pipelines import DiffusersModel
+from baselines.pretrained.pipelines import ADAPTER, DiffusersModel
 from selfe.hub import Source, is_component
 from selfe.published_weights import read_model_index
 from selfe.text import first_line, require_storable
@@ -123,7 +123,8 @@ class GenericModel(DiffusersModel):
         pipeline: Any,
     ) -> None:
         self.call = call_parameters(pipeline, card.name)
-        own = {key: value for key, value in settings.items() if key not in COMMON_ARGUMENTS}
+        ours = {*COMMON_ARGUMENTS, ADAPTER}
+        own = {key: value for key, value in settings.items() if key not in ours}
         for key in own:
             if key not in self.call or key in OURS:
                 allowed = sorted((set(self.call) - set(OURS)) | set(COMMON_ARGUMENTS))
@@ -142,6 +143,10 @@ class GenericModel(DiffusersModel):
         height, width = find_resolution(pipeline, self.call, settings)
         card = replace(card, resolution=(height, width), prompt_limits=self.find_limits(pipeline))
         super().__init__(card, source, settings, device, pipeline)
+
+    @classmethod
+    def denoiser_of(cls, pipeline: Any) -> str:
+        return find_denoiser(pipeline)
 
     @property
     def denoiser(self) -> str:  # type: ignore[override]

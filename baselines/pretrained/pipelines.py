@@ -6,6 +6,7 @@ import copy
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -13,9 +14,14 @@ from torch import Tensor, nn
 
 from baselines.pretrained.base import TORCH_DTYPES, Origin, PretrainedModel, finite_rows
 from baselines.pretrained.card import ModelCard
+from baselines.pretrained.lora import Adapter, find_adapter, merge_adapter
+from selfe.generator import GeneratorFacts
 from selfe.hub import Source, locate_pipeline, open_folder, pipeline_gaps
 from selfe.published_weights import load_components, weights_digest
 from selfe.text import first_line
+
+ADAPTER = "adapter"
+"""Key of the settings under which the adapter found lies."""
 
 
 class DiffusersModel(PretrainedModel):
@@ -28,6 +34,7 @@ class DiffusersModel(PretrainedModel):
         tokenizers: label in `count_truncated` -> component.
     """
 
+    takes_lora: ClassVar[bool] = True
     pipeline_class: ClassVar[str] = ""
     denoiser: ClassVar[str] = "transformer"
     skip: ClassVar[tuple[str, ...]] = ()
@@ -55,8 +62,21 @@ class DiffusersModel(PretrainedModel):
                 gate=card.gate,
                 skip=cls.skip,
             )
+        adapter = find_adapter(settings, origin.cache_dir)
         pipeline = cls.load_pipeline(card, source, settings, **cls.pipeline_arguments())
-        return cls(card, source, settings, device, pipeline)
+        if card.scheduler_changes:
+            scheduler = pipeline.scheduler
+            pipeline.scheduler = type(scheduler).from_config(
+                scheduler.config, **card.scheduler_changes
+            )
+        if adapter is not None:
+            merge_adapter(pipeline, cls.denoiser_of(pipeline), adapter, settings["lora_scale"])
+        return cls(card, source, {**settings, ADAPTER: adapter}, device, pipeline)
+
+    @classmethod
+    def denoiser_of(cls, pipeline: Any) -> str:
+        """Name of the component that is counted."""
+        return cls.denoiser
 
     @classmethod
     def load_pipeline(
@@ -103,6 +123,8 @@ class DiffusersModel(PretrainedModel):
         device: str,
         pipeline: Any,
     ) -> None:
+        settings = dict(settings)
+        self.adapter: Adapter | None = settings.pop(ADAPTER, None)
         super().__init__(card, source, settings, device)
         self.pipeline = pipeline
         pipeline.set_progress_bar_config(disable=True)
@@ -221,6 +243,22 @@ class DiffusersModel(PretrainedModel):
                 stacklevel=2,
             )
         return facts
+
+    def other_weights(self) -> str:
+        parts = [super().other_weights()]
+        asked = self.settings["lora"]
+        if self.adapter is not None and asked != self.card.lora:
+            own = f" in place of {self.card.lora}" if self.card.lora else ""
+            parts.append(f"with the LoRA {asked}{own}")
+        return "; ".join(part for part in parts if part)
+
+    def make_facts(self, parameters: int, sampling: Mapping[str, Any]) -> GeneratorFacts:
+        facts = super().make_facts(parameters, sampling)
+        if self.adapter is None:
+            return facts
+        lora = {"lora": self.adapter.name, "lora_scale": self.settings["lora_scale"]}
+        digest = f"{facts.digest}+lora:{self.adapter.name}"
+        return replace(facts, digest=digest, sampling={**facts.sampling, **lora})
 
     def scheduler_differences(self) -> list[str]:
         """How the loaded scheduler departs from the card; [] for the published repository."""

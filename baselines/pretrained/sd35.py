@@ -22,3 +22,17 @@ class Sd35Model(DiffusersModel):
 
     def call_arguments(self, num_steps: int) -> dict[str, Any]:
         return {"guidance_scale": 0.0, "max_sequence_length": T5_TOKENS}
+
+
+class Sd35GuidedModel(Sd35Model):
+    """SD3.5-Medium, which is guided."""
+
+    def call_arguments(self, num_steps: int) -> dict[str, Any]:
+        return {
+            "guidance_scale": self.settings["guidance_scale"],
+            "negative_prompt": "",
+            "max_sequence_length": T5_TOKENS,
+        }
+
+    def sampling_facts(self) -> dict[str, Any]:
+        return {**super().sampling_facts(), "negative_prompt": ""}

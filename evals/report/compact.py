@@ -5,6 +5,7 @@ The same table stands on the terminal, at the head of the report's README.md and
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,9 +64,17 @@ class CompactCell:
 
 @dataclass(frozen=True)
 class CompactRow:
+    """One configuration.
+
+    Attributes:
+        cells: by number of steps.
+        main: whether its settings are those of its recipe; headlines are of such rows where there
+            are two or more.
+    """
+
     name: str
     cells: dict[int, CompactCell]
-    """By number of steps."""
+    main: bool = True
 
 
 @dataclass(frozen=True)
@@ -128,7 +137,7 @@ def compact_table(
     if over_seeds:
         reference_name = next((row.name for row in rows if _is_reference(row)), "Self-E")
         for line in singles:
-            row = CompactRow(f"{line.name} (one training)", _cells(line, None, False))
+            row = CompactRow(f"{line.name} (one training)", _cells(line, None, False), False)
             if row.cells:
                 rows.append(row)
     else:
@@ -226,7 +235,7 @@ def _rows_over_seeds(frame: pd.DataFrame) -> list[CompactRow]:
             )
         added = ", ".join(str(part) for part in (key[2], key[0] if several else "") if part)
         name = f"{key[1]} ({added})" if added else str(key[1])
-        rows.append(CompactRow(name, cells))
+        rows.append(CompactRow(name, cells, main=not added))
     return sorted(rows, key=lambda row: not _is_reference(row))
 
 
@@ -246,6 +255,7 @@ def _with_best(rows: Sequence[CompactRow]) -> list[CompactRow]:
                 )
                 for steps, cell in row.cells.items()
             },
+            row.main,
         )
         for row in rows
     ]
@@ -256,9 +266,13 @@ _MOST_NAMES = 4
 
 def headline(table: CompactTable) -> list[str]:
     """A short sentence per number of steps: the reference, and what is resolved against it."""
+    main = [row for row in table.rows if row.main]
+    rows = main if len(main) > 1 else table.rows
     sentences = []
     for steps in table.steps:
-        scored = [(row.name, row.cells[steps]) for row in table.rows if steps in row.cells]
+        scored = [(row.name, row.cells[steps]) for row in rows if steps in row.cells]
+        if not scored:
+            continue
         scored.sort(key=lambda pair: -pair[1].score.mean)
         first = next((pair for pair in scored if pair[0] == table.reference), scored[0])
         others = [pair for pair in scored if pair is not first]
@@ -306,39 +320,49 @@ def compact_markdown(table: CompactTable) -> str:
 
 
 def compact_text(table: CompactTable, width: int = 100) -> str:
-    """For a terminal: two lines a row, the score and its difference; "*" marks the highest."""
-    names = [row.name for row in table.rows]
-    room = max(12, min(30, max(map(len, names))))
-    cells = {
-        (i, n): row.cells[n]
-        for i, row in enumerate(table.rows)
-        for n in table.steps
-        if n in row.cells
-    }
-    columns = max(1, (width - room) // 22)
+    """For a terminal: two lines a row, the score and its difference; "*" marks the highest, "?" a
+    difference that is not resolved."""
+    longest = max(len(row.name) for row in table.rows)
+    room = max(14, min(longest + 1, width - _CELL * min(4, len(table.steps))))
+    columns = max(1, (width - room) // _CELL)
     lines = [table.title]
     for start in range(0, len(table.steps), columns):
         part = table.steps[start : start + columns]
-        lines.append(" " * room + "".join(f"{column_name(n):>22}" for n in part))
-        for i, row in enumerate(table.rows):
-            name = row.name if len(row.name) <= room else row.name[: room - 1] + "…"
-            scores, deltas = "", ""
-            for n in part:
-                cell = cells.get((i, n))
-                span = (
-                    f"{number(cell.score.mean)}{'*' if cell.best else ' '}"
-                    f"[{number(cell.score.low, 2)}, {number(cell.score.high, 2)}]"
-                    if cell
-                    else ""
-                )
-                scores += f"{span:>22}"
-                deltas += f"{cell.verdict if cell else '':>22}"
+        lines.append(" " * room + "".join(f"{column_name(n):>{_CELL}}" for n in part))
+        for row in table.rows:
+            name = row.name if len(row.name) < room else row.name[: room - 2] + "… "
+            cells = [row.cells.get(n) for n in part]
+            scores = "".join(f"{_score_text(cell):>{_CELL}}" for cell in cells)
+            deltas = "".join(f"{_delta_text(cell):>{_CELL}}" for cell in cells)
             lines.append(f"{name:<{room}}{scores}".rstrip())
             if deltas.strip():
                 lines.append(" " * room + deltas.rstrip())
+    every = [cell for row in table.rows for cell in row.cells.values()]
     notes = ["* highest of its column"] if len(table.rows) > 1 else []
-    if any(cell.delta for cell in cells.values()):
+    if any(cell.delta for cell in every):
         notes.append(f"below: difference to {table.reference}")
-    notes.append("over training seeds" if table.over_seeds else "95% intervals over prompts")
-    lines.append("; ".join(notes))
+    if any(cell.delta and not cell.resolved for cell in every):
+        notes.append("? not resolved")
+    notes.append(
+        "95% intervals over " + ("training seeds and prompts" if table.over_seeds else "prompts")
+    )
+    lines.append(textwrap.fill("; ".join(notes), width))
     return "\n".join(lines)
+
+
+_CELL = 20
+"""Width of a column on a terminal."""
+
+
+def _score_text(cell: CompactCell | None) -> str:
+    if cell is None:
+        return ""
+    span = f"[{number(cell.score.low, 2)}, {number(cell.score.high, 2)}]"
+    return f"{number(cell.score.mean)}{'*' if cell.best else ' '}{span}"
+
+
+def _delta_text(cell: CompactCell | None) -> str:
+    """Its last figure below that of the score: the interval takes 12 places beside it."""
+    if cell is None or cell.delta is None:
+        return ""
+    return f"{signed(cell.delta.mean)}{' ' if cell.resolved else '?'}{' ' * 12}"

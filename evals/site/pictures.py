@@ -184,7 +184,7 @@ def result_data(
         size.append(sizes.get(key) or sheets.sizes.get(picture) or (0, 0))
     one_size = len(set(size)) == 1
     return {
-        "at": at,
+        "at": None if at == list(range(len(order))) else at,
         "correct": "".join(correct),
         "reasons": list(reasons),
         "reason": reason,
@@ -229,11 +229,17 @@ def _detections(
                 words.setdefault(str(d["label"]), len(words)),
                 words.setdefault(str(d.get("color") or ""), len(words)),
                 round(float(d["score"]), 3),
-                *[round(float(v), 1) for v in d["box"]],
+                *[_short(float(v)) for v in d["box"]],
             ]
             for d in seen[:_MOST_FOUND]
         ]
     return found, sizes
+
+
+def _short(value: float) -> float | int:
+    """Tenths of a pixel; whole numbers without their ".0"."""
+    value = round(value, 1)
+    return int(value) if value == int(value) else value
 
 
 # ---------------------------------------------------------------- prompts

@@ -94,6 +94,7 @@ def main() -> None:
         if subprocess.run(command, cwd=ROOT).returncode:
             failed.append(name)
     table = render(arguments.out)
+    arguments.out.mkdir(parents=True, exist_ok=True)
     write_atomically(arguments.out / "README.md", table)
     print(table)
     if failed:

@@ -69,6 +69,7 @@ def main() -> None:
         "width 512: Self-E, null prompt trimmed": wide_step(wide("selfe"), null_tokens=1).gradients,
     }
     rows = [profile(name, step, arguments.steps) for name, step in work.items()]
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(arguments.out, json.dumps({**facts, "rows": rows}, indent=1).encode())
 
 

@@ -3,8 +3,8 @@
     python -m scripts.bench.scorer
 
 Both sides judge the same random detections for GenEval's 553 prompts, 4 images each. The loop is
-the second implementation that the tests use (`tests/naive_geneval.py`); it gets its arrays per
-class for nothing in the first row, as a detector would hand them over, and has to read the same
+the second implementation that the tests use (`tests/helpers/naive_geneval.py`); it gets its arrays
+per class for nothing in the first row, as a detector would hand them over, and has to read the same
 file as we do in the second.
 """
 

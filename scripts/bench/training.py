@@ -206,6 +206,7 @@ def measure(before: Path, args: argparse.Namespace) -> None:
             f"{row['images_per_second_before']:.0f}: {row['speedup']:.2f} times",
             flush=True,
         )
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(args.out, json.dumps({**facts, "rows": rows}, indent=1).encode())
 
 

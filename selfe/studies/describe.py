@@ -88,9 +88,12 @@ def as_text(schedule: Schedule) -> str:
         f"study {study.name}: {len(trainings)} trainings of recipe {study.recipe}, "
         f"{machine.units} {unit}"
     ]
-    width = max(len(job.name) for job in schedule.jobs)
-    for job in schedule.jobs:
-        lines.append(f"  {job.name:<{width}}  {_state_and_cost(job, schedule):<22}  {job.what}")
+    if study.settings:
+        lines.append(f"all with {' '.join(study.settings)}")
+    costs = [_state_and_cost(job, schedule) for job in schedule.jobs]
+    width = max(map(len, costs))
+    for job, cost in zip(schedule.jobs, costs, strict=True):
+        lines.append(f"  {cost:<{width}}  {job.what}")
     left = sum(not job.done for job in schedule.jobs if job.training)
     seconds = seconds_of(schedule)
     words = [f"{left} of {sum(job.training is not None for job in schedule.jobs)} jobs to do"]

@@ -194,12 +194,15 @@ def _train_job(
 
 
 def _in_words(training: Training) -> str:
+    source = f", from {training.init_from}" if training.init_from else ""
+    return f"train {_row_of(training)} to iteration {training.end:,}{source}"
+
+
+def _row_of(training: Training) -> str:
     entry = training.entry
-    parts = [f"train {entry.label} to iteration {training.end:,}"]
-    parts += [f"from {training.init_from}"] if training.init_from else []
-    parts += [f"seed {training.seed}"] if training.seed else []
-    parts += list(entry.settings) if not training.init_from else []
-    return ", ".join(parts)
+    seed = f"seed {training.seed}" if training.seed else ""
+    parts = [entry.name or entry.label, *(() if entry.name else entry.settings), seed]
+    return " ".join(part for part in parts if part)
 
 
 def _iteration_of(training: Training, settings: Sequence[str]) -> int | None:
@@ -261,7 +264,7 @@ def _score_job(
     how += f", inference {scoring.inference}" if scoring.inference else ""
     return Job(
         name=f"{job.name} scores{place}",
-        what=f"score iteration {where} at {steps} steps{how}",
+        what=f"score {_row_of(training)} at iteration {where} in {steps} steps{how}",
         words=(*words, "--device", device),
         units=job.units,
         needs=(job.name,),

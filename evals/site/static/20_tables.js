@@ -119,7 +119,9 @@ function drawDifferences() {
 }
 
 function drawDiversity() {
-  const results = Shown.results().filter((r) => r.diversity && r.final);
+  const order = new Map(DATA.lines.map((line, i) => [line.id, i]));
+  const results = Shown.results().filter((r) => r.diversity && r.final)
+    .sort((a, b) => order.get(a.line) - order.get(b.line) || a.steps - b.steps);
   byId("diversity").hidden = !results.length;
   if (!results.length) return;
   const kinds = unique(results.flatMap((r) => Object.keys(r.diversity.kinds))).sort();

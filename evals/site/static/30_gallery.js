@@ -84,7 +84,8 @@ const Gallery = {
     const got = (v, key) => (v && v.place.has(key) ? v.correct[v.place.get(key)] === "1" : null);
     const reason = (v, key) => (v.place.has(key) ? v.reasons[v.reason[v.place.get(key)]] : "");
     for (const v of verdicts.values()) {
-      if (!v.place) v.place = new Map(prompts.images.map((_, i) => i).filter((i) => v.at[i] >= 0).map((i) => [i, v.at[i]]));
+      // no list of places: every image of the protocol is there, in its order
+      if (!v.place) v.place = new Map(prompts.images.map((_, i) => [i, v.at ? v.at[i] : i]).filter(([, at]) => at >= 0));
     }
     const kept = [];
     for (let key = 0; key < prompts.images.length; key++) {

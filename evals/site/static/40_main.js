@@ -248,7 +248,7 @@ function start() {
   drawEverything();
   document.addEventListener("keydown", keys);
   window.addEventListener("hashchange", () => { State.read(); drawEverything(); Gallery.update().then(() => Detail.restore()); });
-  for (const link of document.querySelectorAll(".top nav a, .skip")) {
+  for (const link of document.querySelectorAll(".top nav a, .skip, .jump")) {
     // the address keeps the choices: a section's name would take their place
     link.addEventListener("click", (e) => {
       e.preventDefault();
