@@ -6,6 +6,7 @@ scripts.checks.fault_report.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
@@ -22,13 +23,20 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from evals.results import read_result
+from evals.scoring.detections import read_detections
 from evals.suites.geneval import read_long_records
+from evals.verdicts import read_verdicts
+from selfe.config.resolve import resolve
 from selfe.data.readers.base import RawSample, open_reader, split_spelling
 from selfe.data.readers.cells import caption_text, parse_record
 from selfe.data.readers.hub_datasets import _parse_options
+from selfe.files import as_json_lines
 from selfe.hub import read_map
 from selfe.images import FORMATS, DamagedImage, decode_image, png_fault
+from selfe.run_folder.records import read_config, write_config
 from selfe.text import decode_text, is_storable, without_secrets
+from tests.helpers.synthetic_results import write_result
 from tests.test_odd_places import tar_of
 
 QUICK, FULL = 300, 12_000
@@ -178,6 +186,47 @@ def check_spelling(content: bytes) -> None:
             continue
 
 
+CONFIG = resolve("shapes", "selfe")
+VERDICT = {"prompt_id": 0, "sample_id": 0, "tag": "colors", "correct": True, "reason": "",
+           "prompt": "a red cat"}  # fmt: skip
+DETECTION = {"prompt_id": 0, "sample_id": 0, "size": [8, 8], "detections": [
+    {"label": "cat", "box": [0.0, 0.0, 4.0, 4.0], "score": 0.5, "color": "red"}]}  # fmt: skip
+
+
+def config_file() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        write_config(Path(folder), CONFIG)
+        return Path(folder, "config.json").read_bytes()
+
+
+def result_file() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        write_result(Path(folder, "r"), prompts_per_task=1)
+        (path,) = Path(folder).rglob("result.json")
+        return path.read_bytes()
+
+
+def check_config(content: bytes) -> None:
+    """A damaged configuration is noticed, or it is what it was."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "config.json").write_bytes(content)
+        try:
+            assert read_config(Path(folder)) == CONFIG
+        except ValueError as error:
+            assert "config.json" in str(error)
+
+
+def read_file(read: Callable[[Path], Any]) -> Callable[[bytes], None]:
+    def check(content: bytes) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "file")
+            path.write_bytes(content)
+            with contextlib.suppress(ValueError):
+                read(path)
+
+    return check
+
+
 PARSERS: dict[str, tuple[Callable[[bytes], None], list[bytes], int]] = {
     # check, originals, share of all cases
     "tar": (check_tar, TARS, 4),
@@ -190,11 +239,15 @@ PARSERS: dict[str, tuple[Callable[[bytes], None], list[bytes], int]] = {
     "prompts": (check_prompts, [b'{"prompt": "a cat", "tag": "colors", "include": []}\n' * 2], 2),
     "model index": (check_index, [b'{"unet": ["diffusers", "UNet"], "_class_name": "X"}'], 2),
     "text": (check_text, ["é 猫 https://me:k@h/a?s=x&t#f \u2028".encode(), b"cat"], 2),
+    "config.json": (check_config, [config_file()], 2),
+    "result.json": (read_file(read_result), [result_file()], 2),
+    "images.jsonl": (read_file(read_verdicts), [as_json_lines([VERDICT] * 2).encode()], 2),
+    "detections.jsonl": (read_file(read_detections), [as_json_lines([DETECTION] * 2).encode()], 2),
     "spelling": (check_spelling, [b"hf:a/b?split=train&config=c", b"wds:/x/{0..3}.tar"], 2),
 }
 
 
-@pytest.mark.fault(14)
+@pytest.mark.fault(26)
 @pytest.mark.parametrize("name", PARSERS)
 def test_damage_gives_values_or_a_sentence(name: str, request: pytest.FixtureRequest) -> None:
     check, originals, share = PARSERS[name]

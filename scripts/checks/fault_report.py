@@ -52,6 +52,7 @@ FAULTS: dict[int, tuple[str, str]] = {
     23: ("two processes on one folder", "the second exits with a message, or they share"),
     24: ("wrong detector or CLIP weights", "hash mismatch, refused"),
     25: ("hub offline, cache warm or cold", "warm: no network; cold: names file and command"),
+    26: ("random damage to every kind of file, 12,000 cases", "values, skips or one sentence"),
 }
 OTHER = 0
 """Number of fault tests that name none of the above."""
