@@ -30,6 +30,8 @@ _TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 _KEPT_TEXT = (b"XML:com.adobe.xmp", b"Raw profile type ")
 """Text that may say how an image is turned."""
 _MOST_TEXT = 1 << 19
+_NOISE = bytes((37 * n * n + 11 * n) % 255 for n in range(1, 2000))
+"""Without 255, which would begin a mark."""
 
 
 class DamagedImage(ValueError):
@@ -82,6 +84,8 @@ def decode_image(content: bytes) -> Image.Image:
             with Image.open(io.BytesIO(content), formats=[kind]) as opened:
                 _check_size(*opened.size)
                 opened.load()
+                if kind == "JPEG" and _jpeg_lacks_pixels(content, opened):
+                    raise DamagedImage("the image is damaged (incomplete JPEG)")
                 return _as_rgb(ImageOps.exif_transpose(opened))
     except DamagedImage:
         raise
@@ -89,6 +93,26 @@ def decode_image(content: bytes) -> Image.Image:
         # some texts hold an address in memory, which is another in every process
         words = "" if " object at 0x" in str(error) else f": {error}"
         raise DamagedImage(f"the image is damaged ({type(error).__name__}{words})") from None
+
+
+def _jpeg_lacks_pixels(content: bytes, image: Image.Image) -> bool:
+    """Whether a JPEG's data ends before its pixels do, which decoders fill with grey in silence.
+
+    The decoder of a whole image does not look at bytes between its last pixel and the mark of its
+    end; where pixels are missing, noise put there becomes pixels. What is filled in is flat, so
+    that only images with a flat last corner have to be decoded twice, and progressive ones.
+    """
+    end = content.rfind(b"\xff\xd9")
+    width, height = image.size
+    corner = image.crop((max(0, width - 4), max(0, height - 4), width, height)).getextrema()
+    spans = corner if isinstance(corner[0], tuple) else (corner,)
+    is_flat = all(low == high for low, high in spans)  # type: ignore[misc]
+    if end < 0 or not (is_flat or image.info.get("progressive")):
+        return False
+    padded = content[:end] + _NOISE + content[end:]
+    with Image.open(io.BytesIO(padded), formats=["JPEG"]) as again:
+        again.load()
+        return again.tobytes() != image.tobytes()
 
 
 def _check_size(width: int, height: int) -> None:

@@ -110,6 +110,32 @@ def test_a_png_without_all_its_rows_is_noticed(there: int, interlace: int, tmp_p
     assert any("00001.png" in problem and "incomplete" in problem for problem in folder.problems)
 
 
+@pytest.mark.fault(14)
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_jpeg_without_all_its_pixels_is_noticed(options: Any, channels: int) -> None:
+    """Its end is marked, and decoders paint what is missing grey."""
+    rng = np.random.default_rng(0)
+    blocks = np.kron(rng.integers(0, 255, (9, 9, channels), dtype=np.uint8), np.ones((8, 8, 1)))
+    whole = encoded(blocks.astype(np.uint8).squeeze(), "JPEG", **options)
+    assert decode_image(whole).size == (72, 72)
+    for share in (0.5, 0.7, 0.9):
+        with pytest.raises(DamagedImage, match="incomplete JPEG|damaged"):
+            decode_image(whole[: int(len(whole) * share)] + b"\xff\xd9")
+    with pytest.raises(DamagedImage):
+        decode_image(whole[: len(whole) // 2])
+
+
+def test_flat_jpegs_are_whole() -> None:
+    for size in ((1, 1), (7, 9), (16, 16), (40, 64), (33, 17)):
+        for mode in ("L", "RGB", "CMYK"):
+            for options in ({}, {"progressive": True}, {"quality": 30}, {"subsampling": 0}):
+                content = encoded(
+                    Image.new(mode, size, 90 if mode == "L" else None), "JPEG", **options
+                )
+                assert decode_image(content + b"after its end").size == size
+
+
 def test_every_kind_of_sound_png_is_sound() -> None:
     for mode in ("1", "L", "P", "LA", "RGB", "RGBA", "I;16"):
         for size in ((1, 1), (3, 5), (33, 17), (8, 1)):

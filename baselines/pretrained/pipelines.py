@@ -94,7 +94,7 @@ class DiffusersModel(PretrainedModel):
         skip = [name for name, value in extra.items() if value is None]
         parts = load_components(source.folder, dtypes, settings["variant"], skip)
         try:
-            return loader.from_pretrained(
+            pipeline = loader.from_pretrained(
                 source.folder,
                 variant=settings["variant"] or None,
                 use_safetensors=True,
@@ -109,6 +109,13 @@ class DiffusersModel(PretrainedModel):
             raise ValueError(
                 f"{source.folder} cannot be loaded as a pipeline ({first_line(error)})"
             ) from error
+        for name, part in pipeline.components.items():
+            if isinstance(part, nn.Module) and name not in parts and name not in extra:
+                raise ValueError(
+                    f"{source.folder}: nothing says whether {name} ({type(part).__name__}) was "
+                    "loaded whole; only models of diffusers and transformers are used"
+                )
+        return pipeline
 
     @classmethod
     def pipeline_arguments(cls) -> dict[str, Any]:
