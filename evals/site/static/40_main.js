@@ -149,12 +149,9 @@ function drawEverything() {
   const present = Shown.protocol();
   for (const node of document.querySelectorAll("[data-protocol]")) node.hidden = Boolean(present) && node.dataset.protocol !== present.id;
   drawScores();
-  drawTasks();
-  drawDifferences();
-  drawPaperTables();
-  drawDiversity();
-  drawTraining();
-  drawConfigurations();
+  // what lies below the first screen is drawn once that is painted
+  const below = [drawTasks, drawDifferences, drawPaperTables, drawDiversity, drawTraining, drawConfigurations];
+  requestAnimationFrame(() => setTimeout(() => below.forEach((draw) => draw()), 0));
 }
 
 const SCORE_KEYS = ["x", "y", "at", "lines", "paper", "bands"];

@@ -192,7 +192,6 @@ function chips(label, options, chosen, changed, single = false) {
   }
   return el("div", { class: "field" }, el("span", { "aria-hidden": "true" }, label), group);
 }
-
 /* Line charts: intervals as bands, markers and dashes beside colours, values under the pointer. */
 
 const MARKS = ["circle", "square", "triangle", "diamond", "down", "plus"];
@@ -434,7 +433,6 @@ function saveChart(box, name) {
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
-
 /* Tables that are sorted by their headers and filtered as one types. */
 
 /*
@@ -616,7 +614,6 @@ function drawConfigurations() {
     return detail;
   }));
 }
-
 /* The gallery: prompt x method x steps, same seed side by side; verdict, reason and detections. */
 
 const BOX_COLORS = { red: "#e5383b", orange: "#f48c06", yellow: "#ffd60a", green: "#38b000", blue: "#3a86ff", purple: "#9d4edd", pink: "#ff70a6", brown: "#a47148", black: "#222", white: "#fff", gray: "#999", grey: "#999", cyan: "#00b4d8", teal: "#2a9d8f" };
@@ -937,7 +934,6 @@ function drawGalleryControls() {
     }
   }
 }
-
 /* The sections of scores, and what binds the page together: choices, keyboard, live results. */
 
 /* Which lines are drawn: a list with a search field, where chips would be too many. */
@@ -1089,12 +1085,9 @@ function drawEverything() {
   const present = Shown.protocol();
   for (const node of document.querySelectorAll("[data-protocol]")) node.hidden = Boolean(present) && node.dataset.protocol !== present.id;
   drawScores();
-  drawTasks();
-  drawDifferences();
-  drawPaperTables();
-  drawDiversity();
-  drawTraining();
-  drawConfigurations();
+  // what lies below the first screen is drawn once that is painted
+  const below = [drawTasks, drawDifferences, drawPaperTables, drawDiversity, drawTraining, drawConfigurations];
+  requestAnimationFrame(() => setTimeout(() => below.forEach((draw) => draw()), 0));
 }
 
 const SCORE_KEYS = ["x", "y", "at", "lines", "paper", "bands"];
