@@ -266,7 +266,7 @@ def _caption(folder: ResultFolder, prompt_id: int) -> str:
 
 def _captions_of_suite(folder: ResultFolder) -> dict[int, str]:
     from evals.registry import open_suite
-    from evals.scoring.benchmark import limited
+    from evals.suites.limit import limited
 
     protocol = folder.result.protocol
     try:
@@ -281,6 +281,6 @@ def _captions_of_suite(folder: ResultFolder) -> dict[int, str]:
 
 def _smaller(suite: Any) -> list[Any]:
     """The suite under every `--limit` up to 60 prompts a task."""
-    from evals.scoring.benchmark import limited
+    from evals.suites.limit import limited
 
     return [limited(suite, n) for n in range(1, 61)]

@@ -8,7 +8,7 @@ took.
 from __future__ import annotations
 
 from evals.registry import open_suite, suite_for
-from evals.scoring.benchmark import limited
+from evals.suites.limit import limited
 from selfe.config.schema import RunConfig
 from selfe.data.shapes_world import ShapesWorld
 from selfe.device import cpu_multiplies_bf16

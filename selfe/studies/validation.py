@@ -10,9 +10,9 @@ from dataclasses import replace
 
 from evals.base import TASKS
 from evals.registry import open_suite, suite_for
-from evals.scoring.benchmark import limited
 from evals.scoring.detections import FAILED_SIZE, Row, judge_row
 from evals.scoring.scorer import Scorers
+from evals.suites.limit import limited
 from selfe.generator import TextToImage, image_seed
 
 SEED = 1
