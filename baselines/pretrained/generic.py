@@ -190,10 +190,11 @@ class GenericModel(DiffusersModel):
         except (torch.OutOfMemoryError, MemoryError):
             raise
         except Exception as error:  # of any pipeline's code
-            words = ", ".join(f"{key}={value!r}" for key, value in given.items()) or "no arguments"
+            words = ", ".join(f"{key}={value!r}" for key, value in given.items())
             raise ValueError(
                 f"{type(self.pipeline).__name__} of {self.card.name} cannot draw in {num_steps} "
-                f"steps with {words} ({type(error).__name__}: {first_line(error)})"
+                f"steps{' with ' + words if words else ''} ({type(error).__name__}: "
+                f"{first_line(error)}){'' if words else '; try other --steps'}"
             ) from error
         finally:
             self.own_arguments = given
