@@ -10,6 +10,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from evals.base import ColorClassifier, Detection, Detector
 from evals.images import FoundImage, ImageFolder, read_image
 from evals.results import DETECTIONS
@@ -31,7 +33,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class _Judge:
+class DetectionParts:
     """The parts that look at pixels."""
 
     detector: Detector
@@ -48,7 +50,7 @@ class _DetectionRun:
         out_dir: Path,
         folder: ImageFolder,
         records: Sequence[Mapping[str, Any]],
-        judge: _Judge,
+        judge: DetectionParts,
         batch_size: int,
         rank: int,
         world_size: int,
@@ -91,16 +93,8 @@ class _DetectionRun:
 
     def _rows(self, batch: Sequence[FoundImage]) -> list[Row]:
         images = [read_image(i.path) for i in batch if i.path is not None]
-        found = [_stored(d) for d in self.judge.detector.detect(images)]
-        asked = [
-            _needing_color(detections, self.records[image.prompt_id], self.judge)
-            for image, detections in zip(batch, found, strict=True)
-        ]
-        colors: list[dict[int, str]] = [{} for _ in batch]
-        if any(asked):
-            chosen = [[d[i] for i in places] for d, places in zip(found, asked, strict=True)]
-            named = self.judge.color_classifier.classify(images, chosen)
-            colors = [dict(zip(p, n, strict=True)) for p, n in zip(asked, named, strict=True)]
+        records = [self.records[image.prompt_id] for image in batch]
+        found, colors = find_and_color(images, records, self.judge)
         return [
             {"digest": i.digest, **_as_row(i, [image.shape[1], image.shape[0]], detections, names)}
             for i, image, detections, names in zip(batch, images, found, colors, strict=True)
@@ -178,8 +172,30 @@ def _stored(detections: Sequence[Detection]) -> list[Detection]:
     return [d for d in detections if d.score > STORED_SCORE][:STORED_PER_IMAGE]
 
 
+def find_and_color(
+    images: Sequence[np.ndarray], records: Sequence[Mapping[str, Any]], parts: DetectionParts
+) -> tuple[list[list[Detection]], list[dict[int, str]]]:
+    """Objects of a batch of images, and the colours of those that a clause may ask for.
+
+    Args:
+        images: uint8 (H, W, 3), of one size.
+        records: of each image.
+
+    Returns:
+        Detections above `STORED_SCORE` per image, and per image the colour by place among them.
+    """
+    found = [_stored(d) for d in parts.detector.detect(images)]
+    asked = [_needing_color(d, record, parts) for d, record in zip(found, records, strict=True)]
+    colors: list[dict[int, str]] = [{} for _ in images]
+    if any(asked):
+        chosen = [[d[i] for i in places] for d, places in zip(found, asked, strict=True)]
+        named = parts.color_classifier.classify(images, chosen)
+        colors = [dict(zip(p, n, strict=True)) for p, n in zip(asked, named, strict=True)]
+    return found, colors
+
+
 def _needing_color(
-    detections: Sequence[Detection], record: Mapping[str, Any], judge: _Judge
+    detections: Sequence[Detection], record: Mapping[str, Any], judge: DetectionParts
 ) -> list[int]:
     """Places of the detections whose colour a clause may ask for under some thresholds."""
     places = []

@@ -21,7 +21,7 @@ from evals.base import (
 )
 from evals.images import scan_folder
 from evals.results import VERDICTS
-from evals.scoring.detect import STORED_SCORE, Progress, _DetectionRun, _Judge
+from evals.scoring.detect import STORED_SCORE, DetectionParts, Progress, _DetectionRun
 from evals.scoring.detections import (
     FAILED_REASON,
     judge_rows,
@@ -107,7 +107,7 @@ def score_folder(
     folder = scan_folder(images_dir, records, images_per_prompt, limit, numbers)
     if folder.problems and not allow_partial:
         raise ValueError(_incomplete(images_dir, folder.problems))
-    judge = _Judge(detector, color_classifier, settings.max_objects, color_every_class)
+    judge = DetectionParts(detector, color_classifier, settings.max_objects, color_every_class)
 
     def run() -> ScoredFolder | None:
         work = _DetectionRun(out_dir, folder, records, judge, batch_size, rank, world_size)

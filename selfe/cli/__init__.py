@@ -1,18 +1,20 @@
-"""selfe-bench: the composition root. Commands are thin; every decision lives below.
+"""selfe-bench: the composition root. Commands are thin; every decision lies below.
 
-The only place that sees selfe, baselines and evals at once, and the only user of typer and rich.
-Errors that a user can correct are one sentence on stderr and exit code 2.
+With `selfe.api` the only place that sees selfe, baselines and evals at once, and the only user of
+typer and rich. Errors that a user can correct are one sentence on stderr and exit code 2.
 """
 
 from __future__ import annotations
 
 import signal
 import sys
+import warnings
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
-from selfe.cli.common import console
+from selfe.cli.common import console, tell_error
 from selfe.cli.compare import compare
 from selfe.cli.doctor import doctor
 from selfe.cli.export import export
@@ -42,7 +44,6 @@ app = typer.Typer(
     help="Any-step text-to-image training, compared fairly: Self-E, Flow Matching and IMM, scored "
     "by GenEval with error bars.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -55,31 +56,86 @@ for command in COMMANDS:
     app.command()(command)
 app.add_typer(search, name="search")
 
+GLOBAL_FLAGS = ("-q", "--quiet", "-v", "--verbose")
+"""Understood before and after the command's name."""
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"selfe-bench {version('selfe-bench')}")
+        raise typer.Exit()
+
 
 @app.callback()
-def root() -> None:
-    """Keeps `selfe-bench COMMAND` the form however many commands there are."""
+def root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", "-V", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress, no notes: results and errors only.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Warnings of libraries, and where errors arose.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+    console.quiet = quiet
+    if not verbose:
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+
+
+def _arguments(words: list[str]) -> list[str]:
+    """Flags of every command moved before its name; without any word, the help."""
+    if not words:
+        return ["--help"]
+    end = words.index("--") if "--" in words else len(words)
+    flags = [word for word in words[:end] if word in GLOBAL_FLAGS]
+    return flags + [word for word in words[:end] if word not in GLOBAL_FLAGS] + words[end:]
 
 
 def main() -> None:
     """Entry point: one clear sentence instead of a traceback where a user can correct it."""
+    words = _arguments(sys.argv[1:])
+    verbose = "-v" in words or "--verbose" in words
     try:
-        app(prog_name="selfe-bench")  # however it was started
+        code = app(words, prog_name="selfe-bench", standalone_mode=False)
+        if isinstance(code, int) and code:
+            sys.exit(code)
     except ValueError as error:
-        console.print(f"error: {error}", markup=False, soft_wrap=True)
+        if verbose:
+            raise
+        tell_error(str(error))
         sys.exit(USER_ERROR)
     except Stopped as stopped:
-        console.print(f"stopped by {stopped}; continue with --resume")
+        tell_error(f"{stopped}; continue with --resume", "stopped by")
         sys.exit(128 + stopped.signal_number)
     except WorkerDied as error:
-        console.print(f"error: {error}; continue with --resume", markup=False, soft_wrap=True)
+        tell_error(f"{error}; continue with --resume")
         sys.exit(1)
     except PeerError:
         sys.exit(1)
     except OSError as error:
         place = error.filename2 or error.filename
-        words = f"{place}: {error.strerror}" if place else str(error)
-        console.print(f"error: {words}", markup=False, soft_wrap=True)
+        tell_error(f"{place}: {error.strerror}" if place else str(error))
         sys.exit(1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         sys.exit(128 + signal.SIGINT)
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        # of the parser: an unknown option, a missing one, a value of another kind
+        sentence = " ".join(error.format_message().split()).removesuffix(".")
+        tell_error(f"{sentence[0].lower()}{sentence[1:]} (selfe-bench {_asked(words)}--help)")
+        sys.exit(USER_ERROR)
+
+
+def _asked(words: list[str]) -> str:
+    """The command that was typed, for a hint."""
+    names = {name.__name__ for name in COMMANDS}
+    return next((f"{word} " for word in words if word in names), "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,11 +19,17 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
+
+from selfe.cli.completion import complete_settings
 
 from selfe.text import printable, without_secrets
 
 console = Console(stderr=True, highlight=False)
+"""Progress and notes; silent under --quiet."""
 
+WIDE = 90
+"""Columns from which a progress bar shows everything."""
 RUNS = Path("runs")
 REPORTS = Path("reports/local")
 """Not under version control; what is committed stands in reports/studies."""
@@ -37,9 +43,26 @@ Settings = Annotated[
     typer.Option(
         "--set",
         metavar="SECTION.KEY=VALUE",
+        autocompletion=complete_settings,
         help="Override a setting; repeatable. `ls settings` explains them.",
     ),
 ]
+
+
+def tell_error(sentence: str, kind: str = "error:") -> None:
+    """A sentence on stderr, also under --quiet."""
+    Console(stderr=True, highlight=False).print(f"{kind} {sentence}", markup=False, soft_wrap=True)
+
+
+def tell(line: str) -> None:
+    """A note on stderr, which --quiet leaves out."""
+    console.print(line, markup=False, soft_wrap=True)
+
+
+def warn(sentences: Iterable[str]) -> None:
+    """Notes on what is legal and probably not meant."""
+    for sentence in sentences:
+        tell(f"warning: {sentence}")
 
 
 def command_line() -> str:
@@ -58,13 +81,11 @@ def pick_device(name: str) -> str:
     """
     import torch
 
-    from selfe.distributed.environment import place_of_process
+    from selfe.distributed.environment import best_device
 
-    if name in ("auto", "cuda") and torch.cuda.is_available():
-        place = place_of_process()
-        return f"cuda:{place.local_rank}" if place.placed else "cuda"
-    if name == "auto":
-        return "mps" if torch.backends.mps.is_available() else "cpu"
+    place = best_device(name)
+    if place != name:
+        return place
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
@@ -103,16 +124,24 @@ def parse_steps(text: str) -> list[int]:
 
 @contextmanager
 def progress_bar(*columns: str, disable: bool = False) -> Iterator[Progress]:
-    """A bar on stderr; where that is no terminal, callers print lines instead (`Ticker`)."""
+    """A bar on stderr; where that is no terminal, callers print lines instead (`Ticker`).
+
+    A narrow terminal shows name, counter and remaining time; the bar, the time that has passed and
+    the end of the note (FLOP/s) go first.
+    """
+    wide = console.width >= WIDE
+    counter = MofNCompleteColumn(table_column=Column(no_wrap=True))
+    note = Column(no_wrap=True, overflow="ellipsis", ratio=1)
     with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        *[TextColumn(column) for column in columns],
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+        *([BarColumn(bar_width=20)] if wide else []),
+        counter,
+        *[TextColumn(column, table_column=note) for column in columns],
+        *([TimeElapsedColumn(table_column=Column(no_wrap=True))] if wide else []),
+        TimeRemainingColumn(compact=not wide, table_column=Column(no_wrap=True)),
         console=console,
-        disable=disable,
+        expand=bool(columns),
+        disable=disable or console.quiet or not console.is_terminal,
     ) as bar:
         yield bar
 

@@ -1,4 +1,4 @@
-"""`selfe-bench compare`: two results, paired by prompt."""
+"""`selfe-bench compare`: two runs over all they have in common, or two results by prompt."""
 
 from __future__ import annotations
 
@@ -7,21 +7,62 @@ from typing import Annotated
 
 import typer
 
+from selfe.cli.common import RUNS, RunsDir, parse_steps
+from selfe.cli.completion import complete_runs
+
 
 def compare(
-    a: Annotated[Path, typer.Argument(help="Result folder, or a measurement measures/NAME.json.")],
-    b: Annotated[Path, typer.Argument(help="The same of another model, under the same protocol.")],
+    a: Annotated[
+        str,
+        typer.Argument(
+            help="A run (RUN or RUN@STEP), a result folder, or a measurement measures/NAME.json.", autocompletion=complete_runs
+        ),
+    ],
+    b: Annotated[
+        str, typer.Argument(help="Another one, of the same kind.", autocompletion=complete_runs)
+    ],
+    steps: Annotated[
+        str | None, typer.Option(help="Of runs: only these steps.", show_default="all common")
+    ] = None,
     over: Annotated[
         Path | None,
         typer.Option(
-            help="Folder with results of other training seeds: compare the two configurations over "
-            "the seeds that both have there.",
+            help="Of result folders: a folder with results of other training seeds, to compare the "
+            "two configurations over the seeds that both have there. Runs find them by themselves.",
             file_okay=False,
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything, for programs.")] = False,
+    runs_dir: RunsDir = RUNS,
 ) -> None:
-    """Paired comparison over prompts: differences, intervals, prompts that flipped."""
+    """Compare two runs: every common step, task and training seed, with verdicts."""
+    folders = [Path(each) for each in (a, b)]
+    are_results = [f.is_file() or (f / "result.json").is_file() for f in folders]
+    if not any(are_results):
+        if over is not None:
+            raise ValueError("--over goes with result folders; runs find their seeds by themselves")
+        typer.echo(_compare_runs(a, b, steps, as_json, runs_dir))
+        return
+    if not all(are_results):
+        raise ValueError(f"{a} and {b} are not of one kind: name two runs, or two results")
+    if steps is not None:
+        raise ValueError("--steps goes with runs; a result folder is of one number of steps")
+    typer.echo(_compare_results(folders[0], folders[1], over, as_json))
+
+
+def _compare_runs(a: str, b: str, steps: str | None, as_json: bool, runs_dir: Path) -> str:
+    from selfe.run_folder.records import require_run
+
+    for name in (a, b):  # a typing error is answered before scipy and pandas load
+        require_run(name, runs_dir)
+    chosen = None if steps is None else parse_steps(steps)
+    from selfe.api.comparison import compare as compare_by_name
+
+    found = compare_by_name(a, b, steps=chosen, runs_dir=runs_dir)
+    return found.facts.model_dump_json(indent=1) if as_json else repr(found)
+
+
+def _compare_results(a: Path, b: Path, over: Path | None, as_json: bool) -> str:
     from evals.measurements import MEASURES
     from evals.report import compare, compare_seeds
     from evals.report.compare_measurements import compare_measurements
@@ -29,12 +70,10 @@ def compare(
 
     if a.is_file() and b.is_file() and a.parent.name == b.parent.name == MEASURES:
         measured = compare_measurements(a, b)
-        typer.echo(measured.model_dump_json(indent=1) if as_json else measured.text)
-        return
+        return measured.model_dump_json(indent=1) if as_json else measured.text
     if over is not None:
         over_seeds = compare_seeds.compare_trainings(a, b, collect([over]))
         as_text = compare_seeds.as_markdown(over_seeds)
-        typer.echo(over_seeds.model_dump_json(indent=1) if as_json else as_text)
-        return
+        return over_seeds.model_dump_json(indent=1) if as_json else as_text
     paired = compare.compare(a, b)
-    typer.echo(paired.model_dump_json(indent=1) if as_json else compare.as_markdown(paired))
+    return paired.model_dump_json(indent=1) if as_json else compare.as_markdown(paired)

@@ -8,10 +8,13 @@ from typing import Annotated
 import typer
 
 from selfe.cli.common import RUNS, RunsDir
+from selfe.cli.completion import complete_runs
 
 
 def export(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="RUN or RUN@STEP.")],
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="RUN or RUN@STEP.", autocompletion=complete_runs)
+    ],
     out: Annotated[Path, typer.Option(help="New folder for the pipeline.")],
     runs_dir: RunsDir = RUNS,
 ) -> None:

@@ -14,16 +14,21 @@ from selfe.cli.common import (
     Settings,
     Ticker,
     command_line,
-    console,
     parse_steps,
     pick_device,
     progress_bar,
+    tell,
     tell_clip_limit,
 )
+from selfe.cli.completion import complete_models, complete_suites
 
 SuiteOption = Annotated[
     str | None,
-    typer.Option(help="Prompts and rules, with version.", show_default="by model: shapes@1 ..."),
+    typer.Option(
+        help="Prompts and rules, with version.",
+        show_default="by model: shapes@1 ...",
+        autocompletion=complete_suites,
+    ),
 ]
 PromptsOption = Annotated[
     Path | None, typer.Option(help="Prompt file of geneval-long@1.", dir_okay=False)
@@ -36,7 +41,8 @@ def geneval(
         list[str] | None,
         typer.Option(
             help="RUN, RUN@STEP, a published model or diffusers:ID; repeatable. "
-            "Every finished run if absent."
+            "Every finished run if absent.",
+            autocompletion=complete_models,
         ),
     ] = None,
     images: Annotated[
@@ -148,20 +154,13 @@ def geneval(
                     if scored is not None:
                         results.append(scored)
     processes.leave()
+    if results:
+        from selfe.cli.score_table import score_tables
+
+        typer.echo(score_tables([result for _, result in results]))
     for folder, result in results:
-        overall = result.scores.overall
-        score = (
-            f"{overall.mean:.4f} [{overall.low:.4f}, {overall.high:.4f}]"
-            if overall
-            else "no overall score"
-        )
-        partial = ", PARTIAL" if result.scores.partial else ""
-        title = f"{result.model.label} {result.model.variant}".strip()
-        if images is None:
-            title += f", {result.sampling.steps} steps, NFE {result.sampling.nfe}"
-        typer.echo(f"{title}: {score}{partial}")
         for encoder, count in result.truncated_prompts.items():
             if count:
                 cut = f"{count} of {result.protocol.num_prompts} prompts were cut"
-                console.print(f"  {cut} for the text encoder {encoder}", markup=False)
-        console.print(f"  {folder}", markup=False, soft_wrap=True)
+                tell(f"  {cut} for the text encoder {encoder}")
+        tell(f"  {folder}")

@@ -15,11 +15,19 @@ from selfe.cli.common import (
     Ticker,
     parse_steps,
     progress_bar,
+    warn,
 )
+from selfe.cli.completion import complete_models
 
 
 def sample(
-    model: Annotated[str, typer.Option(help="Run (RUN or RUN@STEP), model name or diffusers:ID.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Run (RUN or RUN@STEP), model name or diffusers:ID.",
+            autocompletion=complete_models,
+        ),
+    ],
     prompt: Annotated[list[str], typer.Option(help="What to draw; repeatable.")],
     steps: Annotated[str, typer.Option(help="Sampler steps, separated by commas.")] = "2,4,8,50",
     out: Annotated[Path, typer.Option(help="Folder for the images and grid.png.")] = Path(
@@ -34,6 +42,7 @@ def sample(
     device: Device = "auto",
 ) -> None:
     """Draw prompts at several numbers of steps, and a grid whose rows are step counts."""
+    from selfe.cli import suspicions
     from selfe.cli.targets import find_targets
     from selfe.generator import image_seed
     from selfe.text import printable, require_storable
@@ -51,6 +60,8 @@ def sample(
         assignments=settings or [],
         model_args=model_arg or [],
     )
+    if target.preset:
+        warn(suspicions.of_prompts(prompt, target.preset))
     generator = target.load()
     from selfe.generation.contact_sheet import write_sheet  # torch is there by now
 

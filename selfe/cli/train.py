@@ -18,14 +18,24 @@ from selfe.cli.common import (
     console,
     pick_device,
     progress_bar,
+    tell,
+    warn,
 )
+from selfe.cli.completion import complete_methods, complete_recipes, complete_runs
+from selfe.cli.train_words import Stopwatch, header, summary
 from selfe.objectives.registry import METHODS, method_label
 
 
 def train(
-    method: Annotated[str, typer.Option(help=f"Objective: {', '.join(METHODS)}.")],
+    method: Annotated[
+        str, typer.Option(help=f"Objective: {', '.join(METHODS)}.", autocompletion=complete_methods)
+    ],
     recipe: Annotated[
-        str, typer.Option(help="What to train: shapes, shapes-quick, shapes-64, 0.5b, 2b.")
+        str,
+        typer.Option(
+            help="What to train: shapes, shapes-quick, shapes-64, 0.5b, 2b.",
+            autocompletion=complete_recipes,
+        ),
     ] = "shapes",
     variant: Annotated[
         str, typer.Option(help="Ablation of the method, as `ls methods` lists them.")
@@ -41,7 +51,11 @@ def train(
     ] = False,
     init_from: Annotated[
         str | None,
-        typer.Option(metavar="RUN@STEP", help="Fork another run's checkpoint, step included."),
+        typer.Option(
+            metavar="RUN@STEP",
+            help="Fork another run's checkpoint, step included.",
+            autocompletion=complete_runs,
+        ),
     ] = None,
     tracker: Annotated[
         str | None,
@@ -86,6 +100,7 @@ def train(
         raise ValueError(f"--name takes the name of a folder below --runs-dir, got {name!r}")
     run_dir = runs_dir / (name or run_name(config))
     # a typing error is answered before torch starts
+    from selfe.cli import suspicions
     from selfe.distributed.launch import open_processes
     from selfe.distributed.workers import open_workers
     from selfe.training.callbacks import Callbacks
@@ -103,7 +118,9 @@ def train(
         init_from=init_from,
         command=command_line(),
     )
+    warn(suspicions.of_training(config, device, workers))
     workers = workers or (workers_for(config, run_dir, device) if shard is None else 1)
+    watch = Stopwatch()
     with (
         open_workers(workers, run, device)
         if workers > 1
@@ -111,6 +128,8 @@ def train(
         progress_bar("{task.fields[note]}", disable=not processes.is_main) as bar,
     ):
         tick = Ticker(bar)
+        if processes.is_main:
+            tell(header(config, run_dir, device, workers))
 
         def show(progress: TrainProgress) -> None:
             # losses that are divided by themselves say nothing, their parts do
@@ -120,7 +139,8 @@ def train(
                 if name.startswith("loss_")
             ]
             loss = f"loss {progress.loss:.4f}" + (f" ({', '.join(parts)})" if parts else "")
-            note = f"{loss}  {progress.speed}"
+            note = f"{loss}  {progress.speed}"  # the end of it goes first on narrow terminals
+            watch.see(progress.step, progress.loss)
             tick(method_label(config.method), progress.step, progress.iterations, note)
 
         run(
@@ -132,5 +152,9 @@ def train(
             data_progress=tick.job("encoding the shapes world"),
         )
     if processes.is_main:
-        typer.echo(f"trained: {run_dir}")
-        typer.echo(f"score it: selfe-bench geneval --model {run_dir} --steps 2,4,8,50")
+        from selfe.run_folder.records import find_runs, run_names
+
+        names = run_names(find_runs(runs_dir), runs_dir)
+        called = names.get(run_dir, str(run_dir))
+        made = (watch.steps, watch.seconds, watch.losses)
+        typer.echo(summary(run_dir, called, *made, runs_dir))

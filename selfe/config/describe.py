@@ -60,6 +60,16 @@ def list_settings(config: BaseModel, objective_class: Any) -> list[Setting]:
     return found
 
 
+def setting_keys(config_class: type[BaseModel]) -> list[str]:
+    """ "section.name" of every setting whose section has named fields, without the values."""
+    return [
+        f"{section}.{name}"
+        for section, info in config_class.model_fields.items()
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)
+        for name in info.annotation.model_fields
+    ]
+
+
 def attribute_docs(cls: Any) -> dict[str, str]:
     """Name -> text of the section "Attributes:" of a docstring in Google's style."""
     lines = (inspect.getdoc(cls) or "").partition("Attributes:\n")[2].splitlines()

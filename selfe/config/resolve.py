@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from selfe.config.assignments import merge, parse_assignments
-from selfe.config.describe import fields_of, first_problem, unknown_key
+from selfe.config.describe import fields_of, first_problem, setting_keys, unknown_key
 from selfe.config.inference import check_sampling
 from selfe.config.objective_outline import settings_class
 from selfe.config.recipes import RECIPES, part_of_method
@@ -223,9 +224,25 @@ def resolve(
     rates = given.get("optim")
     if isinstance(rates, Mapping) and {"final_lr", "final_share"} <= rates.keys():
         raise ValueError("optim.final_lr and optim.final_share say the same: give one of them")
+    for name in given:
+        if name not in RunConfig.model_fields:
+            raise ValueError(_without_section(name, fields_of(settings_class(method))))
     config = validate(merge(values, given))
     check_sampling(config.sampling, method)
     return config
+
+
+def _without_section(name: str, objective: Mapping[str, Any]) -> str:
+    """The sentence that answers a setting whose section is missing or unknown."""
+    keys = [*setting_keys(RunConfig), *(f"objective.{key}" for key in objective)]
+    exact = [key for key in keys if key.partition(".")[2] == name]
+    near = difflib.get_close_matches(name, [key.partition(".")[2] for key in keys], n=1)
+    close = exact or [key for key in keys if near and key.partition(".")[2] == near[0]]
+    if close:
+        return f"unknown key {name!r}; did you mean {' or '.join(map(repr, close))}?"
+    sections = [section for section in RunConfig.model_fields if section in
+                {key.partition(".")[0] for key in keys}]  # fmt: skip
+    return unknown_key([], name, dict.fromkeys(sections))
 
 
 def run_name(config: RunConfig) -> str:

@@ -67,3 +67,16 @@ def _number(name: str, default: int) -> int:
     if not text.isascii() or not text.isdigit():
         raise ValueError(f"the environment variable {name} must be a number from 0, got {text!r}")
     return int(text)
+
+
+def best_device(name: str) -> str:
+    """ "auto" -> a GPU where there is one; under a launcher, "auto" and "cuda" are the GPU of this
+    process. Any other name is left as it is."""
+    import torch
+
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        place = place_of_process()
+        return f"cuda:{place.local_rank}" if place.placed else "cuda"
+    if name == "auto":
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    return name

@@ -1,0 +1,5 @@
+"""`python -m selfe` is `selfe-bench`."""
+
+from selfe.cli import main
+
+main()

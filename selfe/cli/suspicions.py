@@ -1,0 +1,86 @@
+"""Settings that are legal and probably not meant: a line each, and nothing is stopped."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+
+from selfe.config.schema import RunConfig
+
+_LEAST_SHARE = 0.8
+"""Of the memory there is, from which a batch is mentioned."""
+
+
+def of_training(config: RunConfig, device: str, workers: int | None) -> Iterator[str]:
+    """What may be meant otherwise in a training that is about to begin."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = cores or 1
+    if workers is not None and workers > cores:
+        yield f"--workers {workers} on {cores} cores: more processes than cores wait for each other"
+    if config.data.source == "latents" and config.data.workers > cores:
+        yield f"data.workers = {config.data.workers} on {cores} cores"
+    train, optim = config.train, config.optim
+    if optim.warmup >= train.iterations:
+        yield (
+            f"optim.warmup = {optim.warmup} is not over before train.iterations = "
+            f"{train.iterations}: the learning rate never reaches {optim.lr:g}"
+        )
+    if optim.final_lr > optim.lr:
+        yield f"the rate rises: optim.final_lr = {optim.final_lr:g}, optim.lr = {optim.lr:g}"
+    if train.checkpoint_every > train.iterations and train.iterations > 1000:
+        yield (
+            f"train.checkpoint_every = {train.checkpoint_every} is beyond the run: a kill loses all"
+        )
+    need, room = _memory_needed(config, workers or 1), _memory_there(device)
+    if room and need > _LEAST_SHARE * room:
+        yield (
+            f"a step needs about {need / 1e9:.0f} GB and {device} has {room / 1e9:.0f}: "
+            "lower train.micro_batch_size"
+        )
+
+
+def _memory_needed(config: RunConfig, processes: int) -> int:
+    """Bytes at the peak of a step, by `selfe.planning.memory`, of all processes together."""
+    from selfe.config.stages import stage_at
+    from selfe.planning.memory import image_tokens, memory_of, resolutions_of
+    from selfe.planning.passes import passes_at
+
+    stage = stage_at(config, 0)
+    images = min(config.train.micro_batch_size or stage.batch_size, stage.batch_size)
+    side = max(resolutions_of(config, stage))
+    text = 24 if config.data.source == "shapes" else 256
+    tokens = image_tokens(config, side) + text
+    memory = memory_of(config, passes_at(config, 0), tokens, images, 1)
+    return memory.activations + processes * (memory.total - memory.activations)
+
+
+def _memory_there(device: str) -> int:
+    """Bytes of a device; 0 where it is not known."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    if device != "cpu":
+        return 0
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return 0
+
+
+def of_prompts(prompts: Sequence[str], preset: str) -> Iterator[str]:
+    """Words that a model of the shapes world has never met, so that they mean nothing to it."""
+    from selfe.data.shapes_world.vocabulary import COLORS, NUMBERS, PRESETS, RELATIONS, plural
+
+    shapes = PRESETS[preset].shapes
+    known = {"a", "an", "photo", "of", "and", *COLORS, *shapes, *map(plural, shapes), *NUMBERS}
+    known |= {word for relation in RELATIONS for word in relation.split()}
+    for prompt in prompts:
+        words = re.findall(r"[a-z0-9-]+", prompt.lower())
+        unknown = list(dict.fromkeys(word for word in words if word not in known))
+        if unknown:
+            yield (
+                f"{prompt!r}: the shapes world has no word {', '.join(map(repr, unknown))}; its "
+                f"shapes are {', '.join(shapes)}"
+            )
