@@ -152,6 +152,12 @@ def _pairs(
             and _sampling(its[seed]) == _sampling(its[named[1]])
         }
         if pairs:
+            for which, seed in zip("AB", named, strict=True):
+                if seed not in pairs:
+                    notes.append(
+                        f"{which} as named has training seed {seed}, which the other side lacks: "
+                        f"compared are seeds {', '.join(map(str, pairs))}"
+                    )
             return pairs
     x, y = ours[named[0]], its[named[1]]
     if not same:

@@ -128,10 +128,21 @@ def train(
         progress_bar("{task.fields[note]}", disable=not processes.is_main) as bar,
     ):
         tick = Ticker(bar)
-        if processes.is_main:
-            tell(header(config, run_dir, device, workers))
+        begun: list[bool] = []
+
+        def begin() -> None:  # not before the folder and the data are known to be usable
+            if not begun and processes.is_main:
+                begun.append(True)
+                tell(header(config, run_dir, device, workers))
+
+        encode = tick.job("encoding the shapes world")
+
+        def show_encoding(done: int, total: int) -> None:
+            begin()
+            encode(done, total)
 
         def show(progress: TrainProgress) -> None:
+            begin()
             # losses that are divided by themselves say nothing, their parts do
             parts = [
                 f"{name.removeprefix('loss_')} {value:.3g}"
@@ -149,7 +160,7 @@ def train(
             callbacks=Callbacks(
                 progress=show, message=lambda text: console.print(text, markup=False)
             ),
-            data_progress=tick.job("encoding the shapes world"),
+            data_progress=show_encoding,
         )
     if processes.is_main:
         from selfe.run_folder.records import find_runs, run_names
