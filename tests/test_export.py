@@ -45,6 +45,32 @@ for n in steps.split(","):
     drawn = pipeline(prompts, int(n), seed=int(seed), num_images_per_prompt=2).images
     images[n] = np.stack([np.asarray(image) for image in drawn])
 np.savez(out, **images)
+
+# what diffusers users expect of a pipeline
+import torch
+some = dict(prompt=prompts[0], num_inference_steps=2)
+rows = pipeline(**some, num_images_per_prompt=2, generator=torch.Generator().manual_seed(1)).images
+again = [torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)]
+one, two = pipeline(**some, num_images_per_prompt=2, generator=again).images
+assert np.array_equal(one, rows[0]) and not np.array_equal(two, rows[1])
+array = pipeline(**some, seed=3, output_type="np").images
+tensor, = pipeline(**some, seed=3, output_type="pt", return_dict=False)
+pixels = np.asarray(pipeline(**some, seed=3).images[0])
+assert array.dtype == np.float32 and np.array_equal((array[0] * 255).round(), pixels)
+assert torch.equal(tensor.permute(0, 2, 3, 1), torch.from_numpy(array))
+guided = dict(num_inference_steps=2, seed=3, guidance="linear", guidance_scale=3.0)
+guided["output_type"] = "np"
+plain = pipeline(prompts[:2], **guided).images
+assert np.array_equal(pipeline(prompts[:2], negative_prompt="", **guided).images, plain)
+both = pipeline(prompts[:2], negative_prompt=["a photo of a ring", ""], **guided).images
+assert not np.array_equal(both[0], plain[0]) and np.allclose(both[1], plain[1], atol=0.02)
+for wrong in (dict(output_type="latent"), dict(seed=1, generator=again[0]), dict(generator=again),
+              dict(negative_prompt=["a", "b"]), dict(num_images_per_prompt=0)):
+    try:
+        pipeline(**some, **wrong)
+    except ValueError:
+        continue
+    raise AssertionError(wrong)
 print([name for name in sys.modules if name.split(".")[0] in ("selfe", "baselines", "evals")])
 """
 
@@ -118,6 +144,8 @@ def test_shapes_run_without_this_project(tmp_path: Path) -> None:
     assert not np.array_equal(images["1"], images["5"])
     facts = json.loads((tmp_path / "out" / "selfe_bench.json").read_text())
     assert (facts["method"], facts["iterations"]) == ("selfe", 4)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: diffusers") and "iteration 4" in card
 
 
 @pytest.mark.slow

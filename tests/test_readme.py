@@ -1,4 +1,4 @@
-"""README's tables of scores say what the committed reports say, and its links lead somewhere."""
+"""Tables of scores say what the committed reports say, and the README's links lead somewhere."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from selfe.objectives.registry import method_label
 from selfe.planning.plan import make_plan
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
+COSTS = (ROOT / "docs" / "paper_scale.md").read_text()
 HEADER = re.compile(r"^\| \| 2 steps \| 4 steps \| 8 steps \|(?: 50 steps \|)?$", re.MULTILINE)
 TABLES = [  # page, place on it, report and iterations
-    ("README.md", 0, "quickstart", "800"),
+    ("docs/findings.md", 0, "quickstart", "800"),
     ("reports/README.md", 0, "quickstart", "800"),
     ("reports/README.md", 1, "quickstart-unguided", "800"),
     ("reports/README.md", 2, "quickstart-sampling", "800"),
@@ -54,7 +54,7 @@ def tables(page: str) -> list[list[list[str]]]:
     return found
 
 
-@pytest.mark.parametrize("page", ["README.md", "reports/README.md"])
+@pytest.mark.parametrize("page", ["docs/findings.md", "reports/README.md"])
 def test_every_table_is_checked(page):
     checked = [place for name, place, *_ in TABLES if name == page]
     assert checked == list(range(len(tables(page))))
@@ -95,7 +95,7 @@ def test_errors_by_precision_are_those_measured():
 
 def test_planned_costs_are_those_of_the_plan():
     row = re.compile(r"^\| `(.+?)`, .+ \| ([\d.]+) GPU-days \| ([\d.]+) \| ([\d.]+)", re.MULTILINE)
-    rows = row.findall(README)
+    rows = row.findall(COSTS)
     assert [recipe for recipe, *_ in rows] == ["0.5b", "2b"]
     for recipe, *days in rows:
         for method, planned in zip(("fm", "imm", "selfe"), days, strict=True):
@@ -124,3 +124,23 @@ def test_links_lead_somewhere(page):
             titles = re.findall("^#+ (.+)$", target.read_text(), re.MULTILINE)
             slugs = [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles]
             assert heading in slugs, link
+
+
+def test_the_readme_fits_a_page_and_its_plain_figures_are_those_of_the_report():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.split()) <= 700
+    for riddle in ("n.r.", "mend", "goes on where"):
+        assert riddle not in text
+    overall = {}
+    with (ROOT / "reports" / "quickstart" / "trainings.csv").open() as stream:
+        for row in csv.DictReader(stream):
+            if row["iterations"] == "800" and row["variant"] == "":
+                overall[row["method"], row["steps"]] = row
+    self_e, flow = overall["Self-E", "2"], overall["Flow Matching", "2"]
+    shares = [f"{float(row['overall']):.0%}" for row in (self_e, flow)]
+    assert f"gets {shares[0]} of the images right and Flow Matching {shares[1]}" in text
+    low, high = (f"{-100 * float(flow[end]):.0f}" for end in ("delta_high", "delta_low"))
+    assert f"interval of {low} to {high}" in text
+    later = [overall[method, steps] for method in ("Flow Matching",) for steps in ("4", "8", "50")]
+    assert all(row["resolved"] == "not resolved" for row in later)
+    assert f"{float(overall['IMM', '50']['overall']):.0%} in 50 steps" in text

@@ -16,6 +16,7 @@ import typer
 
 from selfe.cli.common import console, tell_error
 from selfe.cli.compare import compare
+from selfe.cli.demo import demo
 from selfe.cli.doctor import doctor
 from selfe.cli.export import export
 from selfe.cli.fetch import fetch
@@ -49,6 +50,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 COMMANDS: tuple[Callable[..., None], ...] = (
+    demo,
     *(prepare, train, geneval, measure, report, view, study, sweep, sample, export),
     *(compare, rescore, headroom, pack, prompts, ls, plan, doctor, fetch),
 )

@@ -1,4 +1,7 @@
-"""Settings that are legal and probably not meant: a line each, and nothing is stopped."""
+"""What is legal and probably not meant on this machine or with this model: a line each.
+
+`selfe.config.suspicious` has the settings that defeat each other.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +23,6 @@ def of_training(config: RunConfig, device: str, workers: int | None) -> Iterator
         yield f"--workers {workers} on {cores} cores: more processes than cores wait for each other"
     if config.data.source == "latents" and config.data.workers > cores:
         yield f"data.workers = {config.data.workers} on {cores} cores"
-    train, optim = config.train, config.optim
-    if optim.warmup >= train.iterations:
-        yield (
-            f"optim.warmup = {optim.warmup} is not over before train.iterations = "
-            f"{train.iterations}: the learning rate never reaches {optim.lr:g}"
-        )
-    if optim.final_lr > optim.lr:
-        yield f"the rate rises: optim.final_lr = {optim.final_lr:g}, optim.lr = {optim.lr:g}"
-    if train.checkpoint_every > train.iterations and train.iterations > 1000:
-        yield (
-            f"train.checkpoint_every = {train.checkpoint_every} is beyond the run: a kill loses all"
-        )
     need, room = _memory_needed(config, workers or 1), _memory_there(device)
     if room and need > _LEAST_SHARE * room:
         yield (

@@ -98,7 +98,9 @@ class SelfEPipeline(DiffusionPipeline):
         prompt: str | Sequence[str],
         num_inference_steps: int = 4,
         *,
-        seed: int = 0,
+        negative_prompt: str | Sequence[str] | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        seed: int | None = None,
         num_images_per_prompt: int = 1,
         guidance: str | None = None,
         guidance_scale: float | None = None,
@@ -110,49 +112,117 @@ class SelfEPipeline(DiffusionPipeline):
         Args:
             prompt: one or several captions.
             num_inference_steps: any number from 1.
-            seed: of all images of the call.
+            negative_prompt: what guidance leads away from, one for all or one per prompt; None for
+                the empty prompt, which the model was trained with.
+            generator: one for all images, or one per image. Every image takes one number from it as
+                its seed.
+            seed: of all images of the call, 0 if neither it nor a generator is given.
+            num_images_per_prompt: at least 1; images of one prompt follow each other.
             guidance: "none", "linear", "ep-v" or "ep-x0"; None for the model's own.
             guidance_scale: omega; None for the model's own.
-            output_type: "pil", or "np" for (H, W, 3) uint8 arrays.
+            output_type: "pil"; "np" for float32 (N, H, W, 3) in [0, 1]; "pt" for a float32 tensor
+                (N, 3, H, W) in [0, 1].
 
         Returns:
-            `ImagePipelineOutput` with `images`, or a tuple; None in place of an image that is not
-            finite.
+            `ImagePipelineOutput` with `images`, or a tuple. In place of an image that is not finite
+            there is None, or NaN in an array.
 
         Raises:
-            ValueError: for fewer than one step, or an unknown output type.
+            ValueError: for fewer than one step or image, an unknown output type, a seed beside a
+                generator, or lists of other lengths.
         """
-        if output_type not in ("pil", "np"):
-            raise ValueError(f"output_type must be pil or np, got {output_type!r}")
+        if output_type not in ("pil", "np", "pt"):
+            raise ValueError(f"output_type must be pil, np or pt, got {output_type!r}")
+        if num_images_per_prompt < 1:
+            raise ValueError(
+                f"num_images_per_prompt must be at least 1, got {num_images_per_prompt}"
+            )
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         jobs = [(text, n) for text in prompts for n in range(num_images_per_prompt)]
+        negatives = self._one_per_prompt(negative_prompt, len(prompts), num_images_per_prompt)
         own = self.guidance_at(num_inference_steps)
         chosen = Guidance(
             guidance if guidance is not None else own.kind,  # type: ignore[arg-type]
             guidance_scale if guidance_scale is not None else own.scale,
             own.time,
         )
-        images = self._draw_all(
+        drawn = self._draw_all(
             [text for text, _ in jobs],
-            [derive_seed(seed, text, n) for text, n in jobs],
+            negatives,
+            self._seeds(jobs, generator, seed),
             num_inference_steps,
             chosen,
         )
-        if output_type == "pil":
-            images = [None if image is None else Image.fromarray(image) for image in images]
+        images = self._as_output(drawn, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
+    @staticmethod
+    def _one_per_prompt(
+        given: str | Sequence[str] | None, prompts: int, images_per_prompt: int
+    ) -> list[str]:
+        """Negative prompts, one per image."""
+        if given is None or isinstance(given, str):
+            return [given or ""] * (prompts * images_per_prompt)
+        if len(given) != prompts:
+            raise ValueError(f"{prompts} prompts but {len(given)} negative prompts")
+        return [text for text in given for _ in range(images_per_prompt)]
+
+    @staticmethod
+    def _seeds(
+        jobs: Sequence[tuple[str, int]],
+        generator: torch.Generator | Sequence[torch.Generator] | None,
+        seed: int | None,
+    ) -> list[int]:
+        """One 63-bit seed per image."""
+        if generator is None:
+            return [derive_seed(seed or 0, text, n) for text, n in jobs]
+        if seed is not None:
+            raise ValueError("give either a seed or a generator, not both")
+        if isinstance(generator, torch.Generator):
+            sources = [generator] * len(jobs)
+        else:
+            sources = list(generator)
+        if len(sources) != len(jobs):
+            raise ValueError(f"{len(jobs)} images but {len(sources)} generators")
+        return [
+            int(torch.randint(2**63 - 1, (), generator=source, device=source.device))
+            for source in sources
+        ]
+
+    def _as_output(self, images: list[Any], output_type: str) -> Any:
+        if output_type == "pil":
+            return [None if image is None else Image.fromarray(image) for image in images]
+        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        side = (self.config.latent_height * factor, self.config.latent_width * factor, 3)
+        missing = np.full(side, np.nan, np.float32)
+        floats = [missing if i is None else i.astype(np.float32) / 255 for i in images]
+        array = np.stack(floats)
+        return array if output_type == "np" else torch.from_numpy(array).permute(0, 3, 1, 2)
+
     def _draw_all(
-        self, prompts: list[str], seeds: list[int], num_steps: int, guidance: Guidance
+        self,
+        prompts: list[str],
+        negatives: list[str],
+        seeds: list[int],
+        num_steps: int,
+        guidance: Guidance,
     ) -> list[Any]:
         text = self._build_text_encoder()
-        null = text.encode([""]).trimmed().to(self.denoiser.device)
+        device = self.denoiser.device
+        nulls: dict[str, TextCondition] = {}
         captions = EncodedCaptions(text)
         num_slots = self.config.batch_slots
         num_batches = len(fill_slots(captions.lengths(prompts), num_slots))
         with self.progress_bar(total=num_batches * num_steps) as bar:
 
             def draw(condition: TextCondition, slots: Sequence[int]) -> list[Any]:
+                avoided = [negatives[i] for i in slots]
+                if len({*avoided}) == 1:
+                    if avoided[0] not in nulls:
+                        nulls[avoided[0]] = text.encode(avoided[:1]).trimmed().to(device)
+                    null = nulls[avoided[0]].expand(len(avoided))
+                else:
+                    null = captions.batch(avoided, max(captions.lengths(avoided))).to(device)
                 batch_seeds = [seeds[i] for i in slots]
                 return self._draw(condition, null, batch_seeds, num_steps, guidance, bar.update)
 
@@ -185,7 +255,6 @@ class SelfEPipeline(DiffusionPipeline):
         shape = (config.latent_channels, config.latent_height, config.latent_width)
         rng = SampleRng(0, torch.tensor(list(seeds), dtype=torch.int64), device)
         x = rng.normal("start", shape)
-        null = null.expand(len(condition))
         velocity = guided_velocity(self.denoiser, condition.to(device), null, guidance)
 
         self.scheduler.set_timesteps(

@@ -20,6 +20,7 @@ from selfe.config.schema import RunConfig, SamplingConfig
 from selfe.encoders.base import LatentCodec, TextEncoder
 from selfe.encoders.registry import build_codec, build_text_encoder
 from selfe.export.bundle import DENOISER_MODULES, PIPELINE_MODULES, SCHEDULER_MODULES, bundle
+from selfe.export.card import facts_of, model_card
 from selfe.objectives.registry import load_method
 from selfe.run_folder.checkpoint import load_tensors, load_weights, verify
 from selfe.run_folder.model import build_model, latent_shape_of
@@ -74,15 +75,8 @@ def export_run(run_dir: Path, out: Path, *, step: int | None = None) -> Path:
         }
         for path, modules in sources.items():
             (temporary / path).write_text(bundle(modules))
-        facts = {
-            "method": config.method,
-            "variant": config.variant,
-            "recipe": config.recipe,
-            "iterations": checkpoint.step,
-            "checkpoint_digest": checkpoint.digest,
-            "config_digest": config.digest,
-        }
-        (temporary / "selfe_bench.json").write_text(json.dumps(facts, indent=2))
+        (temporary / "selfe_bench.json").write_text(facts_of(config, checkpoint))
+        (temporary / "README.md").write_text(model_card(run_dir, config, checkpoint))
         os.rename(temporary, out)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
