@@ -132,7 +132,7 @@ def test_the_readme_fits_a_page_and_its_plain_figures_are_those_of_the_report():
     for riddle in ("n.r.", "mend", "goes on where"):
         assert riddle not in text
     overall = {}
-    with (ROOT / "reports" / "quickstart" / "trainings.csv").open() as stream:
+    with (ROOT / "reports" / "studies" / "quickstart" / "trainings.csv").open() as stream:
         for row in csv.DictReader(stream):
             if row["iterations"] == "800" and row["variant"] == "":
                 overall[row["method"], row["steps"]] = row
