@@ -156,18 +156,17 @@ def contact_hub(repository: str, revision: str) -> None:
 
 def cached_snapshot(repository: str, revision: str, cache_dir: str | None) -> Path | None:
     """The cached snapshot folder of a branch, tag or commit, or None. Never asks the network."""
-    from huggingface_hub import constants
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
-    cache = Path(cache_dir or constants.HF_HUB_CACHE)
-    repository_folder = cache / ("models--" + repository.replace("/", "--"))
-    commit = revision
-    if not COMMIT.fullmatch(revision):
-        reference = repository_folder / "refs" / revision
-        if not reference.is_file():
-            return None
-        commit = reference.read_text(encoding="utf-8").strip()
-    folder = repository_folder / "snapshots" / commit
-    return folder if folder.is_dir() else None
+    cache = cache_dir or constants.HF_HUB_CACHE
+    try:
+        found = snapshot_download(
+            repository, revision=revision, cache_dir=cache, local_files_only=True
+        )
+    except LocalEntryNotFoundError:
+        return None
+    return Path(found)
 
 
 def explain(

@@ -93,7 +93,7 @@ def test_a_header_says_what_is_trained_where(monkeypatch):
 def test_what_is_hardly_meant_is_told(monkeypatch):
     config = resolve("shapes-quick", "fm")
     assert list(suspicions.of_training(config, "cpu", None)) == []
-    (sentence,) = suspicions.of_training(config, "cpu", 4096)
+    sentence, *_ = suspicions.of_training(config, "cpu", 4096)
     assert "--workers 4096" in sentence
     monkeypatch.setattr(suspicions, "_memory_there", lambda device: 10**8)
     assert any("micro_batch_size" in s for s in suspicions.of_training(config, "cpu", None))

@@ -81,11 +81,44 @@ def test_wandb_gets_numbers_and_sample_sheets(tmp_path, monkeypatch):
     lines = read_lines(tmp_path / "run" / "metrics.jsonl")
     assert numbers == [(line["step"], scalars(line)) for line in lines]
     ((step, values),) = [entry for entry in wandb.logged if "samples" in entry[1]]
-    assert step == 2 and values["samples"][0] == "image"
-    assert np.array_equal(values["samples"][1], sheet)
+    ((kind, pixels),) = values["samples"]
+    assert step == 2 and kind == "image" and np.array_equal(pixels, sheet)
     # steps never fall, or the service would drop them
     assert [step for step, _ in wandb.logged] == sorted(step for step, _ in wandb.logged)
     assert wandb.finished
+
+
+class FakeTrackio(ModuleType):
+    """What accelerate uses of the package, taking notes."""
+
+    def __init__(self):
+        super().__init__("trackio")
+        self.logged, self.options, self.finished = [], {}, False
+        self.config = {}
+
+    def init(self, **options):
+        self.options = options
+        return self
+
+    def log(self, values, step=None):
+        self.logged.append((step, values))
+
+    def finish(self):
+        self.finished = True
+
+
+def test_another_tracker_of_accelerate_gets_the_numbers(tmp_path, monkeypatch):
+    trackio = FakeTrackio()
+    monkeypatch.setitem(sys.modules, "trackio", trackio)
+    tracker = open_tracker("trackio", tmp_path / "mine", tiny_config("fm"))
+    tracker.write({"step": 3, "loss": 1.5, "event": "x"})
+    tracker.close()
+    assert trackio.options["project"] == "selfe-bench" and trackio.options["name"] == "mine"
+    assert trackio.config["optim.lr"] == tiny_config("fm").optim.lr
+    assert trackio.logged == [(3, {"loss": 1.5})] and trackio.finished
+    monkeypatch.setitem(sys.modules, "comet_ml", None)
+    with pytest.raises(ValueError, match="pip install comet-ml"):
+        open_tracker("comet_ml", tmp_path, tiny_config("fm"))
 
 
 def test_only_numbers_are_mirrored():

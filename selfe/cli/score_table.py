@@ -49,7 +49,8 @@ def _head(result: Result) -> str:
     if not result.sampling.steps:
         return "score"  # images made elsewhere
     partial = ", PARTIAL" if result.scores.partial else ""
-    return f"{result.sampling.steps} steps (NFE {result.sampling.nfe}){partial}"
+    steps = result.sampling.steps
+    return f"{steps} step{'s' * (steps > 1)} (NFE {result.sampling.nfe}){partial}"
 
 
 def _rows(members: Sequence[Result]) -> Iterator[dict[str, str]]:

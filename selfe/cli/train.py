@@ -59,7 +59,10 @@ def train(
     ] = None,
     tracker: Annotated[
         str | None,
-        typer.Option(help="Mirror metrics and samples to tensorboard or wandb (extras)."),
+        typer.Option(
+            help="Mirror metrics and samples: tensorboard, wandb, trackio, comet_ml, aim, mlflow, "
+            "clearml or swanlab."
+        ),
     ] = None,
     settings: Settings = None,
     auto_resume: Annotated[
