@@ -22,7 +22,6 @@ from rich.progress import (
 from rich.table import Column
 
 from selfe.cli.completion import complete_settings
-
 from selfe.text import printable, without_secrets
 
 console = Console(stderr=True, highlight=False)

@@ -15,7 +15,8 @@ def compare(
     a: Annotated[
         str,
         typer.Argument(
-            help="A run (RUN or RUN@STEP), a result folder, or a measurement measures/NAME.json.", autocompletion=complete_runs
+            help="A run (RUN or RUN@STEP), a result folder, or a measurement measures/NAME.json.",
+            autocompletion=complete_runs,
         ),
     ],
     b: Annotated[
