@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from evals.base import Interval
 from evals.clustered import clustered_difference, clustered_mean
@@ -247,6 +246,8 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
     table = path / CSV if path.is_dir() else path
     if not table.is_file():
         raise ValueError(f"{table} does not exist; the questions are published at {HOME}")
+    import pandas as pd  # lists of suites start without it
+
     frame = pd.read_csv(table, dtype=str, keep_default_na=False)
     missing = [name for name in _COLUMNS if name not in frame.columns]
     if missing:

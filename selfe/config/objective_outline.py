@@ -51,13 +51,36 @@ def outline(target: str) -> Any | None:
         return None
     imports = [n for n in tree.body if _is_kept_import(n)]
     stated.body = [_without_types(n) for n in stated.body if not _is_the_schedule(n)]
-    namespace: dict[str, Any] = {"__name__": __name__}
+    namespace: dict[str, Any] = {"__name__": __name__, **_constants(tree)}
     try:
         code = compile(ast.Module([*imports, stated], []), module, "exec", dont_inherit=True)
         exec(code, namespace)  # the project's own source, or that of an installed package
     except Exception:  # whatever it needs, importing it says so in its own words
         return None
     return namespace[name]
+
+
+def _constants(tree: ast.Module) -> dict[str, Any]:
+    """Plain numbers and texts that a module states, or imports from a module that states them."""
+    found: dict[str, Any] = {}
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module and not _is_kept_import(node):
+            wanted = {alias.name: alias.asname or alias.name for alias in node.names}
+            source = source_of(node.module) if any(name.isupper() for name in wanted) else None
+            stated = _stated(ast.parse(source or ""))
+            found |= {wanted[name]: value for name, value in stated.items() if name in wanted}
+    return found | _stated(tree)
+
+
+def _stated(tree: ast.Module) -> dict[str, Any]:
+    """Names that are assigned a plain number or text at the top of a module."""
+    return {
+        node.targets[0].id: node.value.value
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and isinstance(node.value, ast.Constant)
+    }
 
 
 def source_of(module: str) -> str | None:
