@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from evals.base import Interval
-from evals.scoring.in_memory import Verdict
+from evals.scoring.judge_images import Verdict
 from evals.stats import count_by_prompt, task_interval
 from selfe.api.geneval import GenEval
 from selfe.api.images import html_image
