@@ -100,6 +100,8 @@ class ProtocolFacts(Frozen):
     """Name of the way trained models are drawn ("paper", "searched"), "" for each run's own."""
     signal: float = 1.0
     """Factor on the latents the model was trained on (`data.signal`): another is another world."""
+    crop_black_borders: bool = False
+    """Whether black borders were cut off before images were saved."""
 
 
 class ModelFacts(Frozen):

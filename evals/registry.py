@@ -95,7 +95,10 @@ FEATURES = Registry(
 """name -> function of `evals.measure.MeasureOptions` that returns a `FeatureExtractor`."""
 
 
-PHOTO_SUITE = "geneval@1"
+PHOTO_SUITE = "geneval-long@1"
+"""What models of photographs are scored on: the prompts on which the paper's Table 1 stands."""
+IMAGES_SUITE = "geneval@1"
+"""What a folder of images made elsewhere is taken for."""
 SHAPES_SUITES = {"grid": "shapes@1", "free": "shapes-free@1"}
 """Preset of the shapes world -> its suite."""
 

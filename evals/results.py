@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -34,10 +36,14 @@ def protocol_facts(
     detector: Detector,
     color_classifier: ColorClassifier,
     settings: RuleSettings,
-    inference: str = "",
+    sampling: Mapping[str, Any] | None = None,
     signal: float = 1.0,
 ) -> ProtocolFacts:
-    """What another result must share before the two may stand in one table."""
+    """What another result must share before the two may stand in one table.
+
+    Args:
+        sampling: settings of `SamplingFacts`, some of which are part of a protocol.
+    """
     return ProtocolFacts(
         suite=suite.name,
         split=suite.split,
@@ -47,7 +53,8 @@ def protocol_facts(
         detector=detector.identity,
         color_classifier=color_classifier.identity,
         rules=settings.model_dump(),
-        inference=inference,
+        inference=str((sampling or {}).get("inference", "")),
+        crop_black_borders=bool((sampling or {}).get("crop_black_borders", False)),
         signal=signal,
     )
 
@@ -103,8 +110,9 @@ def read_result(folder: str | Path) -> Result:
 def protocol_key(protocol: ProtocolFacts) -> str:
     """Identity of a protocol: results with different keys never share a table."""
     values = protocol.model_dump(mode="json")
-    if not values["inference"]:
-        del values["inference"]  # younger than the names of published tables
+    for name in ("inference", "crop_black_borders"):
+        if not values[name]:
+            del values[name]  # younger than the names of published tables
     if values["signal"] == 1:
         del values["signal"]  # likewise
     text = json.dumps(values, sort_keys=True)

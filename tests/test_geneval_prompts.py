@@ -8,16 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from evals.detectors import weights
 from evals.registry import SUITES, open_suite
 from evals.suites.base import records_as_jsonl, records_sha256
 from evals.suites.geneval import (
     COCO_CLASSES,
     GENEVAL_SHA256,
+    LONG_PROMPTS_NAME,
     count_beyond_clip,
     geneval_records,
     read_long_records,
 )
 from evals.suites.rules import check_record
+from selfe.files import file_sha256
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "geneval"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="reference data is not at hand")
@@ -57,7 +60,7 @@ def test_task_sizes_and_key_order() -> None:
 
 def test_every_suite_without_a_file_opens_with_valid_records() -> None:
     for name in SUITES.names():
-        if name == "geneval-long@1":
+        if name in ("geneval-long@1", "geneval2@1"):  # read a file
             continue
         suite = open_suite(name)
         assert suite.name == name
@@ -115,8 +118,23 @@ def test_too_few_or_too_many_long_prompts_are_refused(tmp_path: Path) -> None:
 def test_missing_long_file_says_where_it_is_published(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="published at"):
         read_long_records(tmp_path / "none.jsonl")
-    with pytest.raises(ValueError, match="--prompts FILE"):
+
+
+def test_long_prompts_come_from_the_file_or_from_what_fetch_brought(
+    tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setenv("SELFE_BENCH_CACHE", str(tmp_path))
+    with pytest.raises(ValueError, match="fetch geneval-long.*--prompts FILE.*--suite geneval@1"):
         open_suite("geneval-long@1")
+    _long_file(tmp_path / LONG_PROMPTS_NAME)
+    assert open_suite("geneval-long@1").records[1]["prompt"] == "A realistic a cow."
+
+
+@needs_shared
+def test_fetch_knows_the_published_long_prompts() -> None:
+    (published,) = weights.FILES["geneval-long"]
+    assert published.name == LONG_PROMPTS_NAME
+    assert published.sha256 == file_sha256(SHARED / "evaluation_metadata_long.jsonl")
 
 
 @needs_shared

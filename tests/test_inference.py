@@ -131,8 +131,10 @@ def test_settings_that_do_not_suit_a_method_are_one_sentence(method, assignment,
 
 def test_flow_matching_is_asked_at_s_equal_to_t():
     """Its results say so, whatever the section that earlier runs recorded says."""
-    settings = as_drawn(SamplingConfig(s_fraction=0.0), "velocity")
-    assert sampling_facts(settings)["s_fraction"] == 1.0
+    facts = sampling_facts(SamplingConfig(s_fraction=0.0), "velocity")
+    assert facts["s"] == "t" and "s_fraction" not in facts
+    assert as_drawn(SamplingConfig(s_fraction=0.0), "velocity").s_fraction == 1.0
+    assert "s" not in sampling_facts(SamplingConfig())
     assert as_drawn(SamplingConfig(s_fraction=0.0), "posterior").s_fraction == 0.0
     with pytest.raises(ValueError, match="Flow Matching was trained at s = t alone"):
         chosen_sampling(resolve("shapes", "fm"), {"s_fraction": 0.0})

@@ -75,9 +75,17 @@ INCEPTION = PublishedFile(
     sha256="6726825d",
     role="features of FID, KID, precision and recall: Inception V3 of 2015 (Apache-2.0, 0.1 GB)",
 )
+LONG_PROMPTS = PublishedFile(
+    name="evaluation_metadata_long.jsonl",
+    url="https://raw.githubusercontent.com/ByteDance-Seed/Bagel/main/eval/gen/geneval/prompts/"
+    "evaluation_metadata_long.jsonl",
+    sha256="09472cc9c24e225417b1d5df27e688e5f2a0fcac9ec772f33d9debe4e5d49f27",
+    role="prompts of geneval-long@1: GenEval's, rewritten for BAGEL's evaluation",
+)
 DETECTOR_FILES = (MASK2FORMER_MMDET_2, MASK2FORMER_MMDET_3)
 FILES: dict[str, tuple[PublishedFile, ...]] = {
     "geneval": (*DETECTOR_FILES, CLIP_VIT_L_14),
+    "geneval-long": (LONG_PROMPTS,),
     "fidelity": (INCEPTION,),
 }
 """What `selfe-bench fetch NAME` gets. One of the two detector files is enough for scoring."""

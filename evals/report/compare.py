@@ -93,6 +93,7 @@ def name_of(result: Result) -> str:
         f"guidance {guidance}" if guidance else "",
         "" if eta is None else f"eta {eta:g}",
         f"s at {s_fraction:g}" if s_fraction else "",
+        "s = t" if result.sampling.settings.get("s") == "t" else "",
     )
     return ", ".join(part for part in (model, *parts) if part)
 

@@ -41,13 +41,15 @@ FIXED_HEADER = list(_FIXED.values())
 def setting_text(result: Result) -> str:
     """Sampler, update and schedule beside a row, guidance and eta apart."""
     settings = result.sampling.settings
-    names = ("sampler", "update", "s_fraction", "scheduler", "dtype")
+    names = ("sampler", "update", "s_fraction", "s", "shift", "scheduler", "dtype")
     parts = []
     for name in names:
         value = settings.get(name)
         if value is None or (name == "s_fraction" and not value):
             continue
-        parts.append(f"s at {value:g}" if name == "s_fraction" else str(value))
+        if name in ("s_fraction", "shift"):
+            value = f"{'s at' if name == 's_fraction' else name} {value:g}"
+        parts.append(f"s = {value}" if name == "s" else str(value))
     return ", ".join(parts)
 
 
@@ -55,7 +57,10 @@ def guidance_text(result: Result) -> str:
     """Guidance kind and scale, as in "linear 3" or "none"."""
     kind = str(result.sampling.settings.get("guidance", ""))
     scale = result.sampling.settings.get("guidance_scale")
-    return kind if kind in ("none", "") or scale is None else f"{kind} {scale:g}"
+    if kind in ("none", "") or scale is None:
+        return kind
+    at_t = " at s = t" if result.sampling.settings.get("guidance_time") == "t" else ""
+    return f"{kind} {scale:g}{at_t}"
 
 
 def eta_of(result: Result) -> float | None:

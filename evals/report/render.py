@@ -27,7 +27,7 @@ from evals.report.index import TITLE, index_page
 from evals.report.lines import build_lines
 from evals.report.markup import to_csv
 from evals.report.result_folders import ResultFolder, collect
-from evals.report.rows import ERRATUM, Table, choose
+from evals.report.rows import ERRATUM, PAPER_SUITE, Table, choose
 from evals.report.seen_unseen import seen_unseen_frame
 from evals.report.table1 import TABLE1_COLUMNS, build_table1, is_published
 from evals.report.table1_page import table1_latex, table1_markdown
@@ -242,8 +242,9 @@ def _rank(group: ResultGroup) -> tuple[bool, int, int, str]:
 
 
 def _all_table1(folders: Sequence[ResultFolder], runs: str) -> list[Table]:
-    """One Table 1 per protocol: those with published models first; where there is none, the
-    paper's rows, not run. Models drawn with other weights stand in tables of their own, last."""
+    """One Table 1 per protocol: that of the paper first, then those with published models; where
+    there is none, the paper's rows, not run. Models drawn with other weights stand in tables of
+    their own, last."""
     with_models: list[tuple[tuple[bool, int], Table]] = []
     others: list[tuple[tuple[bool, int], Table]] = []
     foreign: list[Table] = []
@@ -259,7 +260,13 @@ def _all_table1(folders: Sequence[ResultFolder], runs: str) -> list[Table]:
         geneval = members[0].result.protocol.suite.startswith("geneval")
         counts = (geneval, sum(is_published(f) for f in members))
         (with_models if any(counts) else others).append((counts, table))
-    with_models.sort(key=lambda pair: (-pair[0][1], not pair[0][0]))
+    with_models.sort(
+        key=lambda pair: (
+            pair[1].protocol is None or pair[1].protocol.suite != PAPER_SUITE,
+            -pair[0][1],
+            not pair[0][0],
+        )
+    )
     if not with_models:
         with_models = [((True, 0), build_table1([], CommandContext(runs_dir=runs)))]
     return [table for _, table in with_models + others] + foreign

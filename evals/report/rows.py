@@ -23,7 +23,8 @@ PAPER = "paper (BAGEL protocol, prompt set not stated)"
 _OFFICIAL_WEIGHTS = ("743b7d99", "c9d0c4f2")
 ERRATUM = "Erratum of the paper"
 """How notes on misprints begin."""
-_PAPER_SUITES = ("geneval@1", "geneval-long@1")
+PAPER_SUITE = "geneval-long@1"
+"""The protocol of the paper's tables, as far as it is stated (`page.LONG_PROMPTS_EVIDENCE`)."""
 _GENEVAL_IMAGES = (553, 4)
 TASK_ENDS = tuple(f"{task}_{end}" for task in TASKS for end in ("low", "high"))
 """Columns of the ends of the tasks' intervals."""
@@ -71,7 +72,7 @@ def follows_paper_protocol(protocol: ProtocolFacts | None) -> bool:
         return False
     size = (protocol.num_prompts, protocol.images_per_prompt)
     official = any(weights in protocol.detector for weights in _OFFICIAL_WEIGHTS)
-    whole = protocol.suite in _PAPER_SUITES and not protocol.split and size == _GENEVAL_IMAGES
+    whole = protocol.suite == PAPER_SUITE and not protocol.split and size == _GENEVAL_IMAGES
     return whole and official and "unpublished" not in protocol.detector
 
 
@@ -81,7 +82,10 @@ def _preference(folder: ResultFolder) -> tuple[Any, ...]:
     settings = folder.result.sampling.settings
     overridden = overrides_settings(folder.result.command)
     usual = not settings.get("s_fraction") and settings.get("update") != "minfm"
-    return (folder.result.scores.partial, overridden, not usual, folder.name)
+    # velocities that were asked for at s < t, where they were never trained, after those that were
+    # not: only the latter say that s = t
+    at_t = settings.get("s") == "t"
+    return (folder.result.scores.partial, overridden, not usual, not at_t, folder.name)
 
 
 Cell = tuple[str, str, int | None, int]

@@ -270,7 +270,7 @@ def _score(
             detector,
             classifier,
             DEFAULT_RULES,
-            sampling.settings.get("inference", ""),
+            sampling.settings,
             signal=model.training.get("signal", 1.0),
         ),
         model=model,

@@ -16,6 +16,7 @@ import numpy as np
 from evals.suites.base import Suite
 from evals.suites.rules import COLORS, RELATIONS
 from selfe.data.shapes_world import vocabulary as grammar
+from selfe.files import default_cache
 from selfe.text import first_line, numbered_lines, require_storable
 
 GENEVAL_SHA256 = "5c48e0813e812e3c373fa5c8ed07a8f0a483be30272b4427b0559c8048e67c13"
@@ -23,6 +24,7 @@ GENEVAL_SHA256 = "5c48e0813e812e3c373fa5c8ed07a8f0a483be30272b4427b0559c8048e67c
 LONG_PROMPTS_HOME = (
     "github.com/ByteDance-Seed/Bagel, eval/gen/geneval/prompts/evaluation_metadata_long.jsonl"
 )
+LONG_PROMPTS_NAME = "evaluation_metadata_long.jsonl"
 CLIP_TOKENS = 77
 _SEED = 43
 _PER_TASK = 100
@@ -103,14 +105,20 @@ def geneval_hf_suite(split: str = "", prompts: str | Path | None = None) -> Suit
 def geneval_long_suite(split: str = "", prompts: str | Path | None = None) -> Suite:
     """`geneval-long@1`: rewritten prompts from the user's file, same tags and clauses.
 
+    Args:
+        prompts: the file; None for the copy that `selfe-bench fetch geneval-long` made.
+
     Raises:
         ValueError: if a split is asked for, or the file is missing or does not fit.
     """
     if prompts is None:
-        raise ValueError(
-            "geneval-long@1 reads its prompts from your copy: give it with --prompts FILE; it is "
-            f"published at {LONG_PROMPTS_HOME}"
-        )
+        prompts = default_cache() / LONG_PROMPTS_NAME
+        if not prompts.is_file():
+            raise ValueError(
+                "geneval-long@1 reads its prompts from a copy of BAGEL's: run `selfe-bench fetch "
+                "geneval-long`, or give yours with --prompts FILE; it is published at "
+                f"{LONG_PROMPTS_HOME}; the original short prompts are --suite geneval@1"
+            )
     _refuse_split("geneval-long@1", split)
     return Suite("geneval-long@1", read_long_records(prompts), "mask2former", "clip")
 

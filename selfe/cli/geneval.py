@@ -78,6 +78,13 @@ def geneval(
             show_default="the run's own section sampling",
         ),
     ] = "",
+    crop: Annotated[
+        bool,
+        typer.Option(
+            "--crop-black-borders",
+            help="Cut black borders off before saving, as BAGEL's evaluation does; recorded.",
+        ),
+    ] = False,
     settings: Settings = None,
     model_arg: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="For published models.")
@@ -89,14 +96,14 @@ def geneval(
 
     The same command continues what was interrupted. Under torchrun the processes share the work.
     """
-    from evals.registry import suite_for
+    from evals.registry import IMAGES_SUITE, PHOTO_SUITE
     from selfe.cli.targets import Target, find_targets
 
     counts = parse_steps(steps)
-    if images is not None and (model or milestones or settings or model_arg or inference):
+    if images is not None and (model or milestones or settings or model_arg or inference or crop):
         raise ValueError(
-            "--images scores what was drawn: --model, --milestones, --set, --inference and "
-            "--model-arg do not go with it"
+            "--images scores what was drawn: --model, --milestones, --set, --inference, "
+            "--crop-black-borders and --model-arg do not go with it"
         )
     targets: list[Target] = []
     if images is None:  # a typing error is answered before torch starts
@@ -111,6 +118,7 @@ def geneval(
         )
     from evals.base import Result
     from evals.scoring.benchmark import BenchmarkSettings, score_images, score_model
+    from evals.scoring.crop import CropsBlackBorders
     from evals.scoring.processes import join_processes
 
     place = pick_device(device)
@@ -133,8 +141,9 @@ def geneval(
         tick = Ticker(bar) if processes.rank == 0 else lambda name, done, total: None
         if images is not None:
             if prompts is not None and processes.rank == 0:
-                tell_clip_limit(common.open_suite(suite or suite_for("")).records)
-            scored = score_images(images, suite or suite_for(""), runs_dir, common, tick)
+                tell_clip_limit(common.open_suite(suite or PHOTO_SUITE).records)
+            named = suite or (PHOTO_SUITE if prompts is not None else IMAGES_SUITE)
+            scored = score_images(images, named, runs_dir, common, tick)
             if scored is not None:
                 results.append(scored)
         else:
@@ -146,7 +155,7 @@ def geneval(
                         f"{suite} is of the {world} one: leave --suite out"
                     )
             for target in targets:
-                generator = target.load()
+                generator = CropsBlackBorders(target.load()) if crop else target.load()
                 for count in counts:
                     scored = score_model(
                         generator, count, suite or target.suite, target.results, common, tick

@@ -36,14 +36,24 @@ def guidance_of(settings: SamplingConfig) -> Guidance:
     return Guidance(settings.guidance, settings.guidance_scale, settings.guidance_time)
 
 
-def sampling_facts(settings: SamplingConfig) -> dict[str, object]:
-    """The settings that decide an image, as a result records them."""
+def sampling_facts(
+    settings: SamplingConfig, prediction: Prediction = "posterior"
+) -> dict[str, object]:
+    """The settings that decide an image at one number of steps, as a result records them.
+
+    Of a velocity it says s = t: results that were drawn at another s, before that was refused, have
+    a fraction in its place.
+    """
+    settings = as_drawn(settings, prediction)
     facts = settings.model_dump(mode="json", exclude={"batch_slots", "by_steps"})
     if not guidance_of(settings).needs_null:
         facts |= {"guidance": "none", "guidance_scale": 1.0, "guidance_time": "s"}
     if settings.sampler != "any-step":
         for name in ("eta", "update", "s_fraction", "warp", "base_len"):
             facts.pop(name)
+    if prediction == "velocity" and settings.sampler == "any-step":
+        facts.pop("s_fraction")
+        facts["s"] = "t"
     # younger than published results: facts that say nothing new would only give them other names
     for name, value in (("guidance_time", "s"), ("shift", None)):
         if facts.get(name, value) == value:
@@ -150,7 +160,7 @@ class AnyStepGenerator:
     def sampling_at(self, num_steps: int) -> dict[str, object]:
         """See `selfe.generator.TextToImage`; raises ValueError where the steps cannot be drawn."""
         named = {"inference": self.inference} if self.inference else {}
-        return sampling_facts(self._settings_at(num_steps)) | named
+        return sampling_facts(self._settings_at(num_steps), self.prediction) | named
 
     def _settings_at(self, num_steps: int) -> SamplingConfig:
         check_step(self.settings, self.facts.label, self.prediction, num_steps)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from selfe.config.drawing import chosen_sampling
-from selfe.config.inference import as_drawn
 from selfe.config.resolve import changed_settings
 from selfe.config.schema import ModelConfig, RunConfig
 from selfe.encoders.base import LatentCodec
@@ -105,7 +104,7 @@ def load_run(
         digest=checkpoint.digest,
         resolution=(shape[1] * codec.downsample, shape[2] * codec.downsample),
         parameters=sum(p.numel() for p in network.parameters()),
-        sampling=sampling_facts(as_drawn(settings, method.prediction)),
+        sampling=sampling_facts(settings, method.prediction),
         training={
             "recipe": config.recipe,
             "seed": config.seed,

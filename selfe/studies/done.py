@@ -13,7 +13,6 @@ from evals.scoring.folders import result_folder_of
 from evals.suites.base import Suite
 from selfe.config.assignments import parse_assignments
 from selfe.config.drawing import chosen_sampling
-from selfe.config.inference import as_drawn
 from selfe.generation.any_step import sampling_facts
 from selfe.objectives.registry import load_method
 from selfe.run_folder.checkpoint import list_checkpoints
@@ -56,7 +55,7 @@ def result_folders(
             continue
         root, weights = run_dir / "results" / found.path.name, found.digest
         for count in steps:
-            facts = sampling_facts(as_drawn(sampling.at(count), prediction))
+            facts = sampling_facts(sampling.at(count), prediction)
             facts |= {"inference": inference} if inference else {}
             yield result_folder_of(root, suite, weights, facts, count, seed=0)
 
