@@ -136,6 +136,11 @@ def score_interval(share: float, effective: float, quantile: float = _NORMAL) ->
 
 
 @cache
+def normal_quantile() -> float:
+    """Of Gauss's distribution, for two-sided intervals of `CONFIDENCE`."""
+    return _NORMAL
+
+
 def student_quantile(degrees: int) -> float:
     """Two-sided 95% quantile; of one cluster nothing can be estimated, and 1 degree is taken."""
     return float(stdtrit(max(1, degrees), 0.5 + CONFIDENCE / 2))
@@ -229,11 +234,13 @@ class Difference:
         interval: 95% interval of the difference.
         p_value: two-sided, of a sign-flip test over prompts.
         detectable: the smallest true difference that such a set resolves with 80% power.
+        differing: prompts that A and B drew differently; None where scores are no counts.
     """
 
     interval: Interval
     p_value: float
     detectable: float
+    differing: int | None = None
 
     @property
     def resolved(self) -> bool:
@@ -262,7 +269,8 @@ def paired_difference(
     if test:
         contributions = np.concatenate([pair.contributions for pair in tasks.values()])
         p_value = sign_flip_p_value(contributions / len(tasks), seed)
-    return Difference(interval, p_value, _detectable(below + above, quantile))
+    differing = sum(int((pair.contributions != 0).sum()) for pair in tasks.values())
+    return Difference(interval, p_value, _detectable(below + above, quantile), differing)
 
 
 def _difference_interval(pair: PairedCounts, quantile: float) -> Interval:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from evals.base import Frozen, ImageVerdict, Interval, ProtocolFacts, Result
 from evals.images import caption
+from evals.multiplicity import holm, verdict
 from evals.report.model_columns import eta_of, guidance_text
 from evals.results import read_result
 from evals.stats import Difference, PairedCounts, paired_difference
@@ -34,6 +35,9 @@ class ComparedScore(Frozen):
         p_value: of a sign-flip test over prompts.
         resolved: whether the interval leaves out 0.
         detectable: the smallest true difference this set resolves with 80% power.
+        differing: prompts that A and B drew differently.
+        p_holm: of a task, p_value after Holm's adjustment over all tasks; None of the overall
+            score, which is a question of its own.
     """
 
     a: float
@@ -42,6 +46,13 @@ class ComparedScore(Frozen):
     p_value: float
     resolved: bool
     detectable: float
+    differing: int | None = None
+    p_holm: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """In words; an interval is not called resolved where the exact test cannot be."""
+        return verdict(self.resolved, self.p_holm, self.differing)
 
 
 class Comparison(Frozen):
@@ -142,7 +153,7 @@ def compare_verdicts(
         b=names[1],
         suite=suite,
         overall=_compared(pairs),
-        tasks={tag: _compared({tag: pair}) for tag, pair in pairs.items()},
+        tasks=_adjusted({tag: _compared({tag: pair}) for tag, pair in pairs.items()}),
         flipped=tuple(_flipped(a, b, caption_of)),
         partial=partial,
     )
@@ -157,7 +168,16 @@ def _compared(pairs: dict[str, PairedCounts]) -> ComparedScore:
         p_value=difference.p_value,
         resolved=difference.resolved,
         detectable=difference.detectable,
+        differing=difference.differing,
     )
+
+
+def _adjusted(tasks: dict[str, ComparedScore]) -> dict[str, ComparedScore]:
+    adjusted = holm([score.p_value for score in tasks.values()])
+    return {
+        tag: score.model_copy(update={"p_holm": p})
+        for (tag, score), p in zip(tasks.items(), adjusted, strict=True)
+    }
 
 
 def _flipped(
@@ -165,11 +185,11 @@ def _flipped(
 ) -> list[FlippedPrompt]:
     tags = {v.prompt_id: v.tag for v in a}
     hits: dict[int, list[int]] = {i: [0, 0, 0] for i in tags}
-    for verdict in a:
-        hits[verdict.prompt_id][0] += verdict.correct
-        hits[verdict.prompt_id][2] += 1
-    for verdict in b:
-        hits[verdict.prompt_id][1] += verdict.correct
+    for v in a:
+        hits[v.prompt_id][0] += v.correct
+        hits[v.prompt_id][2] += 1
+    for v in b:
+        hits[v.prompt_id][1] += v.correct
     changed = [
         FlippedPrompt(
             prompt_id=i, tag=tags[i], a_correct=x, b_correct=y, images=n, prompt=caption_of(i)
@@ -191,17 +211,19 @@ def as_markdown(comparison: Comparison, most: int = 20) -> str:
     lines = [
         f"A = {c.a}; B = {c.b} ({c.suite}{partial})".replace(" ()", ""),
         "",
-        "| task | A | B | A - B | 95% interval | p | |",
+        "| task | A | B | A - B | 95% interval | p | verdict |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, score in [*c.tasks.items(), ("overall", c.overall)]:
         d = score.difference
         lines.append(
             f"| {name} | {score.a:.3f} | {score.b:.3f} | {d.mean:+.3f} | {d.low:+.3f} to "
-            f"{d.high:+.3f} | {score.p_value:.4f} | {'' if score.resolved else 'not resolved'} |"
+            f"{d.high:+.3f} | {score.p_value:.4f} | {score.verdict} |"
         )
     better = sum(f.a_correct > f.b_correct for f in c.flipped)
     lines += [
+        "",
+        "Intervals and p are each row's own; verdicts of tasks are adjusted together (Holm).",
         "",
         f"Power: {c.power_note}.",
         "",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.base import Frozen, Interval
+from evals.multiplicity import holm, p_of_interval, verdict
 from evals.report.compare import check_same_protocol, name_of
 from evals.report.result_folders import ResultFolder
 from evals.report.rows import configuration_of
@@ -120,14 +121,21 @@ def as_markdown(comparison: TrainingsComparison) -> str:
     lines = [
         f"A = {c.a}; B = {c.b} ({c.suite}), over training seeds {', '.join(map(str, c.seeds))}",
         "",
-        "| task | A | B | A - B | 95% interval | |",
+        "| task | A | B | A - B | 95% interval | verdict |",
         "|---|---|---|---|---|---|",
     ]
-    for name, score in [*c.tasks.items(), ("overall", c.overall)]:
+    degrees = len(c.seeds) - 1
+    adjusted = holm([p_of_interval(score.difference, degrees) for score in c.tasks.values()])
+    rows = zip([*c.tasks.items(), ("overall", c.overall)], [*adjusted, None], strict=True)
+    for (name, score), p in rows:
         d = score.difference
         lines.append(
             f"| {name} | {score.a.mean:.3f} | {score.b.mean:.3f} | {d.mean:+.3f} | {d.low:+.3f} to "
-            f"{d.high:+.3f} | {'' if score.resolved else 'not resolved'} |"
+            f"{d.high:+.3f} | {verdict(score.resolved, p)} |"
         )
-    lines += ["", "Intervals hold for other training seeds and other prompts."]
+    lines += [
+        "",
+        "Intervals hold for other training seeds and other prompts; verdicts of tasks are adjusted "
+        "together (Holm).",
+    ]
     return "\n".join(lines) + "\n"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import pandas as pd
 
+from evals.base import Interval
+from evals.multiplicity import RESOLVED, holm, p_of_interval, verdict
 from evals.report.commands import STEPS, not_run
 from evals.report.markup import (
     is_missing,
@@ -101,8 +103,21 @@ def _block_title(block: pd.DataFrame) -> str:
     return f"{iterations} iterations"
 
 
+def _adjusted(frame: pd.DataFrame) -> dict[Hashable, float]:
+    """Row of the frame -> p-value of its difference, adjusted over all that the table tells."""
+    told = frame[frame["delta_selfe"].notna()]
+    p_values = [
+        p_of_interval(Interval(mean=mean, low=low, high=high))
+        for mean, low, high in zip(
+            told["delta_selfe"], told["delta_low"], told["delta_high"], strict=True
+        )
+    ]
+    return dict(zip(told.index, holm(p_values), strict=True))
+
+
 def _difference_rows(frame: pd.DataFrame, steps: Sequence[int]) -> list[list[str]]:
     rows = []
+    adjusted = _adjusted(frame)
     for (_, label), cells in frame.groupby(["block", "label"], sort=False):
         if label == "Self-E" or (cells["folder"] == "").all():
             continue
@@ -116,7 +131,8 @@ def _difference_rows(frame: pd.DataFrame, steps: Sequence[int]) -> list[list[str
                 texts.append(str(row["resolved"]))
             else:
                 span = f"[{signed(row['delta_low'])}, {signed(row['delta_high'])}]"
-                mark = " not resolved" if row["resolved"] == NOT_RESOLVED else ""
+                told = verdict(row["resolved"] != NOT_RESOLVED, adjusted[row.name])
+                mark = "" if told == RESOLVED else f" {told}"
                 texts.append(f"{signed(row['delta_selfe'])} {span}{mark}")
         rows.append([_row_name(cells), plain(cells["iterations"].iloc[0]), *texts])
     return rows
@@ -178,6 +194,10 @@ def table2_markdown(table: Table) -> str:
     differences = _difference_rows(frame, steps)
     if differences:
         parts.append("### Difference to Self-E at the same iterations and steps\n")
+        parts.append(
+            'Each interval is its own; "not after Holm" where a difference that it resolves is not '
+            "resolved when all of these are told together.\n"
+        )
         header = ["Method", "Iterations", *[steps_label(n) for n in steps]]
         parts.append(to_markdown(header, differences))
     details = _detail_rows(frame)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
+
 import pandas as pd
 
+from evals.base import Interval
+from evals.multiplicity import LEVEL, holm, p_of_interval
 from evals.report.markup import is_missing, number, plain, signed, to_markdown, with_interval
 from evals.report.model_columns import FIXED_HEADER, fixed_cells
 from evals.report.page import TASK_NAMES
@@ -24,7 +28,8 @@ WORDS = (
 TASK_WORDS = (
     "By task: the mean, and the difference to Self-E [95% interval], bold where it is resolved. "
     "Each interval is made as above and by itself: of a hundred tasks without a difference some "
-    "five would be resolved."
+    "five would be resolved. Those marked * are resolved when all differences of this table are "
+    "told together as well (Holm's adjustment)."
 )
 
 
@@ -79,7 +84,8 @@ def trainings_markdown(frame: pd.DataFrame) -> str:
     """Two tables, a row per configuration and number of steps: overall, and by task."""
     overall, by_task = [], []
     tasks = [task for task in TASK_NAMES if frame[task].notna().any()]
-    for _, row in frame.iterrows():
+    together = _told_together(frame, tasks)
+    for place, row in frame.iterrows():
         recipe = f"{row['recipe']}, changed" if row["changed"] else row["recipe"]
         overall.append(
             [
@@ -91,13 +97,29 @@ def trainings_markdown(frame: pd.DataFrame) -> str:
                 *[plain(row[name]) for name in ("resolved", "resolved_over_prompts")],
             ]
         )
-        by_task.append([recipe, *fixed_cells(row), *[_task_cell(row, task) for task in tasks]])
+        cells = [_task_cell(row, task) + "*" * ((place, task) in together) for task in tasks]
+        by_task.append([recipe, *fixed_cells(row), *cells])
     fixed = ["Recipe", *FIXED_HEADER]
     first = to_markdown(
         [*fixed, "Mean", "SD", "Minus Self-E", "", "Seeds that resolve it"], overall
     )
     second = to_markdown([*fixed, *[TASK_NAMES[task] for task in tasks]], by_task)
     return f"{first}\n{TASK_WORDS}\n\n{second}"
+
+
+def _told_together(frame: pd.DataFrame, tasks: Sequence[str]) -> set[tuple[Hashable, str]]:
+    """Row and task of the differences that are resolved among all of a table's."""
+    cells: list[tuple[Hashable, str]] = []
+    p_values = []
+    for place, row in frame.iterrows():
+        for task in tasks:
+            mean, low, high = (row[task + end] for end in _DELTA_ENDS)
+            if not is_missing(mean):
+                degrees = len(str(row["delta_seeds"]).split()) - 1
+                cells.append((place, task))
+                p_values.append(p_of_interval(Interval(mean=mean, low=low, high=high), degrees))
+    pairs = zip(cells, holm(p_values), strict=True)
+    return {cell for cell, p in pairs if p < LEVEL}
 
 
 def _task_cell(row: pd.Series, task: str) -> str:
