@@ -36,6 +36,8 @@ DETECTORS = Registry(
     {
         "shapes": "evals.detectors.shapes:ShapesDetector",
         "mask2former": "evals.detectors.mask2former.detector:Mask2FormerDetector.from_published",
+        "mask2former-mmdet-2": "evals.detectors.mask2former.detector:"
+        "Mask2FormerDetector.from_published_as_mmdet_2",
         "mask2former-hf": "evals.detectors.mask2former.detector:Mask2FormerDetector.from_hub",
         "mmdet": "evals.detectors.mmdet:MMDetDetector.from_published",
     },
@@ -48,6 +50,7 @@ COLOR_CLASSIFIERS = Registry(
     {
         "shapes": "evals.detectors.shapes:ShapesColorClassifier",
         "clip": "evals.detectors.clip_colors:ClipColorClassifier.from_published",
+        "clip-fp16": "evals.detectors.clip_colors:ClipColorClassifier.from_published_autocast",
     },
     group="selfe_bench.color_classifiers",
 )

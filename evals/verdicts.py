@@ -81,6 +81,17 @@ def read_verdicts(path: str | Path) -> list[ImageVerdict]:
     return verdicts
 
 
+def differing_verdicts(folder: Path, own: Path) -> str:
+    """How many verdicts differ between a result and that of the suite's own detector and colours,
+    in words; "" where the latter has not been made."""
+    if not (own / VERDICTS).is_file():
+        return ""
+    theirs = {(v.prompt_id, v.sample_id): v.correct for v in read_verdicts(own)}
+    found = [v for v in read_verdicts(folder) if (v.prompt_id, v.sample_id) in theirs]
+    changed = sum(v.correct != theirs[v.prompt_id, v.sample_id] for v in found)
+    return f"{changed} of {len(found)} verdicts differ from those of the suite's own ({own})"
+
+
 def verdict_frame(verdicts: Sequence[ImageVerdict]) -> pd.DataFrame:
     """Verdicts sorted by image; columns prompt_id, sample_id, tag, correct."""
     rows = [(v.prompt_id, v.sample_id, v.tag, v.correct) for v in verdicts]

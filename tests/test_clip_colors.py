@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -10,9 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from evals.base import Detection
+from evals.base import Detection, ImageVerdict
 from evals.detectors import clip_colors, weights
+from evals.detectors.mask2former.detector import Mask2FormerDetector
+from evals.registry import open_color_classifier, open_detector
+from evals.scoring.benchmark import BenchmarkSettings, _scores_folder
 from evals.suites.rules import COLORS
+from evals.verdicts import differing_verdicts
 
 
 def tiny_clip(quick_gelu: bool) -> torch.nn.Module:
@@ -155,3 +160,74 @@ def test_absent_or_wrong_weights(tmp_path, monkeypatch):
     begins = hashlib.sha256(b"no clip").hexdigest()[:8]
     with pytest.raises(ValueError, match=f"begins with {begins}, expected b8cca3fd"):
         clip_colors.ClipColorClassifier.from_published()
+
+
+def test_half_precision_is_another_identity_of_the_same_colours(classifier):
+    half = clip_colors.ClipColorClassifier(
+        classifier.model, classifier.tokenizer, "tiny", autocast=True
+    )
+    assert (classifier.identity, half.identity) == ("tiny", "tiny fp16 autocast")
+    seen = []
+    handle = classifier.model.visual.register_forward_hook(
+        lambda module, args, out: seen.append((out[0] if isinstance(out, tuple) else out).dtype)
+    )
+    images, detections = zip(*(scene(seed) for seed in range(3)), strict=True)
+    try:
+        full_names = classifier.classify(images, detections)
+        half_names = half.classify(images, detections)
+    finally:
+        handle.remove()
+    assert seen == [torch.float32, torch.float16]
+    flat = [
+        (a, b)
+        for x, y in zip(full_names, half_names, strict=True)
+        for a, b in zip(x, y, strict=True)
+    ]
+    assert len(flat) == 6 and sum(a == b for a, b in flat) >= 4
+    assert {name for pair in flat for name in pair} <= set(COLORS)
+
+
+def test_verdicts_that_differ_from_the_suites_own_are_counted(tmp_path):
+    own, other = tmp_path, tmp_path / "colors-clip-fp16"
+    other.mkdir()
+    assert differing_verdicts(other, own) == ""
+    for folder, wrong in ((own, {1}), (other, {1, 2, 3})):
+        rows = [
+            {
+                "prompt_id": i,
+                "sample_id": 0,
+                "tag": "colors",
+                "correct": i not in wrong,
+                "reason": "",
+            }
+            for i in range(10)
+        ]
+        text = "".join(ImageVerdict(**row).model_dump_json() + "\n" for row in rows)
+        (folder / "images.jsonl").write_text(text)
+    assert differing_verdicts(other, own).startswith("2 of 10 verdicts differ")
+
+
+def test_parts_of_the_official_script_are_reachable_by_name(monkeypatch):
+    opened = []
+    monkeypatch.setattr(
+        clip_colors.ClipColorClassifier,
+        "from_published",
+        classmethod(lambda cls, **options: opened.append(options)),
+    )
+    monkeypatch.setattr(
+        Mask2FormerDetector,
+        "from_published",
+        classmethod(lambda cls, **options: opened.append(options)),
+    )
+    open_color_classifier("clip-fp16", device="cpu")
+    open_detector("mask2former-mmdet-2", device="cpu", batch_size=2)
+    assert opened == [
+        {"autocast": True, "device": "cpu"},
+        {"preparation": "mmdet-2", "device": "cpu", "batch_size": 2},
+    ]
+    settings = BenchmarkSettings(color_classifier="clip-fp16")
+    suite = settings.open_suite("geneval@1")
+    assert (suite.detector, suite.color_classifier) == ("mask2former", "clip-fp16")
+    assert _scores_folder(tmp := Path("x"), suite, settings) == tmp / "colors-clip-fp16"
+    usual = BenchmarkSettings()
+    assert _scores_folder(tmp, usual.open_suite("geneval@1"), usual) == tmp

@@ -40,6 +40,8 @@ class ClipColorClassifier:
         identity: model and weights.
         device: where it runs.
         batch_size: objects per forward pass.
+        autocast: compute in half precision where torch's autocast does, as GenEval's own script
+            has it (its benchmark library turns autocast on); results then carry another identity.
 
     Raises:
         ValueError: if an activation of the model is not QuickGELU.
@@ -52,11 +54,13 @@ class ClipColorClassifier:
         identity: str,
         device: str | torch.device = "cpu",
         batch_size: int = 256,
+        autocast: bool = False,
     ) -> None:
         check_activation(model)
         self.model: Any = model.eval().requires_grad_(False).to(device)
         self.tokenizer = tokenizer
-        self.identity = identity
+        self.identity = f"{identity} fp16 autocast" if autocast else identity
+        self.autocast = autocast
         self.device = torch.device(device)
         self.batch_size = batch_size
         self.transform = _transform(self.model)
@@ -97,6 +101,14 @@ class ClipColorClassifier:
         identity = f"clip-{CLIP_MODEL}:{CLIP_VIT_L_14.sha256[:8]}"
         return cls(model, open_clip.get_tokenizer(CLIP_MODEL), identity, device, **options)
 
+    @classmethod
+    def from_published_autocast(cls, **options: Any) -> ClipColorClassifier:
+        """`from_published`, computed in half precision as GenEval's own script does."""
+        return cls.from_published(autocast=True, **options)
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.float16, enabled=self.autocast)
+
     @torch.inference_mode()
     def classify(
         self, images: Sequence[np.ndarray], detections: Sequence[Sequence[Detection]]
@@ -115,9 +127,10 @@ class ClipColorClassifier:
 
     def _name_batch(self, objects: Sequence[tuple[np.ndarray, Detection]]) -> list[str]:
         pixels = torch.stack(list(self.threads.map(self._pixels, objects))).to(self.device)
-        features = self.model.encode_image(pixels, normalize=True)
-        heads = torch.stack([self.text_classifier(found.label) for _, found in objects])
-        similarity = torch.einsum("nd,ncd->nc", features, heads)
+        with self._precision():
+            features = self.model.encode_image(pixels, normalize=True)
+            heads = torch.stack([self.text_classifier(found.label) for _, found in objects])
+            similarity = torch.einsum("nd,ncd->nc", features, heads.to(features.dtype))
         return [COLORS[i] for i in similarity.argmax(dim=1).tolist()]
 
     def _pixels(self, item: tuple[np.ndarray, Detection]) -> Tensor:

@@ -35,7 +35,8 @@ class BenchmarkSettings:
     """What a user may choose of a benchmark run.
 
     Attributes:
-        split, prompts, limit, images_per_prompt, detector: None or "" for the suite's own.
+        split, prompts, limit, images_per_prompt, detector, color_classifier: None or "" for the
+            suite's own.
         seed: of the images.
         device: of the detector.
         batch_size: images per detector call; None for the detector's own.
@@ -50,6 +51,7 @@ class BenchmarkSettings:
     images_per_prompt: int | None = None
     seed: int = 0
     detector: str | None = None
+    color_classifier: str | None = None
     device: str = "cpu"
     batch_size: int | None = None
     allow_partial: bool = False
@@ -67,6 +69,8 @@ class BenchmarkSettings:
             suite = dataclasses.replace(suite, images_per_prompt=self.images_per_prompt)
         if self.detector is not None and self.detector != suite.detector:
             suite = dataclasses.replace(suite, detector=self.detector, detector_options={})
+        if self.color_classifier is not None:
+            suite = dataclasses.replace(suite, color_classifier=self.color_classifier)
         return suite
 
 
@@ -217,11 +221,18 @@ def lock_name(processes: Processes) -> str:
 
 
 def _scores_folder(folder: Path, suite: Suite, settings: BenchmarkSettings) -> Path:
-    """Beside the images, or in a folder of its own for a detector that is not the suite's."""
-    usual = open_suite(suite.name, settings.split, settings.prompts).detector
-    if settings.detector in (None, usual):
-        return folder
-    return folder / f"detector-{suite.detector}"
+    """Beside the images, or in a folder of its own for a detector or colour classifier that is not
+    the suite's."""
+    usual = open_suite(suite.name, settings.split, settings.prompts)
+    name = "-".join(
+        f"{kind}-{chosen}"
+        for kind, chosen, own in (
+            ("detector", suite.detector, usual.detector),
+            ("colors", suite.color_classifier, usual.color_classifier),
+        )
+        if chosen != own
+    )
+    return folder / name if name else folder
 
 
 def _score(

@@ -63,7 +63,20 @@ def geneval(
         int | None, typer.Option(min=1, help="Images per prompt.", show_default="the suite's, 4")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the images.")] = 0,
-    detector: Annotated[str | None, typer.Option(help="Another detector than the suite's.")] = None,
+    detector: Annotated[
+        str | None,
+        typer.Option(
+            help="Another detector than the suite's; mask2former-mmdet-2 prepares images in 8 bits "
+            "as GenEval's environment does."
+        ),
+    ] = None,
+    color_classifier: Annotated[
+        str | None,
+        typer.Option(
+            help="Another colour classifier than the suite's; clip-fp16 computes in half precision "
+            "as GenEval's script does."
+        ),
+    ] = None,
     batch_size: Annotated[
         int | None,
         typer.Option(min=1, help="Images per detector call.", show_default="the detector's own"),
@@ -120,6 +133,7 @@ def geneval(
     from evals.scoring.benchmark import BenchmarkSettings, score_images, score_model
     from evals.scoring.crop import CropsBlackBorders
     from evals.scoring.processes import join_processes
+    from evals.verdicts import differing_verdicts
 
     place = pick_device(device)
     processes = join_processes()
@@ -130,6 +144,7 @@ def geneval(
         images_per_prompt=images_per_prompt,
         seed=seed,
         detector=detector,
+        color_classifier=color_classifier,
         device=place,
         batch_size=batch_size,
         allow_partial=allow_partial,
@@ -173,3 +188,6 @@ def geneval(
                 cut = f"{count} of {result.protocol.num_prompts} prompts were cut"
                 tell(f"  {cut} for the text encoder {encoder}")
         tell(f"  {folder}")
+        if folder.name.startswith(("detector-", "colors-")):
+            if changed := differing_verdicts(folder, folder.parent):
+                tell(f"  {changed}")

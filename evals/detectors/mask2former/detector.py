@@ -209,6 +209,11 @@ class Mask2FormerDetector:
         return cls(_load(path), f"mask2former-swin-s:{published.sha256[:8]}", device, **options)
 
     @classmethod
+    def from_published_as_mmdet_2(cls, **options: Any) -> Mask2FormerDetector:
+        """`from_published` on images prepared in 8 bits, as in GenEval's own environment."""
+        return cls.from_published(preparation="mmdet-2", **options)
+
+    @classmethod
     def from_checkpoint(
         cls, path: Path | str, device: str | torch.device = "cpu", **options: Any
     ) -> Mask2FormerDetector:
