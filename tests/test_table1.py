@@ -194,7 +194,7 @@ def test_prompts_that_were_cut_are_told(study: Path) -> None:
     ("words", "sentences"),
     [
         (
-            ("geneval", "--model", "flux-dev"),
+            ("geneval", "--model", "flux-dev", "--suite", "geneval@1"),
             [
                 "black-forest-labs/FLUX.1-dev: model_index.json is not in the local cache",
                 "accept the licence at https://huggingface.co/black-forest-labs/FLUX.1-dev",
@@ -202,19 +202,26 @@ def test_prompts_that_were_cut_are_told(study: Path) -> None:
             ],
         ),
         (
-            ("geneval", "--model", "sana-1.5-4.8b"),
+            ("geneval", "--model", "sana-1.5-4.8b", "--suite", "geneval@1"),
             ["hf download Efficient-Large-Model/SANA1.5_4.8B_1024px_diffusers"],
         ),
         (
-            ("geneval", "--model", "diffusers:some/model", "--model-arg", "guidance_scale=4.5"),
+            (
+                *("geneval", "--model", "diffusers:some/model", "--suite", "geneval@1"),
+                *("--model-arg", "guidance_scale=4.5"),
+            ),
             ["some/model: model_index.json is not in", "hf download some/model"],
         ),
         (("geneval", "--model", "sdlx"), ["no run or model 'sdlx'", "sd3.5-turbo", "diffusers:ID"]),
         (
-            ("geneval", "--model", "sdxl", "--model-arg", "guidance=3"),
+            ("geneval", "--model", "sdxl", "--suite", "geneval@1", "--model-arg", "guidance=3"),
             ["model 'sdxl' has no argument 'guidance' (known: ", "guidance_scale"],
         ),
         (("geneval", "--model", "sdxl", "--model-arg", "x"), ["--model-arg takes key=value"]),
+        (
+            ("geneval", "--model", "sdxl"),  # before anything else, the prompts of Table 1
+            ["fetch geneval-long", "--prompts FILE", "--suite geneval@1"],
+        ),
         (
             ("geneval", "--model", "sdxl", "--set", "sampling.eta=0"),
             ["published models take --model-arg KEY=VALUE"],
@@ -232,6 +239,7 @@ def test_what_is_missing_is_one_sentence(
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("SELFE_BENCH_CACHE", str(tmp_path / "weights"))
     monkeypatch.chdir(tmp_path)
     code, _, err = selfe_bench(*words)
     assert code == 2 and len(err.strip().splitlines()) == 1
@@ -249,7 +257,8 @@ def test_a_folder_named_like_a_model_is_not_taken_for_it(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tim").mkdir()
     (tmp_path / "tim" / "config.json").write_text("{}")
-    assert "hf download GoodEnough/TiM-T2I" in selfe_bench("geneval", "--model", "tim")[2]
+    words = ("geneval", "--model", "tim", "--suite", "geneval@1")
+    assert "hf download GoodEnough/TiM-T2I" in selfe_bench(*words)[2]
 
 
 def test_ls_models_lists_the_facts() -> None:

@@ -412,7 +412,7 @@ def test_table1_has_the_papers_layout_and_errata(tmp_path: Path) -> None:
 
 
 def test_differences_to_the_paper_only_under_its_protocol(tmp_path: Path) -> None:
-    facts = {"iterations": None, "suite": "geneval@1", "split": "", "label": "LCM"}
+    facts = {"iterations": None, "suite": "geneval-long@1", "split": "", "label": "LCM"}
     folder = write_result(
         tmp_path / "a", "lcm", detector=OFFICIAL, prompts_per_task=1, steps=4, **facts
     )
@@ -421,7 +421,14 @@ def test_differences_to_the_paper_only_under_its_protocol(tmp_path: Path) -> Non
     table = build_table1(collect([tmp_path]))
     row = table.frame[table.frame["folder"] != ""].iloc[0]
     assert row["delta_paper"] == pytest.approx(row["overall"] - 0.3277)
-    assert "Difference" in table1_markdown(table)
+    page = table1_markdown(table)
+    assert "Difference" in page and "FLUX.1-Dev at 50 steps has position 0.65" in page
+    result = json.loads((folder / "result.json").read_text())  # the short prompts are another
+    result["protocol"]["suite"] = "geneval@1"
+    (folder / "result.json").write_text(json.dumps(result))
+    table = build_table1(collect([tmp_path]))
+    assert table.frame["delta_paper"].isna().all()
+    assert "another protocol, shown beside and not compared" in table1_markdown(table)
 
 
 def make_full_size(folder: Path) -> None:

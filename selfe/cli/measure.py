@@ -87,7 +87,7 @@ def measure(
 ) -> None:
     """Draw each set of prompts once and measure it: accuracy, preference, diversity, distances."""
     from evals.measure import MeasureOptions
-    from evals.registry import MEASURES, PHOTO_SUITE
+    from evals.registry import MEASURES, IMAGES_SUITE
     from evals.scoring.across import Chosen, Instruments, measure_images, measure_model
     from evals.scoring.benchmark import BenchmarkSettings
     from evals.scoring.processes import join_processes
@@ -136,7 +136,7 @@ def measure(
     with progress_bar() as bar:
         tick = Ticker(bar) if processes.rank == 0 else lambda name, done, total: None
         if images is not None:
-            every = chosen or [Chosen(PHOTO_SUITE)]
+            every = chosen or [Chosen(IMAGES_SUITE)]
             written = measure_images(images, every, runs_dir, common, instruments, tick)
         else:
             for target in find_targets(
