@@ -87,7 +87,7 @@ def measure(
 ) -> None:
     """Draw each set of prompts once and measure it: accuracy, preference, diversity, distances."""
     from evals.measure import MeasureOptions
-    from evals.registry import MEASURES, IMAGES_SUITE
+    from evals.registry import IMAGES_SUITE, MEASURES
     from evals.scoring.across import Chosen, Instruments, measure_images, measure_model
     from evals.scoring.benchmark import BenchmarkSettings
     from evals.scoring.processes import join_processes
