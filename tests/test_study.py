@@ -67,6 +67,9 @@ def test_quickstart_is_three_trainings_two_of_them_side_by_side():
     )
     scored = options_of(schedule, "geneval")
     assert {(o["steps"], o["limit"]) for o in scored} == {("2,4,8,50", 12)}
+    (measured,) = options_of(schedule, "measure")
+    assert (measured["steps"], measured["limit"]) == ("2,4,8,50", 12)
+    assert measured["with_"] == ["cmmd", "diversity"] and len(measured["model"]) == 6
     (report,) = options_of(schedule, "report")
     assert (str(report["runs_dir"]), str(report["out"])) == (
         "runs/quickstart", "reports/local/quickstart",
@@ -275,6 +278,6 @@ def test_the_plan_says_what_it_costs(tmp_path, monkeypatch):
     lines = [line for line in out.splitlines() if line and not line.startswith("#")]
     assert lines[0] == "set -e"
     assert [line.split("selfe-bench ")[1].split()[0] for line in lines[1:]] == [
-        *["train"] * 3, *["geneval"] * 3, "report",
+        *["train"] * 3, *["geneval"] * 3, "measure", "report",
     ]  # fmt: skip
     assert not list(tmp_path.iterdir())

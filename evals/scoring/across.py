@@ -216,15 +216,18 @@ def _measure(
     progress: Progress,
     judged: bool,
 ) -> list[Path]:
-    findings: list[Finding] = []
+    written: list[Path] = []
     if judged:
-        findings.append(_judge(drawn, settings, instruments, title, progress))
-    for measure in instruments.opened():
+        found = _judge(drawn, settings, instruments, title, progress)
+        written.append(_write(drawn, found, model, sampling, settings))
+    for measure in instruments.opened():  # each is written down as it is found
         name = f"{title}: {measure.name}"
-        findings.append(
-            measure.measure(drawn, lambda done, total, name=name: progress(name, done, total))  # type: ignore[misc]
+        finding = measure.measure(
+            drawn,
+            lambda done, total, name=name: progress(name, done, total),  # type: ignore[misc]
         )
-    return [_write(drawn, finding, model, sampling, settings) for finding in findings]
+        written.append(_write(drawn, finding, model, sampling, settings))
+    return written
 
 
 def _judge(

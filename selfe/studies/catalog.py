@@ -50,6 +50,7 @@ _STUDIES = (
         "shapes-quick",
         _PAPER,
         limit=12,
+        measures=("cmmd", "diversity"),
     ),
     Study(
         "reference",

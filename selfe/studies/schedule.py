@@ -128,7 +128,7 @@ def make_schedule(study: Study, machine: Machine, *, sampling_of_recipe: bool = 
             for number, scoring in enumerate(wanted, start=1):
                 place = f" {number}" if len(wanted) > 1 else ""
                 jobs.append(_score_job(study, job, scoring, place, found.whole, sampling_of_recipe))
-    jobs += closing_jobs(study, found, [job.name for job in jobs])
+    jobs += closing_jobs(study, found, jobs)
     return Schedule(study, machine, jobs, found)
 
 
@@ -284,13 +284,34 @@ def _sampling_of_recipe(training: Training, steps: Sequence[int]) -> str:
     return "sampling.by_steps=" + json.dumps(by_steps)
 
 
-def closing_jobs(study: Study, found: Trainings, needs: Sequence[str]) -> list[Job]:
-    """The report, and where there are two forks of one run, their comparison; nothing for a study
-    that scores nothing by itself."""
+def _measure_job(study: Study, found: Trainings, earlier: Sequence[Job]) -> Job:
+    """Measures of the images that the first scoring draws; it finds them drawn."""
+    scoring = study.scorings[0]
+    words = [BENCH, "measure"]
+    for training in found.trainings:
+        words += ["--model", str(training.run_dir)]
+    words += ["--steps", ",".join(map(str, scoring.steps))]
+    words += [word for name in study.measures for word in ("--with", name)]
+    words += ["--suite", study.suite] if study.suite else []
+    words += ["--split", study.split] if study.split else []
+    words += ["--limit", str(study.limit)] if study.limit is not None else []
+    words += [word for text in scoring.settings for word in ("--set", text)]
+    drawn_on = earlier[0].words[earlier[0].words.index("--device") + 1]
+    words += ["--runs-dir", str(study.runs_dir), "--device", drawn_on]
+    what = f"{', '.join(study.measures)} of the images drawn"
+    needs = tuple(job.name for job in earlier)
+    return Job("measures", what, tuple(words), units=0, needs=needs)
+
+
+def closing_jobs(study: Study, found: Trainings, earlier: Sequence[Job]) -> list[Job]:
+    """Measures where a study has any, the report, and where there are two forks of one run, their
+    comparison; nothing for a study that scores nothing by itself."""
     if not study.scorings:
         return []
+    jobs = [_measure_job(study, found, earlier)] if study.measures else []
+    needs = [job.name for job in (*earlier, *jobs)]
     words = [BENCH, "report", "--runs-dir", str(study.runs_dir), "--out", str(study.out)]
-    jobs = [Job("report", "tables and figures", tuple(words), units=0, needs=tuple(needs))]
+    jobs.append(Job("report", "tables and figures", tuple(words), units=0, needs=tuple(needs)))
     forks = [t for t in found.trainings if t.init_from]
     for first, second in zip(forks[::2], forks[1::2], strict=False):
         for steps in study.scorings[0].steps:

@@ -84,6 +84,7 @@ class Study:
         title: one line for lists.
         settings: of every training, as `--set` takes them.
         limit: prompts per task; None for the whole suite.
+        measures: of the images of the first scoring, as `measure --with` takes them.
         suite: None for the one that the recipe's models are scored on.
         split: of suites that have any; "" for the suite's own.
         cores_per_run: None to let the schedule decide (`selfe.studies.schedule.share_cores`).
@@ -98,6 +99,7 @@ class Study:
     seeds: tuple[int, ...] = (0,)
     settings: tuple[str, ...] = ()
     limit: int | None = None
+    measures: tuple[str, ...] = ()
     suite: str | None = None
     split: str = ""
     cores_per_run: int | None = None
