@@ -11,13 +11,17 @@ A result folder holds, for one model at one number of steps under one protocol:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 SCHEMA_VERSION = 1
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+
+
+_MOST = 10**9
+"""Of what is counted."""
 
 
 class Frozen(BaseModel):
@@ -90,8 +94,8 @@ class ProtocolFacts(Frozen):
     split: str = ""
     """"" for the whole suite, else "validation" or "heldout"."""
     prompts_sha256: str
-    num_prompts: int
-    images_per_prompt: int
+    num_prompts: int = Field(ge=0, le=_MOST)
+    images_per_prompt: int = Field(ge=0, le=_MOST)
     detector: str
     color_classifier: str
     rules: dict[str, Any]
@@ -113,16 +117,46 @@ class ModelFacts(Frozen):
     digest: str
     resolution: tuple[int, int]
     variant: str = ""
-    iterations: int | None = None
-    parameters: int | None = None
+    iterations: int | None = Field(None, ge=0, le=10**12)
+    parameters: int | None = Field(None, ge=0, le=10**15)
     other_weights: str = ""
     training: dict[str, Any] = {}
+    """See `TrainingFacts`."""
+
+
+class TrainingFacts(BaseModel):
+    """What reports read of `ModelFacts.training`; there may be more."""
+
+    model_config = ConfigDict(extra="allow")
+
+    recipe: str | None = None
+    seed: int | None = Field(None, ge=0, le=2**63)
+    changed: list[Annotated[str, StringConstraints(pattern="=")]] | None = None
+    data: dict[str, str] | None = None
+    precision: str | None = None
+    config_digest: str | None = None
+    seedless_digest: str | None = None
+    init_from: str | None = None
+    under_trained: str | None = None
+
+
+class SettingFacts(BaseModel):
+    """What reports read of `SamplingFacts.settings`; there may be more."""
+
+    model_config = ConfigDict(extra="allow")
+
+    guidance: str | None = None
+    guidance_scale: float | None = None
+    eta: float | None = None
+    s_fraction: float | None = None
+    sampler: str | None = None
+    update: str | None = None
 
 
 class SamplingFacts(Frozen):
-    steps: int
-    nfe: int
-    seed: int
+    steps: int = Field(ge=0, le=_MOST)
+    nfe: int = Field(ge=0, le=_MOST)
+    seed: int = Field(ge=0, le=2**63)
     settings: dict[str, Any] = {}
     """guidance ("linear", "ep-v", "ep-x0", "none", "embedded"), guidance_scale, eta, update,
     s_fraction, scheduler, dtype ... as the generator states them."""
@@ -154,3 +188,5 @@ class Result(Frozen):
     environment: dict[str, Any] = {}
     """versions, commit, machine."""
     command: str = ""
+    files: dict[str, str] = {}
+    """sha256 of detections.jsonl and images.jsonl; empty in results of earlier versions."""

@@ -17,10 +17,18 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from evals.image_identity import (
+    KEYWORD,
+    ImageIdentity,
+    identity_of_marker,
+    misplaced,
+    stated_identity,
+)
 from selfe.files import write_atomically
 from selfe.images import DamagedImage, decode_image, format_of, png_fault, png_size
-from selfe.json_files import read_json_lines
+from selfe.json_files import JsonFault, read_json_lines
 
 MOST_FILE_BYTES = 256 * 2**20
 """Larger files are not read."""
@@ -37,7 +45,10 @@ def caption(folder: Path, prompt_id: int) -> str:
     path = prompt_folder(folder, prompt_id) / "metadata.jsonl"
     if not path.is_file():
         return ""
-    return str(json.loads(path.read_text().splitlines()[0])["prompt"])
+    _, record = next(read_json_lines(path), (1, None))
+    if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
+        raise ValueError(f"{path}, line 1: must be a JSON object with the key prompt")
+    return record["prompt"]
 
 
 def sample_path(folder: str | Path, prompt_id: int, sample_id: int) -> Path:
@@ -58,30 +69,54 @@ def write_metadata(folder: str | Path, prompt_id: int, record: Mapping[str, Any]
     write_atomically(path, text)
 
 
-def write_png(path: str | Path, image: np.ndarray) -> None:
+def write_png(path: str | Path, image: np.ndarray, identity: ImageIdentity | None = None) -> None:
     """Write an (H, W, 3) uint8 image atomically; a marker of an earlier failure goes."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".failed.json").unlink(missing_ok=True)
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG")
+    text = PngInfo()
+    if identity is not None:
+        text.add_text(KEYWORD, identity.as_text())
+    Image.fromarray(image).save(buffer, format="PNG", pnginfo=text)
     write_atomically(path, buffer.getvalue())
 
 
-def write_failed_marker(folder: str | Path, prompt_id: int, sample_id: int, reason: str) -> None:
+def write_failed_marker(
+    folder: str | Path,
+    prompt_id: int,
+    sample_id: int,
+    reason: str,
+    identity: ImageIdentity | None = None,
+) -> None:
     """Record that this image could not be drawn: it counts as wrong, never as a black picture."""
     path = failed_marker_path(folder, prompt_id, sample_id)
     path.parent.mkdir(parents=True, exist_ok=True)
     sample_path(folder, prompt_id, sample_id).unlink(missing_ok=True)
-    write_atomically(path, json.dumps({"reason": reason}) + "\n")
+    document = {"reason": reason}
+    write_atomically(
+        path, identity.as_document(**document) if identity else json.dumps(document) + "\n"
+    )
 
 
-def image_is_intact(folder: str | Path, prompt_id: int, sample_id: int) -> bool:
-    """True if this image need not be drawn: its PNG is whole, or it is marked as failed."""
-    if failed_marker_path(folder, prompt_id, sample_id).is_file():
-        return True
+def image_is_intact(
+    folder: str | Path, prompt_id: int, sample_id: int, identity: ImageIdentity | None = None
+) -> bool:
+    """True if this image need not be drawn: its PNG is whole, or it is marked as failed, and it
+    does not say that it is another one than `identity`."""
+    marker = failed_marker_path(folder, prompt_id, sample_id)
     path = sample_path(folder, prompt_id, sample_id)
-    return path.is_file() and png_fault(path.read_bytes()) is None
+    try:
+        if marker.is_file():
+            stated = identity_of_marker(marker.read_bytes(), marker)
+        else:
+            data = path.read_bytes() if path.is_file() else b""
+            if png_fault(data) is not None:
+                return False
+            stated = stated_identity(data, path)
+    except JsonFault:
+        return False
+    return identity is None or misplaced(stated, identity, same_set=True) is None
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -129,12 +164,14 @@ def scan_folder(
     images_per_prompt: int,
     limit: int | None = None,
     numbers: Sequence[int] | None = None,
+    image_set: str | None = None,
 ) -> ImageFolder:
     """Match a folder in GenEval's layout to a suite's records.
 
     Missing, duplicate, extra and corrupt images, and folders of no prompt, are listed as problems.
     With `limit` only the first so many prompts are looked at. `numbers` says which folder holds
     which record, where they are not numbered like the records; other folders are passed over.
+    `image_set` is the set that images which say so must have been drawn for; None for any.
 
     Raises:
         ValueError: if the folder does not exist, or a metadata.jsonl is missing or differs from
@@ -160,8 +197,11 @@ def scan_folder(
         if number not in by_number:
             problems.append(f"{prompt_folder(folder, number)}: missing prompt")
             continue
-        found, faults = _scan_prompt(by_number[number], prompt_id, images_per_prompt)
-        if found:
+        prompt = str(record.get("prompt", ""))
+        found, faults = _scan_prompt(
+            by_number[number], prompt_id, images_per_prompt, prompt, image_set
+        )
+        if found or (by_number[number] / "metadata.jsonl").is_file():
             _check_metadata(by_number[number] / "metadata.jsonl", record)
         images += found
         problems += faults
@@ -178,7 +218,7 @@ def _numbered_folders(folder: Path) -> list[Path]:
 
 
 def _scan_prompt(
-    folder: Path, prompt_id: int, images_per_prompt: int
+    folder: Path, prompt_id: int, images_per_prompt: int, prompt: str, image_set: str | None
 ) -> tuple[list[FoundImage], list[str]]:
     found: dict[int, FoundImage] = {}
     problems: list[str] = []
@@ -204,10 +244,18 @@ def _scan_prompt(
             continue
         data = path.read_bytes()
         digest = hashlib.sha256(data).hexdigest()
-        if match.group(2) != ".png":
+        is_image = match.group(2) == ".png"
+        fault = png_fault(data) if is_image else None
+        wanted = ImageIdentity(image_set or "", prompt_id, sample_id, prompt)
+        try:
+            if fault is None:
+                read = stated_identity if is_image else identity_of_marker
+                fault = misplaced(read(data, path), wanted, same_set=image_set is not None)
+        except JsonFault as unreadable:
+            fault = unreadable.detail
+        if fault is None and not is_image:
             found[sample_id] = FoundImage(prompt_id, sample_id, None, digest, (0, 0))
             continue
-        fault = png_fault(data)
         if fault is not None:
             problems.append(f"{path}: {fault}")
             corrupt.add(sample_id)

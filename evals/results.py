@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from evals.base import (
     SCHEMA_VERSION,
     ColorClassifier,
@@ -17,17 +15,24 @@ from evals.base import (
     ModelFacts,
     ProtocolFacts,
     Result,
+    SettingFacts,
+    TrainingFacts,
 )
 from evals.suites.base import Suite
 from evals.suites.rules import RuleSettings
-from selfe.files import write_atomically
+from selfe.files import file_sha256, write_atomically
+from selfe.foreign_text import file_name
 from selfe.generator import GeneratorFacts
+from selfe.json_files import JsonFault, fit, parse_json, read_bytes
+from selfe.sealed_files import seal, unseal
 
 DETECTIONS = "detections.jsonl"
 VERDICTS = "images.jsonl"
 
 
 RESULT = "result.json"
+MOST_BYTES = 1 << 26
+"""Of a result.json; those of this program have a few kilobytes."""
 
 
 def protocol_facts(
@@ -78,7 +83,7 @@ def write_result(folder: str | Path, result: Result) -> Path:
     """Write result.json atomically; returns its path."""
     path = Path(folder) / RESULT
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, result.model_dump_json(indent=2) + "\n")
+    write_atomically(path, seal("result", json.loads(result.model_dump_json())))
     return path
 
 
@@ -91,20 +96,40 @@ def read_result(folder: str | Path) -> Result:
     path = Path(folder)
     if path.is_dir():
         path = path / RESULT
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"{path} does not exist; a result folder has it once scoring is done")
     try:
-        result = Result.model_validate_json(path.read_text())
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(p) for p in first["loc"])
-        raise ValueError(f"{path} is not a result: {place}: {first['msg']}") from None
-    if result.schema_version != SCHEMA_VERSION:
+        data = read_bytes(path, MOST_BYTES)
+        value = parse_json(data, path)
+        version = value.get("schema_version") if isinstance(value, dict) else SCHEMA_VERSION
+        if type(version) is int and version != SCHEMA_VERSION:
+            raise ValueError(
+                f"{path} has schema version {version}, this version reads {SCHEMA_VERSION}; score "
+                "its images again"
+            )
+        result = fit(Result, unseal(value, "result", path), path, data.decode("utf-8-sig"))
+        fit(TrainingFacts, result.model.training, f"{path}, model.training")
+        fit(SettingFacts, result.sampling.settings, f"{path}, sampling.settings")
+        return result
+    except JsonFault as fault:
+        place = "" if fault.where == str(path) else fault.where.rpartition(", ")[2] + ", "
         raise ValueError(
-            f"{path} has schema version {result.schema_version}, this version reads "
-            f"{SCHEMA_VERSION}; score its images again"
-        )
-    return result
+            f"{path} is not a result: {place}{fault.detail}; score its images again"
+        ) from None
+
+
+def check_files(folder: Path, result: Result) -> None:
+    """Raise ValueError where files beside a result are not those that it was made with.
+
+    A file that is not there is no fault: what a result is packed with is its owner's choice.
+    """
+    for name, recorded in result.files.items():
+        path = folder / Path(name).name
+        if path.is_file() and file_sha256(path) != recorded:
+            raise ValueError(
+                f"{path} is not the file that {RESULT} beside it was made with; score the folder "
+                "again"
+            )
 
 
 def protocol_key(protocol: ProtocolFacts) -> str:
@@ -121,7 +146,9 @@ def protocol_key(protocol: ProtocolFacts) -> str:
 
 def protocol_slug(protocol: ProtocolFacts) -> str:
     """A short name of a protocol for file names."""
-    suite = protocol.suite.replace("@", "-")
+    suite = file_name(protocol.suite.replace("@", "-"))
     size = f"{protocol.num_prompts}x{protocol.images_per_prompt}"
-    parts = [suite, protocol.split, protocol.inference, size, protocol_key(protocol)[:6]]
+    split = protocol.split and file_name(protocol.split)
+    inference = protocol.inference and file_name(protocol.inference)
+    parts = [suite, split, inference, size, protocol_key(protocol)[:6]]
     return "-".join(part for part in parts if part)

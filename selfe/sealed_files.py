@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -91,8 +91,16 @@ def chained(record: Mapping[str, Any], before: str) -> dict[str, Any]:
     return {**content, CHECK: digest_of({"before": before, "record": content})[:16]}
 
 
+def chain(records: Iterable[Mapping[str, Any]], before: str) -> Iterator[dict[str, Any]]:
+    """`chained` of each record and the one before it."""
+    for record in records:
+        sealed = chained(record, before)
+        before = sealed[CHECK]
+        yield sealed
+
+
 def read_chained_lines(
-    path: str | Path, first: str | None, *, nonfinite: bool = False
+    path: str | Path, first: str | None, *, nonfinite: bool = False, required: bool = False
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """`read_json_lines` of records that `chained` sealed, without their "check".
 
@@ -101,6 +109,7 @@ def read_chained_lines(
     Args:
         first: what the file belongs to, as given to `chained` with the first line; None to take
             the first line's word for it.
+        required: refuse a file without any "check".
 
     Raises:
         JsonFault: for a line that is no object, was changed, or does not follow the one before it.
@@ -110,7 +119,7 @@ def read_chained_lines(
         if not isinstance(record, dict):
             raise JsonFault(path, number, "not a JSON object")
         check = record.pop(CHECK, None)
-        sealed = check is not None if sealed is None else sealed
+        sealed = required or check is not None if sealed is None else sealed
         if sealed and before is not None and check != chained(record, before)[CHECK]:
             raise JsonFault(
                 path, number, "this line or the one before it was changed after it was written"

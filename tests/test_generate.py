@@ -152,10 +152,10 @@ def test_a_chunk_is_written_while_the_next_is_drawn(tmp_path):
 def test_what_goes_wrong_in_writing_ends_the_drawing(tmp_path, monkeypatch, prompt_id):
     real = draw.write_png
 
-    def full(path, image):
+    def full(path, image, identity):
         if path == sample_path(tmp_path, prompt_id, 1):
             raise OSError(28, "No space left on device")
-        real(path, image)
+        real(path, image, identity)
 
     monkeypatch.setattr(draw, "write_png", full)
     with pytest.raises(OSError, match="No space left"):

@@ -18,7 +18,7 @@ from evals.base import ImageVerdict
 from evals.report.commands import CommandContext, protocol_options
 from evals.report.compare_seeds import compare_trainings
 from evals.report.groups import by_protocol, tell_apart
-from evals.report.markup import latex_escape, to_csv
+from evals.report.markup import to_csv
 from evals.report.render import render
 from evals.report.result_folders import collect
 from evals.report.rows import paper_table
@@ -27,6 +27,7 @@ from evals.report.table1_page import table1_markdown
 from evals.report.table2 import TABLE2_COLUMNS, build_table2, horizons
 from evals.report.table2_page import table2_latex, table2_markdown
 from evals.scoring.score import summarize
+from selfe.foreign_text import latex
 from tests.helpers.synthetic_results import TASKS, write_result, write_study
 
 OFFICIAL = "mask2former-swin-s:743b7d99"
@@ -476,12 +477,12 @@ def test_contradicting_and_damaged_results_are_refused(tmp_path: Path) -> None:
         collect([tmp_path])
     images.write_text(good)
     (folder / "result.json").write_text("{}")
-    with pytest.raises(ValueError, match="is not a result: protocol"):
+    with pytest.raises(ValueError, match="is not a result: line 1: protocol"):
         collect([tmp_path])
 
 
 def test_latex_escapes_everything_special() -> None:
-    assert latex_escape("50% a_b & {c}") == r"50\% a\_b \& \{c\}"
+    assert latex("50% a_b & {c}") == r"50\% a\_b \& \{c\}"
 
 
 def test_intervals_of_other_statistics_are_refused(tmp_path: Path) -> None:

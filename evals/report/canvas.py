@@ -14,8 +14,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from selfe.files import write_atomically
+from selfe.foreign_text import PLOT_SETTINGS
 
 _RC: Any = {
+    **PLOT_SETTINGS,
     "svg.hashsalt": "selfe-bench",
     "svg.fonttype": "path",
     "font.family": "DejaVu Sans",

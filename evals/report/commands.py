@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from selfe.foreign_text import file_name
+
 STEPS = (2, 4, 8, 50)
 
 # Options of `geneval` that belong to the protocol, so that a missing row is measured like its
@@ -24,9 +26,16 @@ _DEFAULT_RECIPE = "shapes"
 _DEFAULT_RUNS = "runs"
 
 
+def _words(command: str) -> list[str]:
+    try:
+        return shlex.split(command)
+    except ValueError:  # none that a shell would take: somebody else's result
+        return []
+
+
 def protocol_options(command: str) -> tuple[str, ...]:
     """The options of a `geneval` command that decide its protocol."""
-    words = shlex.split(command)
+    words = _words(command)
     kept: list[str] = []
     for place, word in enumerate(words):
         name, equals, _ = word.partition("=")
@@ -39,7 +48,7 @@ def protocol_options(command: str) -> tuple[str, ...]:
 
 def overrides_settings(command: str) -> bool:
     """Whether a `geneval` command sampled otherwise than the model's own settings say."""
-    return any(word.split("=")[0] in ("--set", "--model-arg") for word in shlex.split(command))
+    return any(word.split("=")[0] in ("--set", "--model-arg") for word in _words(command))
 
 
 @dataclass(frozen=True)
@@ -101,7 +110,7 @@ class CommandContext:
 
     def run(self, method: str, variant: str = "") -> str:
         """Folder that `train` makes."""
-        name = "-".join(part for part in (self.recipe, method, variant) if part)
+        name = "-".join(file_name(part) for part in (self.recipe, method, variant) if part)
         return str(PurePosixPath(self.runs_dir) / name)
 
     def _where(self) -> list[str]:

@@ -17,6 +17,7 @@ from evals.report.result_folders import ResultFolder
 from evals.report.rows import cell_of, choose, one_training_a_row
 from evals.report.table2 import TABLE2_ROWS, horizons
 from evals.results import protocol_slug
+from selfe.foreign_text import file_name
 
 Draw = Callable[[str, Figure | None], list[str]]
 """Saves a figure under a name; the names of what was saved: none where there is no figure."""
@@ -31,7 +32,8 @@ class ResultGroup:
 
     @property
     def slug(self) -> str:
-        parts = [protocol_slug(self.folders[0].result.protocol), self.recipe]
+        recipe = self.recipe and file_name(self.recipe)
+        parts = [protocol_slug(self.folders[0].result.protocol), recipe]
         return "-".join(part for part in parts if part)
 
     @property

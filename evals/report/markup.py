@@ -8,25 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "−": "$-$",
-    "–": "--",
-    "×": r"$\times$",
-    "†": r"$\dagger$",
-    "·": r"$\cdot$",
-}
+from selfe.foreign_text import csv_cell, latex
 
 
 def is_missing(value: Any) -> bool:
@@ -69,6 +51,8 @@ def to_csv(frame: pd.DataFrame, columns: Sequence[str]) -> str:
         known = shown["steps"] != 0
         for name in ("steps", "nfe"):
             shown[name] = shown[name].astype("Int64").where(known)
+    for name in shown.select_dtypes(["object", "string"]):
+        shown[name] = shown[name].map(csv_cell)
     text: str = shown.to_csv(index=False, float_format="%.6f", lineterminator="\n")
     return text
 
@@ -78,10 +62,6 @@ def to_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
     return "\n".join([line(header), line(["---"] * len(header)), *map(line, rows)]) + "\n"
-
-
-def latex_escape(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
 
 
 def to_latex(
@@ -98,25 +78,23 @@ def to_latex(
     lines = [
         r"\begin{table}[ht]",
         r"\centering",
-        rf"\caption{{{latex_escape(caption)}}}",
+        rf"\caption{{{latex(caption)}}}",
         r"\resizebox{\linewidth}{!}{%",
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
-        " & ".join(latex_escape(cell) for cell in header) + r" \\",
+        " & ".join(latex(cell) for cell in header) + r" \\",
     ]
     for heading, rows in blocks:
         lines.append(r"\midrule")
         if heading:
-            lines.append(
-                rf"\multicolumn{{{len(header)}}}{{l}}{{\emph{{{latex_escape(heading)}}}}} \\"
-            )
-        lines += [" & ".join(latex_escape(cell) for cell in row) + r" \\" for row in rows]
+            lines.append(rf"\multicolumn{{{len(header)}}}{{l}}{{\emph{{{latex(heading)}}}}} \\")
+        lines += [" & ".join(latex(cell) for cell in row) + r" \\" for row in rows]
     lines += [r"\bottomrule", r"\end{tabular}}", r"\end{table}"]
     return "\n".join(lines) + "\n"
 
 
 def latex_paragraph(text: str) -> str:
-    return rf"\par\noindent {latex_escape(text)}" + "\n"
+    return rf"\par\noindent {latex(text)}" + "\n"
 
 
 def latex_document(parts: Sequence[str]) -> str:

@@ -38,6 +38,7 @@ from evals.results import protocol_key, protocol_slug
 from evals.site.render import render_page
 from selfe.config.resolve import milestone_interval
 from selfe.files import write_atomically
+from selfe.foreign_text import file_name, markdown_page
 
 _OWN_NAMES = re.compile(
     r"(?:index\.md|(?:table[12]|seen_unseen|diversity|trainings|across_suites)(?:\..+)?"
@@ -80,7 +81,7 @@ class ReportSummary:
     def write(self, name: str, text: str) -> str:
         path = self.out_dir / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text)
+        write_atomically(path, markdown_page(text) if path.suffix == ".md" else text)
         self.files.append(path)
         return name
 
@@ -275,7 +276,8 @@ def _all_table1(folders: Sequence[ResultFolder], runs: str) -> list[Table]:
 def _table_slug(table: Table) -> str:
     assert table.protocol is not None
     weights = "other-weights" if table.other_weights else ""
-    return "-".join(part for part in (protocol_slug(table.protocol), table.recipe, weights) if part)
+    recipe = table.recipe and file_name(table.recipe)
+    return "-".join(part for part in (protocol_slug(table.protocol), recipe, weights) if part)
 
 
 def _write_tables(

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from evals.base import TASKS, Interval, Result
-from evals.results import protocol_key, protocol_slug, read_result
+from evals.results import check_files, protocol_key, protocol_slug, read_result
 from evals.stats import PromptCounts, overall_interval, task_interval
 from evals.suites.shapes import ROUND_TRIP_SCORE
 from evals.verdicts import Counts, counts_by_task, read_verdicts, verdict_frame
+from selfe.foreign_text import from_outside, one_line
 
 MANY_STEPS = 50
 PLATEAU = 0.9
@@ -149,11 +150,14 @@ def read_result_folder(folder: Path, name: str = "") -> ResultFolder:
         ValueError: naming the file, for anything that is not so.
     """
     path = folder / "result.json"
-    result = read_result(path)
+    stored = read_result(path)
+    check_files(folder, stored)
+    result = Result.model_validate(from_outside(stored.model_dump(mode="json")))
     verdicts = verdict_frame(read_verdicts(folder))
     _check(path, result, verdicts)
     stated = str(result.model.training.get("under_trained") or "")
-    return ResultFolder(folder, name or folder.as_posix(), result, verdicts, stated)
+    shown = one_line(name or folder.as_posix())
+    return ResultFolder(folder, shown, result, verdicts, stated)
 
 
 def task_means(verdicts: pd.DataFrame) -> dict[str, float]:

@@ -8,6 +8,7 @@ the largest at which the ablations meet a milestone of Self-E.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -215,8 +216,9 @@ def _table2_command(
 def _keeps(run: str, iterations: int) -> bool:
     """Whether a run has weights of that iteration; where its checkpoints do not lie beside the
     results nothing speaks against it."""
-    checkpoints = Path(run) / "checkpoints"
-    return not checkpoints.is_dir() or (checkpoints / f"step-{iterations:08d}").is_dir()
+    checkpoints = Path(run) / "checkpoints"  # `os.path` takes names that are too long for a folder
+    kept = os.path.isdir(checkpoints / f"step-{iterations:08d}")
+    return kept or not os.path.isdir(checkpoints)
 
 
 def run_folder(folder: ResultFolder) -> str:

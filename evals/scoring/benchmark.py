@@ -10,7 +10,14 @@ from pathlib import Path
 from evals.base import ModelFacts, Result, SamplingFacts
 from evals.images import folder_numbers, scan_folder
 from evals.registry import open_suite
-from evals.results import DETECTIONS, model_facts, protocol_facts, read_result, write_result
+from evals.results import (
+    DETECTIONS,
+    VERDICTS,
+    model_facts,
+    protocol_facts,
+    read_result,
+    write_result,
+)
 from evals.scoring.detections import read_detections
 from evals.scoring.draw import draw_images
 from evals.scoring.folders import facts_of_images, own_folder, result_folder, sampling_facts
@@ -20,9 +27,11 @@ from evals.scoring.scorer import Scorers
 from evals.suites.base import Suite
 from evals.suites.limit import limited, places_kept
 from evals.suites.rules import DEFAULT_RULES
-from selfe.files import folder_lock
+from selfe.files import file_sha256, folder_lock
+from selfe.foreign_text import file_name
 from selfe.generator import TextToImage
 from selfe.provenance import provenance
+from selfe.temporaries import remove_leftovers
 
 Progress = Callable[[str, int, int], None]
 
@@ -103,6 +112,8 @@ def score_model(
     name = f"{generator.facts.label} {generator.facts.variant}".strip()
     title = f"{name}, {num_steps} steps"
     with folder_lock(folder, lock_name(settings.processes)):
+        if settings.processes.rank == 0:
+            remove_leftovers(folder, deep=True)
         cost: dict[str, float] = {}
         if drawn is None:
             cost = draw_suite(generator, num_steps, suite, folder, settings, title, progress)
@@ -118,6 +129,7 @@ def score_model(
             progress,
             truncated=truncated,
             cost=cost,
+            image_set=(drawn or folder).name,
         )
 
 
@@ -145,6 +157,7 @@ def draw_suite(
         progress=lambda done, total: progress(f"{title}: drawing", done, total),
         rank=settings.processes.rank,
         world_size=settings.processes.world_size,
+        image_set=folder.name,
     )
     settings.processes.wait()
     return meter.cost()
@@ -194,6 +207,8 @@ def score_images(
         )
     facts = facts_of_images(images, scanned.images)
     with folder_lock(out, lock_name(settings.processes)):
+        if settings.processes.rank == 0:
+            remove_leftovers(out, deep=True)
         return _score(
             images,
             scores,
@@ -225,7 +240,7 @@ def _scores_folder(folder: Path, suite: Suite, settings: BenchmarkSettings) -> P
     the suite's."""
     usual = open_suite(suite.name, settings.split, settings.prompts)
     name = "-".join(
-        f"{kind}-{chosen}"
+        f"{kind}-{file_name(chosen)}"
         for kind, chosen, own in (
             ("detector", suite.detector, usual.detector),
             ("colors", suite.color_classifier, usual.color_classifier),
@@ -248,6 +263,7 @@ def _score(
     truncated: dict[str, int] | None = None,
     cost: dict[str, float] | None = None,
     numbers: Sequence[int] | None = None,
+    image_set: str | None = None,
 ) -> tuple[Path, Result] | None:
     scorer = settings.scorers.open(suite)
     detector, classifier = scorer.detector, scorer.color_classifier
@@ -268,6 +284,7 @@ def _score(
         world_size=settings.processes.world_size,
         barrier=settings.processes.wait,
         numbers=numbers,
+        image_set=image_set,
     )
     if scored is None:
         return None
@@ -292,6 +309,7 @@ def _score(
         cost=cost or {},
         environment=provenance(),
         command=settings.command,
+        files={name: file_sha256(out / name) for name in (DETECTIONS, VERDICTS)},
     )
     if earlier is not None and not _changed(earlier, result):
         return out, earlier

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,9 +15,17 @@ import numpy as np
 from evals.base import ColorClassifier, Detection, Detector
 from evals.images import FoundImage, ImageFolder, read_image
 from evals.results import DETECTIONS
-from evals.scoring.detections import FAILED_SIZE, PROVENANCE, Row, read_detections, records_digest
-from selfe.files import append_lines, as_json_lines, write_atomically
-from selfe.json_files import end_last_line, read_json_lines
+from evals.scoring.detections import (
+    FAILED_SIZE,
+    PROVENANCE,
+    Row,
+    read_detections,
+    records_digest,
+    row_fault,
+)
+from selfe.files import append_lines, as_json_lines, file_sha256, write_atomically
+from selfe.json_files import JsonFault
+from selfe.sealed_files import CHECK, chain, digest_of, read_chained_lines, read_sealed, seal
 
 STORED_SCORE = 0.05
 """Detections above this score are stored, so that lower thresholds can be tried later."""
@@ -67,7 +75,7 @@ class _DetectionRun:
             "max_objects": judge.max_objects,
             "color_every_class": judge.color_every_class,
         }
-        self.header = {"header": identity}
+        self.header = digest_of(identity)
         images = [[i.prompt_id, i.sample_id, i.digest] for i in folder.images]
         digest = hashlib.sha256(as_json_lines(images).encode()).hexdigest()
         self.provenance = {**identity, "images": digest}
@@ -79,13 +87,19 @@ class _DetectionRun:
             progress(total, total)
             return 0
         known = self._known_rows()
-        end_last_line(self.work)
-        if not self._has_header(self.work):
-            write_atomically(self.work, as_json_lines([self.header]))
+        own = self._sound_rows(self.work)
+        # rewritten: what is torn or damaged there is detected again
+        last = self.header
+        lines = list(chain(own, self.header))
+        write_atomically(self.work, as_json_lines(lines))
+        if lines:
+            last = lines[-1][CHECK]
         detected = done = 0
         for number, batch in enumerate(self.batches):
             if number % self.world_size == self.rank and not all(_key(i) in known for i in batch):
-                append_lines(self.work, self._rows(batch))
+                lines = list(chain(self._rows(batch), last))
+                append_lines(self.work, lines)
+                last = lines[-1][CHECK]
                 detected += len(batch)
             done += len(batch)
             progress(done, total)
@@ -116,7 +130,7 @@ class _DetectionRun:
             content = as_json_lines(rows)
             write_atomically(path, content)
             vouched = {**self.provenance, "detections": _sha256(content.encode())}
-            write_atomically(self.out_dir / PROVENANCE, json.dumps(vouched) + "\n")
+            write_atomically(self.out_dir / PROVENANCE, seal("detections", vouched, indent=None))
         for work in self.out_dir.glob(_WORK.format("*")):
             work.unlink()
         return read_detections(path, len(self.records))
@@ -124,27 +138,33 @@ class _DetectionRun:
     def _already_final(self) -> bool:
         """True if detections.jsonl is what these very parts made from these very images."""
         try:
-            vouched = json.loads((self.out_dir / PROVENANCE).read_text())
-            found = _sha256((self.out_dir / DETECTIONS).read_bytes())
+            vouched = read_sealed(self.out_dir / PROVENANCE, dict[str, Any], "detections")
+            found = file_sha256(self.out_dir / DETECTIONS)
         except (OSError, ValueError):
             return False
         return vouched == {**self.provenance, "detections": found}
-
-    def _has_header(self, work: Path) -> bool:
-        if not work.is_file():
-            return False
-        first = next(read_json_lines(work), None)
-        return first is not None and first[1] == self.header
 
     def _known_rows(self) -> dict[tuple[int, int, str], Row]:
         """Rows of all working files that these parts wrote. A later row of an image wins."""
         known = {}
         for work in sorted(self.out_dir.glob(_WORK.format("*"))):
-            if self._has_header(work):
-                for _, row in list(read_json_lines(work))[1:]:
-                    digest = row.pop("digest")
-                    known[(row["prompt_id"], row["sample_id"], digest)] = row
+            for row in self._sound_rows(work):
+                digest = row.pop("digest")
+                known[(row["prompt_id"], row["sample_id"], digest)] = row
         return known
+
+    def _sound_rows(self, work: Path) -> list[Row]:
+        """Rows of a working file, up to the first that is torn or was changed; none of a file that
+        other parts wrote, for its chain begins with their identity."""
+        rows: list[Row] = []
+        if not work.is_file():
+            return rows
+        with contextlib.suppress(JsonFault):
+            for _, row in read_chained_lines(work, self.header, required=True):
+                if "digest" not in row or row_fault(row) is not None:
+                    break
+                rows.append(row)
+        return rows
 
 
 def plan_batches(images: Iterable[FoundImage], batch_size: int) -> list[list[FoundImage]]:

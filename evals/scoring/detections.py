@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,10 +11,15 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from evals.base import ImageVerdict
+from evals.results import DETECTIONS, RESULT, VERDICTS
 from evals.suites.rules import DEFAULT_RULES, Judgement, RuleSettings, judge_columns
-from selfe.files import as_json_lines, write_atomically
-from selfe.json_files import read_json_lines
+from evals.verdicts import read_verdicts
+from selfe.files import as_json_lines, file_sha256, write_atomically
+from selfe.json_files import JsonFault, read_json_lines
+from selfe.sealed_files import read_sealed
 
 PROVENANCE = ".detections.json"
 """Beside a file of detections that `evals.scoring.score` wrote: what it was made from."""
@@ -165,6 +169,15 @@ def records_digest(records: Sequence[Mapping[str, Any]]) -> str:
     return hashlib.sha256(as_json_lines(records).encode()).hexdigest()
 
 
+class _Provenance(BaseModel):
+    """What is asked of the file beside detections; it holds more."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+
+    records: str
+    detections: str
+
+
 def _check_records(detections: str | Path, records: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a file beside the detections says that they are of these records.
 
@@ -172,12 +185,17 @@ def _check_records(detections: str | Path, records: Sequence[Mapping[str, Any]])
         ValueError: if it says that they are of others, or were others.
     """
     beside = Path(detections).with_name(PROVENANCE)
-    try:
-        stated = json.loads(beside.read_text())
-        recorded, contents = stated["records"], stated["detections"]
-    except (OSError, ValueError, KeyError, TypeError):
+    if not beside.exists():
         return False  # moved, or not written by us
-    if hashlib.sha256(Path(detections).read_bytes()).hexdigest() != contents:
+    try:
+        stated = read_sealed(beside, _Provenance, "detections")
+    except JsonFault as fault:
+        raise ValueError(
+            f"{beside} is damaged ({fault.detail}): run the `geneval` command of {detections} "
+            "again, or rescore a copy in another folder"
+        ) from None
+    recorded, contents = stated.records, stated.detections
+    if file_sha256(detections) != contents:
         raise ValueError(
             f"{detections} is not what was scored any more (cut short, or edited): run its "
             "`geneval` command again, or rescore a copy in another folder"
@@ -188,6 +206,24 @@ def _check_records(detections: str | Path, records: Sequence[Mapping[str, Any]])
             "was made with"
         )
     return True
+
+
+def _check_out(out: Path) -> None:
+    """Raise ValueError where verdicts would overwrite something else."""
+    if out.is_dir():
+        raise ValueError(f"--out {out} is a folder: name a file for the verdicts")
+    if (out.parent / RESULT).exists() and out.name in (RESULT, VERDICTS, DETECTIONS, PROVENANCE):
+        raise ValueError(
+            f"--out {out} is a file of the result in {out.parent}: name another one for the "
+            "verdicts under other thresholds"
+        )
+    if out.exists():
+        try:
+            read_verdicts(out)
+        except (ValueError, OSError):
+            raise ValueError(
+                f"--out {out} exists and holds no verdicts: name another file"
+            ) from None
 
 
 def rescore(
@@ -209,6 +245,7 @@ def rescore(
     """
     if Path(out).resolve() == Path(detections).resolve():
         raise ValueError(f"--out {out} is the file of detections itself: verdicts need another one")
+    _check_out(Path(out))
     vouched = _check_records(detections, records)
     verdicts = judge_rows(records, iterate_detections(detections, len(records)), settings)
     images = Counter(verdict.prompt_id for verdict in verdicts)

@@ -15,6 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from evals.image_identity import ImageIdentity
 from evals.images import (
     image_is_intact,
     sample_path,
@@ -55,6 +56,7 @@ def draw_images(
     progress: Progress = lambda done, total: None,
     rank: int = 0,
     world_size: int = 1,
+    image_set: str = "",
 ) -> DrawingMeter:
     """Draw what is missing under `folder`.
 
@@ -62,6 +64,7 @@ def draw_images(
         records: the suite's prompts, in order; their place is their prompt_id.
         seed: of the benchmark run; with prompt text and sample number it fixes an image.
         rank, world_size: chunk k is drawn by process k mod world_size.
+        image_set: name of the set, which every image says it belongs to.
 
     Returns:
         What it cost, over the images drawn now (not those found).
@@ -71,16 +74,24 @@ def draw_images(
     done = 0
     meter = DrawingMeter(generator.device)
     writing: list[Future[None]] = []
+
+    def identity(job: Job) -> ImageIdentity:
+        prompt = records[job.prompt_id]["prompt"]
+        return ImageIdentity(image_set, job.prompt_id, job.sample_id, prompt)
+
     with ThreadPoolExecutor(WRITERS) as writers:
         for number, chunk in enumerate(chunks):
             if number % world_size == rank:
-                if not all(image_is_intact(folder, job.prompt_id, job.sample_id) for job in chunk):
+                if not all(
+                    image_is_intact(folder, job.prompt_id, job.sample_id, identity(job))
+                    for job in chunk
+                ):
                     images = _draw_chunk(generator, records, chunk, num_steps, seed, meter)
                     _finish(writing)  # never more than one chunk waits for the disk
                     pairs = zip(chunk, images, strict=True)
                     writing = [
                         writers.submit(
-                            _write_prompt, folder, prompt_id, records[prompt_id], list(g)
+                            _write_prompt, folder, prompt_id, records[prompt_id], list(g), identity
                         )
                         for prompt_id, g in groupby(pairs, key=lambda pair: pair[0].prompt_id)
                     ]
@@ -111,13 +122,15 @@ def _write_prompt(
     prompt_id: int,
     record: dict[str, Any],
     images: Sequence[tuple[Job, GeneratedImage]],
+    identity: Callable[[Job], ImageIdentity],
 ) -> None:
     write_metadata(folder, prompt_id, record)
     for job, image in images:
         if image is None:
-            write_failed_marker(folder, prompt_id, job.sample_id, "latents are not finite")
+            reason = "latents are not finite"
+            write_failed_marker(folder, prompt_id, job.sample_id, reason, identity(job))
         else:
-            write_png(sample_path(folder, prompt_id, job.sample_id), image)
+            write_png(sample_path(folder, prompt_id, job.sample_id), image, identity(job))
 
 
 def _finish(writing: Sequence[Future[None]]) -> None:

@@ -72,6 +72,7 @@ def score_folder(
     world_size: int = 1,
     barrier: Callable[[], None] = lambda: None,
     numbers: Sequence[int] | None = None,
+    image_set: str | None = None,
 ) -> ScoredFolder | None:
     """Score images in GenEval's layout; write detections.jsonl and images.jsonl to `out_dir`.
 
@@ -87,6 +88,7 @@ def score_folder(
         lock: hold the lock on `out_dir`; False where the caller holds it.
         rank, world_size: batch k is detected by process k mod world_size.
         barrier: returns once every process has called it.
+        numbers, image_set: see `scan_folder`.
 
     Returns:
         The scores on rank 0, None on the others.
@@ -104,7 +106,7 @@ def score_folder(
             raise ValueError(f"record {number}: {error}") from None
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
-    folder = scan_folder(images_dir, records, images_per_prompt, limit, numbers)
+    folder = scan_folder(images_dir, records, images_per_prompt, limit, numbers, image_set)
     if folder.problems and not allow_partial:
         raise ValueError(_incomplete(images_dir, folder.problems))
     judge = DetectionParts(detector, color_classifier, settings.max_objects, color_every_class)

@@ -37,6 +37,7 @@ from selfe.cli.sweep import sweep
 from selfe.cli.train import train
 from selfe.cli.view import view
 from selfe.errors import PeerError, Stopped, WorkerDied
+from selfe.foreign_text import on_terminal
 
 USER_ERROR = 2
 
@@ -112,7 +113,7 @@ def main() -> None:
     except ValueError as error:
         if verbose:
             raise
-        tell_error(str(error))
+        tell_error(on_terminal(str(error)))
         sys.exit(USER_ERROR)
     except Stopped as stopped:
         tell_error(f"{stopped}; continue with --resume", "stopped by")
@@ -124,7 +125,7 @@ def main() -> None:
         sys.exit(1)
     except OSError as error:
         place = error.filename2 or error.filename
-        tell_error(f"{place}: {error.strerror}" if place else str(error))
+        tell_error(on_terminal(f"{place}: {error.strerror}" if place else str(error)))
         sys.exit(1)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(128 + signal.SIGINT)
