@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,11 +20,10 @@ from evals.scoring.detections import (
     Row,
     read_detections,
     records_digest,
-    row_fault,
 )
-from selfe.files import append_lines, as_json_lines, file_sha256, write_atomically
-from selfe.json_files import JsonFault
-from selfe.sealed_files import CHECK, chain, digest_of, read_chained_lines, read_sealed, seal
+from evals.scoring.work_file import WorkFile, sound_rows
+from selfe.files import as_json_lines, file_sha256, write_atomically
+from selfe.sealed_files import read_sealed, seal
 
 STORED_SCORE = 0.05
 """Detections above this score are stored, so that lower thresholds can be tried later."""
@@ -75,7 +73,7 @@ class _DetectionRun:
             "max_objects": judge.max_objects,
             "color_every_class": judge.color_every_class,
         }
-        self.header = digest_of(identity)
+        self.identity = identity
         images = [[i.prompt_id, i.sample_id, i.digest] for i in folder.images]
         digest = hashlib.sha256(as_json_lines(images).encode()).hexdigest()
         self.provenance = {**identity, "images": digest}
@@ -87,19 +85,11 @@ class _DetectionRun:
             progress(total, total)
             return 0
         known = self._known_rows()
-        own = self._sound_rows(self.work)
-        # rewritten: what is torn or damaged there is detected again
-        last = self.header
-        lines = list(chain(own, self.header))
-        write_atomically(self.work, as_json_lines(lines))
-        if lines:
-            last = lines[-1][CHECK]
+        work = WorkFile(self.work, self.identity)
         detected = done = 0
         for number, batch in enumerate(self.batches):
             if number % self.world_size == self.rank and not all(_key(i) in known for i in batch):
-                lines = list(chain(self._rows(batch), last))
-                append_lines(self.work, lines)
-                last = lines[-1][CHECK]
+                work.append(self._rows(batch))
                 detected += len(batch)
             done += len(batch)
             progress(done, total)
@@ -148,23 +138,10 @@ class _DetectionRun:
         """Rows of all working files that these parts wrote. A later row of an image wins."""
         known = {}
         for work in sorted(self.out_dir.glob(_WORK.format("*"))):
-            for row in self._sound_rows(work):
+            for row in sound_rows(work, self.identity):
                 digest = row.pop("digest")
                 known[(row["prompt_id"], row["sample_id"], digest)] = row
         return known
-
-    def _sound_rows(self, work: Path) -> list[Row]:
-        """Rows of a working file, up to the first that is torn or was changed; none of a file that
-        other parts wrote, for its chain begins with their identity."""
-        rows: list[Row] = []
-        if not work.is_file():
-            return rows
-        with contextlib.suppress(JsonFault):
-            for _, row in read_chained_lines(work, self.header, required=True):
-                if "digest" not in row or row_fault(row) is not None:
-                    break
-                rows.append(row)
-        return rows
 
 
 def plan_batches(images: Iterable[FoundImage], batch_size: int) -> list[list[FoundImage]]:

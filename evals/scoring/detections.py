@@ -184,9 +184,27 @@ def _check_records(detections: str | Path, records: Sequence[Mapping[str, Any]])
     Raises:
         ValueError: if it says that they are of others, or were others.
     """
-    beside = Path(detections).with_name(PROVENANCE)
-    if not beside.exists():
+    if not Path(detections).with_name(PROVENANCE).exists():
         return False  # moved, or not written by us
+    recorded = check_provenance(detections)
+    if recorded != records_digest(records):
+        raise ValueError(
+            f"{detections} was made for other prompts: give the suite, --split and --limit that it "
+            "was made with"
+        )
+    return True
+
+
+def check_provenance(detections: str | Path) -> str:
+    """Compare detections with the file beside them that says what they are.
+
+    Returns:
+        `records_digest` of the prompts they were made for.
+
+    Raises:
+        ValueError: if that file is damaged, or the detections are not what it says.
+    """
+    beside = Path(detections).with_name(PROVENANCE)
     try:
         stated = read_sealed(beside, _Provenance, "detections")
     except JsonFault as fault:
@@ -194,18 +212,12 @@ def _check_records(detections: str | Path, records: Sequence[Mapping[str, Any]])
             f"{beside} is damaged ({fault.detail}): run the `geneval` command of {detections} "
             "again, or rescore a copy in another folder"
         ) from None
-    recorded, contents = stated.records, stated.detections
-    if file_sha256(detections) != contents:
+    if file_sha256(detections) != stated.detections:
         raise ValueError(
             f"{detections} is not what was scored any more (cut short, or edited): run its "
             "`geneval` command again, or rescore a copy in another folder"
         )
-    if recorded != records_digest(records):
-        raise ValueError(
-            f"{detections} was made for other prompts: give the suite, --split and --limit that it "
-            "was made with"
-        )
-    return True
+    return stated.records
 
 
 def _check_out(out: Path) -> None:

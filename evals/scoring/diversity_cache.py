@@ -82,7 +82,7 @@ def _key(
 
 def _write(path: Path, by_prompt: Sequence[Sequence[Sequence[Observation]]]) -> None:
     body = json.dumps(by_prompt, separators=(",", ":"))
-    digest = hashlib.sha256(body.encode()).hexdigest()
+    digest = _checksum(path, body)
     write_atomically(path, f"{digest}\n{body}\n")
 
 
@@ -93,12 +93,17 @@ def _read(path: Path, prompts: int) -> list[list[list[Observation]]] | None:
     except (OSError, UnicodeDecodeError):
         return None
     body = body.removesuffix("\n")
-    if hashlib.sha256(body.encode()).hexdigest() != digest:
+    if _checksum(path, body) != digest:
         return None
     by_prompt = [
         [[_observation(o) for o in image] for image in group] for group in json.loads(body)
     ]
     return by_prompt if len(by_prompt) == prompts else None
+
+
+def _checksum(path: Path, body: str) -> str:
+    """Of the content and of the name, which says what it is of."""
+    return hashlib.sha256(f"{path.name}\n{body}".encode()).hexdigest()
 
 
 def _observation(value: Any) -> Observation:

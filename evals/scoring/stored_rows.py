@@ -9,7 +9,6 @@ made from; another instrument or other images begin anew.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,10 @@ import numpy as np
 
 from evals.images import FoundImage, read_image
 from evals.scoring.detect import plan_batches
-from selfe.files import append_lines, as_json_lines, write_atomically
-from selfe.json_files import end_last_line, parse_json, read_json_lines
+from evals.scoring.work_file import WorkFile, sound_rows
+from selfe.files import as_json_lines, file_sha256, write_atomically
+from selfe.json_files import read_json_lines
+from selfe.sealed_files import digest_of, read_sealed, seal
 
 Row = dict[str, Any]
 Progress = Callable[[int, int], None]
@@ -51,10 +52,10 @@ class StoredRows:
         self.batches = plan_batches(images, batch_size)
         self.rank, self.world_size = rank, world_size
         facts = {**identity, "batch_size": batch_size}
-        self.header = {"header": json.loads(json.dumps(facts, sort_keys=True))}
+        self.identity = facts
         listed = [[i.prompt_id, i.sample_id, i.digest] for i in images]
         digest = hashlib.sha256(as_json_lines(listed).encode()).hexdigest()
-        self.made_from = {**self.header["header"], "images": digest}
+        self.made_from = {**facts, "images": digest}
         self.vouched = path.with_name(f".{path.stem}.provenance.json")
 
     def _work(self, rank: int | str) -> Path:
@@ -67,10 +68,7 @@ class StoredRows:
         if self._is_final():
             progress(total, total)
             return 0
-        known, work = self._known(), self._work(self.rank)
-        end_last_line(work)
-        if not self._has_header(work):
-            write_atomically(work, as_json_lines([self.header]))
+        known, work = self._known(), WorkFile(self._work(self.rank), self.identity)
         looked = done = 0
         for number, batch in enumerate(self.batches):
             mine = number % self.world_size == self.rank
@@ -81,7 +79,7 @@ class StoredRows:
                     {"digest": image.digest, **_place(image), **dict(row)}
                     for image, row in zip(batch, found, strict=True)
                 ]
-                append_lines(work, rows)
+                work.append(rows)
                 looked += len(batch)
             done += len(batch)
             progress(done, total)
@@ -105,31 +103,26 @@ class StoredRows:
             content = as_json_lines(rows)
             write_atomically(self.path, content)
             facts = {**self.made_from, "rows": hashlib.sha256(content.encode()).hexdigest()}
-            write_atomically(self.vouched, json.dumps(facts, sort_keys=True) + "\n")
+            write_atomically(self.vouched, seal("stored rows", facts, indent=None))
         for work in self.path.parent.glob(self._work("*").name):
             work.unlink()
         return [row for _, row in read_json_lines(self.path)]
 
     def _is_final(self) -> bool:
         try:
-            vouched: Any = parse_json(self.vouched.read_bytes(), self.vouched)
-            found = hashlib.sha256(self.path.read_bytes()).hexdigest()
+            vouched = read_sealed(self.vouched, dict[str, Any], "stored rows")
+            found = file_sha256(self.path)
         except (OSError, ValueError):
             return False
-        return vouched == {**self.made_from, "rows": found}
-
-    def _has_header(self, work: Path) -> bool:
-        first = next(read_json_lines(work), None) if work.is_file() else None
-        return first is not None and first[1] == self.header
+        return digest_of(vouched) == digest_of({**self.made_from, "rows": found})
 
     def _known(self) -> dict[tuple[int, int, str], Row]:
         """Rows of all working files of this very instrument. A later row of an image wins."""
         known = {}
         for work in sorted(self.path.parent.glob(self._work("*").name)):
-            if self._has_header(work):
-                for _, row in list(read_json_lines(work))[1:]:
-                    digest = row.pop("digest")
-                    known[(row["prompt_id"], row["sample_id"], digest)] = row
+            for row in sound_rows(work, self.identity):
+                digest = row.pop("digest")
+                known[(row["prompt_id"], row["sample_id"], digest)] = row
         return known
 
 

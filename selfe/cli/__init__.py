@@ -35,6 +35,7 @@ from selfe.cli.search import search
 from selfe.cli.study import study
 from selfe.cli.sweep import sweep
 from selfe.cli.train import train
+from selfe.cli.verify import verify
 from selfe.cli.view import view
 from selfe.errors import PeerError, Stopped, WorkerDied
 from selfe.foreign_text import on_terminal
@@ -53,7 +54,7 @@ app = typer.Typer(
 COMMANDS: tuple[Callable[..., None], ...] = (
     demo,
     *(prepare, train, geneval, measure, report, view, study, sweep, sample, export),
-    *(compare, rescore, headroom, pack, prompts, ls, plan, doctor, fetch),
+    *(compare, rescore, headroom, pack, prompts, ls, plan, doctor, verify, fetch),
 )
 for command in COMMANDS:
     app.command()(command)

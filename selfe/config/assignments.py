@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from selfe.json_files import JsonFault, parse_json
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
@@ -19,8 +20,10 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
         if not equals or not key.strip():
             raise ValueError(f"--set takes section.key=value, got {assignment!r}")
         try:
-            value = json.loads(text)
-        except json.JSONDecodeError:
+            value = parse_json(text, f"--set {key}", nonfinite=True)
+        except JsonFault as fault:
+            if not fault.torn:  # JSON, but none that is taken
+                raise ValueError(f"--set {key}: {fault.reason}") from None
             value = text
         node = result
         *sections, last = key.strip().split(".")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -12,6 +11,7 @@ from typing import Any
 from selfe.config.resolve import changed_settings
 from selfe.config.schema import RunConfig
 from selfe.files import is_held
+from selfe.json_files import read_json
 from selfe.run_folder.checkpoint import list_checkpoints
 from selfe.run_folder.records import read_config
 
@@ -109,7 +109,7 @@ def stored_scores(run_dir: Path) -> Iterator[StoredScore]:
     `geneval` makes again."""
     for path in sorted((run_dir / "results").glob("step-*/*/*/result.json")):
         try:
-            record = json.loads(path.read_text())
+            record = read_json(path, dict[str, Any])
             protocol, overall = record["protocol"], record["scores"]["overall"] or {}
             yield StoredScore(
                 iteration=int(path.parents[2].name.removeprefix("step-")),

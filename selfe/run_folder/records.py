@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from selfe.config.resolve import validate
 from selfe.config.schema import RunConfig
 from selfe.files import write_atomically
-from selfe.json_files import JsonFault
+from selfe.json_files import JsonFault, read_json
 from selfe.run_folder.checkpoint import Checkpoint, list_checkpoints, newest_path
 from selfe.run_folder.checkpoint_state import (
     NAME,
@@ -197,20 +196,20 @@ def find_runs(runs_dir: Path) -> list[Path]:
             folders.clear()
             continue
         searched.add(real)
-        if CONFIG in files and _looks_like_a_run(Path(place)):
+        if CONFIG in files and is_run(Path(place)):
             found.append(Path(place))
             folders.clear()
         folders[:] = [name for name in folders if not name.startswith(".")]
     return sorted(found)
 
 
-def _looks_like_a_run(folder: Path) -> bool:
+def is_run(folder: Path) -> bool:
     """Whether config.json is of a run, damaged perhaps, and not that of an exported network."""
     try:
-        record = json.loads((folder / CONFIG).read_text())
+        record = read_json(folder / CONFIG, dict[str, Any], nonfinite=True)
     except (OSError, ValueError):
         return True  # reading it says what is wrong
-    return not isinstance(record, dict) or "config" in record
+    return "config" in record
 
 
 def run_names(runs: Sequence[Path], runs_dir: Path) -> dict[Path, str]:

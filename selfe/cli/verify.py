@@ -1,0 +1,68 @@
+"""`selfe-bench verify`: runs, latent caches and results against their checksums."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selfe.cli.common import console
+
+
+def verify(
+    path: Annotated[
+        Path,
+        typer.Argument(help="A run, checkpoint, latent cache or result, or a folder of them."),
+    ],
+) -> None:
+    """Check what was written against its checksums; exit 1 and say what is wrong.
+
+    Every byte is read: checkpoints and metrics of runs, files of latent caches, verdicts,
+    detections and images of results.
+    """
+    if not path.is_dir():
+        raise ValueError(f"no folder at {path}: name a run, a latent cache or a result")
+    checked = 0
+    problems: list[str] = []
+    for what, folder, problems_of in things_below(path):
+        found = problems_of(folder)
+        checked += 1
+        problems += found
+        typer.echo(f"{'FAIL' if found else 'ok  '}  {what} {folder}")
+        for problem in found:
+            console.print(f"      {problem}", markup=False, soft_wrap=True)
+    if not checked:
+        raise ValueError(f"{path} holds no run, latent cache or result")
+    if problems:
+        raise typer.Exit(1)
+
+
+Check = Callable[[Path], list[str]]
+
+
+def things_below(path: Path) -> Iterator[tuple[str, Path, Check]]:
+    """(what it is, its folder, what checks it) of `path` itself and all below it."""
+    from evals.verify import problems_of_result
+    from selfe.data.latent_cache.verify import problems_of_cache
+    from selfe.run_folder.records import is_run
+    from selfe.run_folder.verify import problems_of_checkpoint, problems_of_run
+
+    if (path / "state.json").is_file() and path.name.startswith("step-"):
+        yield "checkpoint", path, problems_of_checkpoint
+        return
+    for place, folders, files in os.walk(path):
+        folder = Path(place)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if "config.json" in files and is_run(folder):
+            yield "run", folder, problems_of_run
+            folders[:] = [name for name in folders if name != "checkpoints"]
+        if "prepare.json" in files or ("index.json" in files and "shards" in folders):
+            yield "latent cache", folder, problems_of_cache
+            folders.clear()
+        if "result.json" in files:
+            yield "result", folder, problems_of_result
+            # images lie below; a result of another detector may, too
+            folders[:] = [name for name in folders if not name.isdecimal()]
