@@ -11,7 +11,10 @@ from selfe.data.latent_cache.index import (
     read_shard_record,
     shard_folder,
 )
+from selfe.data.latent_cache.prepare import Preparation
 from selfe.files import file_sha256
+from selfe.json_files import JsonFault
+from selfe.sealed_files import read_sealed
 
 
 def problems_of_cache(root: Path) -> list[str]:
@@ -28,6 +31,12 @@ def problems_of_cache(root: Path) -> list[str]:
     prompts = root / "prompts.safetensors"
     if not prompts.is_file() or file_sha256(prompts) != index.prompts_sha256:
         problems.append(f"{prompts} is missing or damaged: {again}")
+    try:
+        read_sealed(root / "prepare.json", Preparation, "preparation")
+    except FileNotFoundError:
+        pass  # of no use to those who read the cache
+    except JsonFault as fault:
+        problems.append(f"{root / 'prepare.json'} is damaged ({fault.detail})")
     return problems + _records_that_differ(root, index, again)
 
 
