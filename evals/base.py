@@ -153,6 +153,16 @@ class SettingFacts(BaseModel):
     update: str | None = None
 
 
+class DiversityFacts(BaseModel):
+    """What reports read of `Result.diversity`; there may be more."""
+
+    model_config = ConfigDict(extra="allow")
+
+    tv: float | None = None
+    tv_data: float | None = None
+    tasks: dict[str, dict[str, dict[str, Any]]] = {}
+
+
 class SamplingFacts(Frozen):
     steps: int = Field(ge=0, le=_MOST)
     nfe: int = Field(ge=0, le=_MOST)

@@ -12,6 +12,7 @@ from evals.base import (
     SCHEMA_VERSION,
     ColorClassifier,
     Detector,
+    DiversityFacts,
     ModelFacts,
     ProtocolFacts,
     Result,
@@ -109,6 +110,7 @@ def read_result(folder: str | Path) -> Result:
             )
         result = fit(Result, unseal(value, "result", path), path, data.decode("utf-8-sig"))
         fit(TrainingFacts, result.model.training, f"{path}, model.training")
+        fit(DiversityFacts, result.diversity, f"{path}, diversity")
         fit(SettingFacts, result.sampling.settings, f"{path}, sampling.settings")
         return result
     except JsonFault as fault:

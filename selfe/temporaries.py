@@ -6,11 +6,14 @@ process can tell work in progress from what a dead one left behind.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import socket
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 _NAME = re.compile(r"\..+\.(?:(?P<host>[A-Za-z0-9_]+)-)?(?P<pid>\d+)\.(?:tmp|old)", re.DOTALL)
@@ -28,13 +31,30 @@ def temporary(path: str | Path, ending: str = "tmp") -> Path:
     return path.with_name(f".{path.name}.{_host()}-{os.getpid()}.{ending}")
 
 
-def remove_leftovers(folder: str | Path, *, deep: bool = False) -> list[Path]:
+@contextlib.contextmanager
+def scratch_folder(what: str) -> Iterator[Path]:
+    """A folder in the system's place for temporary files; it goes in the end, and what killed
+    processes left of the same kind goes now."""
+    place = Path(tempfile.gettempdir())
+    remove_leftovers(place, of=place / what)
+    ending = f".{_host()}-{os.getpid()}.tmp"
+    folder = Path(tempfile.mkdtemp(prefix=f".{what}.", suffix=ending, dir=place))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_leftovers(
+    folder: str | Path, *, deep: bool = False, of: Path | None = None
+) -> list[Path]:
     """Remove what processes that are gone were writing in a folder.
 
     Call it before this process writes there: its own number may be that of a process before it.
 
     Args:
         deep: look in folders below, too.
+        of: only what was to become this path; None for whatever it was to become.
 
     Returns:
         What was removed.
@@ -43,12 +63,14 @@ def remove_leftovers(folder: str | Path, *, deep: bool = False) -> list[Path]:
     for parent, folders, files in os.walk(folder):
         for name in [*folders, *files]:
             path = Path(parent, name)
-            if name.startswith(".") and _is_leftover(path):
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink(missing_ok=True)
-                removed.append(path)
+            mine = of is None or name.startswith(f".{of.name}.")
+            if name.startswith(".") and mine and _is_leftover(path):
+                with contextlib.suppress(OSError):  # somebody else's, in a shared folder
+                    if path.is_dir() and not path.is_symlink():
+                        shutil.rmtree(path)
+                    else:
+                        path.unlink(missing_ok=True)
+                    removed.append(path)
         folders[:] = [name for name in folders if deep and not name.startswith(".")]
     return removed
 

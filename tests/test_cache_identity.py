@@ -61,7 +61,7 @@ def read_all(cache: Path) -> None:
         source.batch(at(position))
 
 
-@pytest.mark.fault(26)
+@pytest.mark.fault(27)
 @pytest.mark.parametrize("name", [SAMPLES, "32-32x32.arrow", ""])
 def test_swapped_files_and_shards_are_never_trained_on(cache, name):
     read_all(cache)
@@ -105,7 +105,7 @@ def to_first_format(cache: Path) -> None:
     write_index(cache, replace(index, shards=tuple(shards)))
 
 
-@pytest.mark.fault(26)
+@pytest.mark.fault(27)
 def test_a_cache_of_the_first_format_is_read_and_its_swapped_files_are_named(cache):
     to_first_format(cache)
     stored = (cache / "index.json").read_bytes()
@@ -118,7 +118,7 @@ def test_a_cache_of_the_first_format_is_read_and_its_swapped_files_are_named(cac
         read_all(cache)
 
 
-@pytest.mark.fault(26)
+@pytest.mark.fault(27)
 def test_every_change_of_the_index_is_noticed(cache):
     path = cache / "index.json"
     original, index = path.read_text(), read_index(cache)
@@ -133,7 +133,7 @@ def test_every_change_of_the_index_is_noticed(cache):
     assert read_index(cache) == index
 
 
-@pytest.mark.fault(26)
+@pytest.mark.fault(27)
 def test_a_malformed_index_of_the_first_format_is_named(cache):
     to_first_format(cache)
     path = cache / "index.json"
@@ -146,7 +146,7 @@ def test_a_malformed_index_of_the_first_format_is_named(cache):
             assert str(cache) in str(error), what
 
 
-@pytest.mark.fault(26)
+@pytest.mark.fault(27)
 def test_every_change_of_a_shards_record_has_it_made_again(cache):
     folder = shard_folder(cache, 0)
     original = (folder / "shard.json").read_text()
@@ -155,7 +155,7 @@ def test_every_change_of_a_shards_record_has_it_made_again(cache):
         assert read_shard_record(folder) is None, what
 
 
-@pytest.mark.fault(26)
+@pytest.mark.fault(27)
 def test_the_shapes_cache_is_of_the_right_type_shape_and_name(tmp_path):
     world, codec = ShapesWorld("grid"), load_codec("shapes-grid", "cpu")
     made = shapes_latents(world, codec, 8, tmp_path)

@@ -54,7 +54,7 @@ def resume(run: Path) -> tuple[int, list[str]]:
     return state.step, said
 
 
-@pytest.mark.fault(26)
+@pytest.mark.fault(27)
 def test_a_renamed_checkpoint_is_not_scored_under_its_new_name(run):
     checkpoint(run, 8).rename(checkpoint(run, 92))
     with pytest.raises(CheckpointError, match="iteration 8: its folder was renamed"):
@@ -65,7 +65,7 @@ def test_a_renamed_checkpoint_is_not_scored_under_its_new_name(run):
     assert step == 8 and "renamed" in said[0] and "resumed from step-00000004" in said[1]
 
 
-@pytest.mark.fault(26)
+@pytest.mark.fault(27)
 def test_swapped_checkpoints_are_noticed(run):
     for source, target in ((4, 99), (8, 4), (99, 8)):
         checkpoint(run, source).rename(checkpoint(run, target))
@@ -76,7 +76,7 @@ def test_swapped_checkpoints_are_noticed(run):
         resume(run)
 
 
-@pytest.mark.fault(26)
+@pytest.mark.fault(27)
 def test_another_step_in_the_state_trains_nothing_silently(run):
     """The step of the attack: 8 -> 98, where the run ends at 8; and 4 -> 5, one left out."""
     for step, other in ((8, 98), (4, 5)):
@@ -86,7 +86,7 @@ def test_another_step_in_the_state_trains_nothing_silently(run):
             find_checkpoint(run, step)
 
 
-@pytest.mark.fault(26)
+@pytest.mark.fault(27)
 def test_a_checkpoint_of_another_run_is_refused(run, tmp_path):
     for name, config, data in (
         ("seed", tiny_config("fm", "optim.lr=0.5"), {"cache": "abc"}),
@@ -132,7 +132,7 @@ def test_runs_of_earlier_versions_are_read_and_resumed(run):
     assert len(read_lines(run / "metrics.jsonl", read_config(run).digest)) == 8
 
 
-@pytest.mark.fault(26)
+@pytest.mark.fault(27)
 def test_a_step_changed_by_an_editor_is_noticed_in_runs_of_earlier_versions(run):
     as_earlier_versions(run)
     path = checkpoint(run, 8) / "state.json"
@@ -144,7 +144,7 @@ def test_a_step_changed_by_an_editor_is_noticed_in_runs_of_earlier_versions(run)
         tiny_train(tiny_config("fm"), run, resume=True)
 
 
-@pytest.mark.fault(26)
+@pytest.mark.fault(27)
 def test_every_change_of_the_state_is_noticed(run):
     path = checkpoint(run, 8) / "state.json"
     original = path.read_text()
@@ -158,7 +158,7 @@ def test_every_change_of_the_state_is_noticed(run):
             pytest.fail(f"not noticed: {what}")
 
 
-@pytest.mark.fault(26)
+@pytest.mark.fault(27)
 @pytest.mark.parametrize("sealed", [True, False])
 def test_every_change_of_the_configuration_is_noticed(run, sealed):
     """Of a run of an earlier version only what decides its weights, and types."""
@@ -181,7 +181,7 @@ def test_every_change_of_the_configuration_is_noticed(run, sealed):
         )
 
 
-@pytest.mark.fault(26)
+@pytest.mark.fault(27)
 def test_every_change_of_the_history_is_noticed(run):
     path, digest = run / "metrics.jsonl", read_config(run).digest
     lines = path.read_text().splitlines(keepends=True)

@@ -83,7 +83,7 @@ def test_what_is_none_of_them_is_said(tmp_path):
         assert code == 2 and str(path) in err
 
 
-@pytest.mark.fault(26)
+@pytest.mark.fault(27)
 def test_a_flipped_byte_of_every_file_is_found(work):
     files = [p for p in sorted(work.rglob("*")) if p.is_file() and p.name != "skipped.jsonl"]
     assert len(files) > 20
@@ -103,7 +103,7 @@ def test_a_flipped_byte_of_every_file_is_found(work):
     assert [m for m in missed if m.name != "metadata.jsonl"] == []
 
 
-@pytest.mark.fault(26)
+@pytest.mark.fault(27)
 def test_swapped_images_are_found_and_never_scored(work):
     folder = work / "runs" / "run" / "results" / SET
     assert scan_folder(folder, RECORDS, 2, image_set=SET).complete
@@ -121,7 +121,7 @@ def test_swapped_images_are_found_and_never_scored(work):
     assert "it was drawn for prompt 0 of steps-002-0123abcd" in problems[0]
 
 
-@pytest.mark.fault(26)
+@pytest.mark.fault(27)
 def test_a_changed_row_of_a_working_file_is_found_again(tmp_path):
     path, identity = tmp_path / "work.jsonl", {"detector": "a"}
     rows = [{"prompt_id": n, "score": 0.5 + n} for n in range(4)]
@@ -141,7 +141,7 @@ def test_a_changed_row_of_a_working_file_is_found_again(tmp_path):
     assert sound_rows(path, identity) == rows
 
 
-@pytest.mark.fault(26)
+@pytest.mark.fault(27)
 def test_every_change_of_a_result_is_noticed(work):
     path = work / "runs" / "run" / "results" / SET / "result.json"
     original = path.read_text()
@@ -152,7 +152,7 @@ def test_every_change_of_a_result_is_noticed(work):
             pytest.fail(f"not noticed: {what}")
 
 
-@pytest.mark.fault(26)
+@pytest.mark.fault(27)
 def test_a_malformed_result_of_somebody_else_is_one_sentence(work, tmp_path):
     from evals.report.render import render
 

@@ -39,6 +39,7 @@ from evals.site.render import render_page
 from selfe.config.resolve import milestone_interval
 from selfe.files import write_atomically
 from selfe.foreign_text import file_name, markdown_page
+from selfe.temporaries import remove_leftovers
 
 _OWN_NAMES = re.compile(
     r"(?:index\.md|(?:table[12]|seen_unseen|diversity|trainings|across_suites)(?:\..+)?"
@@ -125,6 +126,7 @@ def render(
     require_own_page(Path(out_dir) / PAGE)
     roots = [Path(root) for root in results_roots]
     summary = ReportSummary(Path(out_dir))
+    remove_leftovers(out_dir, deep=True)
     results = collect(roots)
     summary.results = len(results)
     folders = tell_apart(results)

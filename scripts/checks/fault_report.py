@@ -53,6 +53,8 @@ FAULTS: dict[int, tuple[str, str]] = {
     24: ("wrong detector or CLIP weights", "hash mismatch, refused"),
     25: ("hub offline, cache warm or cold", "warm: no network; cold: names file and command"),
     26: ("random damage to every kind of file, 12,000 cases", "values, skips or one sentence"),
+    27: ("a digit, key, type, file or folder of state changed or swapped", "noticed and named"),
+    28: ("10,000 edits of every file of state", "taken as it was, or one sentence; no traceback"),
 }
 OTHER = 0
 """Number of fault tests that name none of the above."""

@@ -18,6 +18,7 @@ from selfe.cli.common import (
     warn,
 )
 from selfe.cli.completion import complete_models
+from selfe.temporaries import remove_leftovers
 
 
 def sample(
@@ -73,6 +74,7 @@ def sample(
             rows.append(generator.generate(prompt, count, seeds))
             tick("drawing", done, len(counts))
     out.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(out)
     for count, row in zip(counts, rows, strict=True):
         for number, image in enumerate(row):
             write_sheet(out / f"{number:03d}-steps-{count:03d}.png", [[image]])

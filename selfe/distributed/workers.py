@@ -10,7 +10,6 @@ import contextlib
 import multiprocessing
 import os
 import sys
-import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ import torch
 from selfe.distributed.environment import launched
 from selfe.distributed.processes import OneProcess
 from selfe.errors import PeerError, WorkerDied
+from selfe.temporaries import scratch_folder
 
 GRACE = 5
 """Seconds a worker gets to notice that it is over."""
@@ -57,8 +57,8 @@ def open_workers(count: int, job: Job, device: str = "cpu") -> Iterator[OneProce
     threads = torch.get_num_threads()
     share = max(1, threads // count)
     spawn = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory(prefix="selfe-bench-") as folder:
-        meeting = Path(folder) / "meeting"
+    with scratch_folder("selfe-bench-workers") as folder:
+        meeting = folder / "meeting"
         workers, ends = [], []
         for rank in range(1, count):
             ours, theirs = spawn.Pipe(duplex=False)

@@ -21,10 +21,13 @@ from selfe.encoders.base import LatentCodec, TextEncoder
 from selfe.encoders.registry import build_codec, build_text_encoder
 from selfe.export.bundle import DENOISER_MODULES, PIPELINE_MODULES, SCHEDULER_MODULES, bundle
 from selfe.export.card import facts_of, model_card
+from selfe.files import fsync_directory, naming
 from selfe.objectives.registry import load_method
 from selfe.run_folder.checkpoint import load_tensors, load_weights, verify
 from selfe.run_folder.model import build_model, latent_shape_of
 from selfe.run_folder.records import find_checkpoint, owner_of, read_config
+from selfe.temporaries import remove_leftovers
+from selfe.temporaries import temporary as temporary_name
 
 DENOISER_FILE, SCHEDULER_FILE, PIPELINE_FILE = "selfe_denoiser", "selfe_scheduler", "selfe_pipeline"
 
@@ -48,8 +51,8 @@ def export_run(run_dir: Path, out: Path, *, step: int | None = None) -> Path:
     codec, text = build_codec(config, "cpu"), build_text_encoder(config, "cpu")
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    remove_leftovers(out.parent, of=out)
+    temporary = temporary_name(out)
     temporary.mkdir()
     try:
         from selfe.export.scheduler import AnyStepScheduler
@@ -77,7 +80,12 @@ def export_run(run_dir: Path, out: Path, *, step: int | None = None) -> Path:
             (temporary / path).write_text(bundle(modules))
         (temporary / "selfe_bench.json").write_text(facts_of(config, checkpoint))
         (temporary / "README.md").write_text(model_card(run_dir, config, checkpoint))
+        for path in temporary.rglob("*"):
+            if path.is_file():
+                with naming(path), path.open("rb+") as file:
+                    os.fsync(file.fileno())
         os.rename(temporary, out)
+        fsync_directory(out.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

@@ -230,11 +230,13 @@ def iterate(
                 Progress(state.step, config.train.iterations, loss_value, metrics, speed)
             )
             throughput.restart()
-        if save_now:
-            save(state)
-        if draw and draw_now:
-            draw(state.ema.module, state.step)
-            throughput.restart()
+        try:  # before the checkpoint, for a run that is resumed from it draws no earlier sheet
+            if draw and draw_now:
+                draw(state.ema.module, state.step)
+                throughput.restart()
+        finally:
+            if save_now:
+                save(state)
         if processes.any(callbacks.should_stop()):
             settle_down_to(0)
             if not save_now:

@@ -33,6 +33,7 @@ from selfe.run_folder.records import (
     unknown_run,
     write_config,
 )
+from selfe.temporaries import remove_leftovers
 from selfe.training.callbacks import Callbacks
 from selfe.training.host_memory import keep_freed_memory
 from selfe.training.loop import train
@@ -134,6 +135,8 @@ def occupy(run_dir: Path, resume: bool | None, stack: contextlib.ExitStack) -> b
         resume = (run_dir / "config.json").exists()
     check_folder(run_dir, resume)
     stack.enter_context(folder_lock(run_dir))
+    for folder in (run_dir, run_dir / "checkpoints", run_dir / "samples"):
+        remove_leftovers(folder)
     return resume
 
 
