@@ -45,7 +45,7 @@ def from_outside(value: Any) -> Any:
 
 _CODE = re.compile(r"(`[^`\n]*`)")
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
-_OWN_LINK = r"(?:figures/)?[\w@,.+-]+\.(?:md|csv|tex|svg|png)"
+_OWN_LINK = r"(?:#[\w-]+|(?:[\w-]+/)?[\w@,.+-]+\.(?:md|csv|tex|svg|png|html))"
 _FOREIGN_LINK = re.compile(rf"\](?=\((?!{_OWN_LINK}\))|\[|:)")
 
 
