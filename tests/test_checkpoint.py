@@ -181,7 +181,7 @@ def test_kill_during_a_save_always_leaves_a_valid_checkpoint(run, trial):
 def test_a_full_disk_loses_nothing(run, monkeypatch, write):
     """The disk is full at the first, second or third file of a checkpoint."""
     folder, state = run
-    real, written = checkpoint.save_file, []
+    real, written = save_file, []
 
     def full(tensors, path):
         written.append(path)
@@ -190,7 +190,7 @@ def test_a_full_disk_loses_nothing(run, monkeypatch, write):
         Path(path).write_bytes(b"x" * 100)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         save_step(folder, state, 9)
     assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == [
@@ -278,6 +278,8 @@ def test_an_existing_run_is_not_overwritten(tmp_path):
 
 
 def test_fork_notation(tmp_path):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text("{}")
     assert parse_fork("base@4", tmp_path) == (tmp_path / "base", 4)
     for text in ("base", "base@", "base@x"):
         with pytest.raises(ValueError, match="RUN@STEP"):

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from scripts.bench.fixed_batch_step import build_perturbed
-from scripts.gpu_study import run, shapes64
+from scripts.gpu_study import run as gpu_study
+from scripts.gpu_study import shapes64
 from scripts.gpu_study.rows import (
     Measurement,
     Mismatch,
@@ -35,11 +36,11 @@ def rehearsal(work: Path, seconds: float = 600.0, assignments: tuple[str, ...] =
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in run.PARTS if name != "shapes64"])
+@pytest.mark.parametrize("name", [name for name in gpu_study.PARTS if name != "shapes64"])
 def test_every_part_runs_to_its_end(name, tmp_path):
-    rows = run.run_part(name, rehearsal(tmp_path / "work"), tmp_path, FACTS)
+    rows = gpu_study.run_part(name, rehearsal(tmp_path / "work"), tmp_path, FACTS)
     assert rows
-    assert [row for row in rows if not run.is_done(row)] == []
+    assert [row for row in rows if not gpu_study.is_done(row)] == []
     stored = json.loads((tmp_path / f"{name}.json").read_text())
     assert stored["rows"] == rows
     assert stored["commit"] == "c" and stored["about"]
@@ -68,13 +69,13 @@ def part(monkeypatch):
 
     rows = [Measurement("a", 1, works), Measurement("b", 1, fails_once)]
     rows += [Measurement("c", 1, takes_two), Measurement("d", 1000, lambda: {"value": 4.0})]
-    monkeypatch.setattr(run, "build_part", lambda name, settings: Part("about", rows))
+    monkeypatch.setattr(gpu_study, "build_part", lambda name, settings: Part("about", rows))
     return calls
 
 
 def run(tmp_path, seconds=600.0, facts=FACTS, only=""):
     settings = Settings("cpu", False, tmp_path, (), time.monotonic() + seconds)
-    return run.run_part("steps", settings, tmp_path, facts, only)
+    return gpu_study.run_part("steps", settings, tmp_path, facts, only)
 
 
 def test_failed_and_unfinished_rows_are_tried_again_and_the_others_are_not(part, tmp_path, capsys):
@@ -114,7 +115,7 @@ def test_a_mismatch_is_measured_again_with_other_code_only(tmp_path, monkeypatch
         raise Mismatch("velocity = 1")
 
     rows = [Measurement("a", 1, wrong)]
-    monkeypatch.setattr(run, "build_part", lambda name, settings: Part("about", rows))
+    monkeypatch.setattr(gpu_study, "build_part", lambda name, settings: Part("about", rows))
     for commit, expected in (("c", 1), ("c", 1), ("d", 2), ("unknown", 3), ("unknown", 4)):
         (row,) = run(tmp_path, facts={**FACTS, "commit": commit})
         assert len(calls) == expected and row["error"] == "Mismatch: velocity = 1"
@@ -125,8 +126,8 @@ def test_a_device_that_stays_broken_costs_no_row(tmp_path, monkeypatch):
         raise RuntimeError("illegal access\ndetails")
 
     rows = [Measurement("a", 1, lambda: {"value": 1.0}), Measurement("b", 1, lambda: 1 / 0)]
-    monkeypatch.setattr(run, "build_part", lambda name, settings: Part("about", rows))
-    monkeypatch.setattr(run, "release", broken)
+    monkeypatch.setattr(gpu_study, "build_part", lambda name, settings: Part("about", rows))
+    monkeypatch.setattr(gpu_study, "release", broken)
     a, b = run(tmp_path)
     assert a["error"] == "RuntimeError: illegal access"
     assert b["error"] == "ZeroDivisionError: division by zero"
@@ -138,13 +139,13 @@ def test_a_part_that_cannot_begin_costs_no_other(tmp_path, monkeypatch, capsys):
             raise ModuleNotFoundError("No module named 'open_clip'")
         return Part("about", [Measurement("a", 1, lambda: {"value": 1.0})])
 
-    monkeypatch.setattr(run, "build_part", build)
+    monkeypatch.setattr(gpu_study, "build_part", build)
     parts = ["--part", "scoring", "--part", "checkpoint"]
     monkeypatch.setattr(
         sys, "argv", ["x", "--tiny", "--device", "cpu", "--out", str(tmp_path), *parts]
     )
     with pytest.raises(SystemExit, match="failed: scoring .No module named 'open_clip'"):
-        run.main()
+        gpu_study.main()
     assert "| a | 1 |" in capsys.readouterr().out
 
 
@@ -224,6 +225,6 @@ def test_kill_and_run_again(tmp_path):
     path = tmp_path / "shapes64.json"
     before = json.loads(path.read_text())
     facts = {key: before[key] for key in ("commit", "machine", "gpu", "torch", "settings")}
-    rows = run.run_part("shapes64", rehearsal(tmp_path / "work"), tmp_path, facts)
+    rows = gpu_study.run_part("shapes64", rehearsal(tmp_path / "work"), tmp_path, facts)
     assert rows[: len(before["rows"])] == before["rows"]
-    assert len(rows) == 1 + 3 + 3 * 4 and all(map(run.is_done, rows))
+    assert len(rows) == 1 + 3 + 3 * 4 and all(map(gpu_study.is_done, rows))

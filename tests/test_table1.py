@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "geneval", "--model", name, *words, *PROTOCOL, "--steps", steps
             )
             assert code == 0, err
-            assert out.count(f"{LABELS[name]} (other weights)") == len(STEPS[name])
+            assert out.count(f"{LABELS[name]} (other weights)") == 1
+            assert out.count("(NFE ") == len(STEPS[name])
         code, _, err = selfe_bench("train", "--method", "selfe", *tiny_options(2))
         assert code == 0, err
         code, _, err = selfe_bench("geneval", "--model", "shapes-selfe", *PROTOCOL, "--steps", "2")
@@ -264,13 +264,12 @@ def test_a_folder_named_like_a_model_is_not_taken_for_it(
 def test_ls_models_lists_the_facts() -> None:
     code, out, _ = selfe_bench("ls", "models", "--json")
     listed = {row["name"]: row for row in json.loads(out)}
-    assert code == 0 and set(NAMES) | {"sana-1.5-4.8b"} == set(listed)
+    assert code == 0 and set(NAMES) | {"sana-1.5-4.8b"} <= set(listed)
+    for row in listed.values():
+        facts = ("repository", "licence", "guidance", "nfe", "dtype", "scheduler", "revision")
+        assert all(row[fact] for fact in facts), row["name"]
     code, text, _ = selfe_bench("ls", "models")
     assert code == 0
-    blocks = re.split(r"\n(?=\S)", text)
-    assert [block.split("\n")[0] for block in blocks] == list(listed)
-    for block, row in zip(blocks, listed.values(), strict=True):
-        for fact in ("repository", "licence", "guidance", "nfe", "dtype", "scheduler", "revision"):
-            assert f"    {fact}: {row[fact]}" in block
-        assert f"    resolution: {json.dumps(row['resolution'])}" in block
-        assert f"    prompt_limits: {json.dumps(row['prompt_limits'])}" in block
+    header, *lines = text.splitlines()
+    assert header.split()[0] == "model"
+    assert [line.split()[0] for line in lines] == list(listed)

@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from selfe.config.resolve import resolve
-from selfe.distributed import workers
 from selfe.distributed.workers import open_workers
 from selfe.errors import WorkerDied
 from selfe.run_folder.checkpoint import PARTS
@@ -192,7 +191,7 @@ def test_workers_are_as_many_as_the_batch_and_the_threads_allow(monkeypatch):
     assert count(16, "train.batch_size=1024", method="imm") == 16
     assert count(2, device="cuda") == 1
     assert count(2, "train.micro_batch_size=128") == 2  # one micro-batch of half the size
-    monkeypatch.setattr(workers, "LARGEST_NETWORK", 1000)
+    monkeypatch.setattr("selfe.training.worker_count.LARGEST_NETWORK", 1000)
     assert count(2) == 1
     monkeypatch.undo()
     monkeypatch.setenv("WORLD_SIZE", "2")

@@ -70,8 +70,8 @@ class MadeUpResult:
     images_per_prompt: int = 4
     keep: int | None = None
     allow_partial: bool = True
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    training: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] | None = field(default_factory=dict)
+    training: Mapping[str, Any] | None = field(default_factory=dict)
     command: str = "selfe-bench geneval --steps 2,4,8,50"
     images: bool = False
     diversity: Mapping[str, Any] = field(default_factory=lambda: DIVERSITY)
@@ -141,12 +141,12 @@ class MadeUpResult:
             "resolution": [32, 32],
             "variant": self.variant,
             "iterations": iterations,
-            "training": {**trained, **self.training},
+            "training": {**trained, **(self.training or {})},
         }
 
     def _sampling(self) -> dict[str, Any]:
         usual = SETTINGS.get(self.method, {"guidance": "cfg", "guidance_scale": 5.0})
-        chosen = {**usual, **self.settings}
+        chosen = {**usual, **(self.settings or {})}
         passes = 1 if chosen.get("guidance") == "none" else 2
         return {"steps": self.steps, "nfe": self.steps * passes, "seed": 0, "settings": chosen}
 
