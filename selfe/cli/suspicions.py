@@ -51,7 +51,10 @@ def _memory_there(device: str) -> int:
     if device.startswith("cuda"):
         import torch
 
-        return int(torch.cuda.get_device_properties(device).total_memory)
+        try:
+            return int(torch.cuda.get_device_properties(device).total_memory)
+        except (RuntimeError, AssertionError, ValueError):  # a hint must not end a training
+            return 0
     if device != "cpu":
         return 0
     try:
