@@ -167,6 +167,6 @@ def test_names_and_hashes_of_the_published_files_agree():
         assert file.url.endswith(file.name)
     assert weights.CLIP_VIT_L_14.sha256 in weights.CLIP_VIT_L_14.url
     with pytest.raises(
-        ValueError, match=r"unknown download 'weights' \(known: geneval, fidelity\)"
+        ValueError, match=r"unknown download 'weights' \(known: geneval, geneval-long, fidelity\)"
     ):
         weights.fetch("weights")

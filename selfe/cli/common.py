@@ -83,7 +83,7 @@ def pick_device(name: str) -> str:
     from selfe.distributed.environment import best_device
 
     place = best_device(name)
-    if place != name:
+    if place != name or (name == "cuda" and torch.cuda.is_available()):
         return place
     try:
         torch.empty(0, device=name)
