@@ -160,7 +160,7 @@ class DiversityFacts(BaseModel):
 
     tv: float | None = None
     tv_data: float | None = None
-    tasks: dict[str, dict[str, dict[str, Any]]] = {}
+    tasks: dict[str, dict[str, dict[str, float]]] = {}
 
 
 class SamplingFacts(Frozen):
