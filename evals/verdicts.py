@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from pydantic import ValidationError
 
 from evals.base import TASKS, ImageVerdict
@@ -19,6 +19,9 @@ from evals.stats import (
     paired_difference,
 )
 from selfe.json_files import read_json_lines
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _IMAGE = ["prompt_id", "sample_id", "tag"]
 
@@ -94,6 +97,8 @@ def differing_verdicts(folder: Path, own: Path) -> str:
 
 def verdict_frame(verdicts: Sequence[ImageVerdict]) -> pd.DataFrame:
     """Verdicts sorted by image; columns prompt_id, sample_id, tag, correct."""
+    import pandas as pd  # commands that only read verdicts start without it
+
     rows = [(v.prompt_id, v.sample_id, v.tag, v.correct) for v in verdicts]
     frame = pd.DataFrame(rows, columns=[*_IMAGE, "correct"])
     return frame.sort_values(["prompt_id", "sample_id"], ignore_index=True)
@@ -106,6 +111,8 @@ def counts_by_task(verdicts: pd.DataFrame) -> dict[str, PromptCounts]:
         verdicts: a frame of `verdict_frame`.
     """
     prompts, correct = (verdicts[name].to_numpy() for name in ("prompt_id", "correct"))
+    import pandas as pd
+
     codes, tags = pd.factorize(verdicts["tag"])
     present = [str(tag) for tag in tags]
     ordered = [t for t in TASKS if t in present] + sorted(set(present) - set(TASKS))
