@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from evals.base import Interval
+from evals.report.exact_model import NAME, exact_scores
 from evals.report.lines import Line
 from evals.report.markup import is_missing, number, signed, to_markdown
 from evals.report.result_folders import ResultFolder
@@ -70,11 +71,14 @@ class CompactRow:
         cells: by number of steps.
         main: whether its settings are those of its recipe; headlines are of such rows where there
             are two or more.
+        exact: whether it is the exact Flow Matching model, a bound and not a competitor: nothing
+            is compared with it, and it is never marked as the highest.
     """
 
     name: str
     cells: dict[int, CompactCell]
     main: bool = True
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,8 +102,14 @@ class CompactTable:
     @property
     def words(self) -> str:
         parts = [_OVER_SEEDS if self.over_seeds else _ONE_TRAINING]
-        if len(self.rows) > 1:
+        if sum(not row.exact for row in self.rows) > 1:
             parts.append("The highest mean of a column is marked.")
+        if any(row.exact for row in self.rows):
+            parts.append(
+                f'"{NAME}" is a Flow Matching model that has learnt this world perfectly, without '
+                "guidance: 1 minus its score is the headroom, what a number of steps leaves to be "
+                "won by other methods."
+            )
         if self.reference and any(c.delta for row in self.rows for c in row.cells.values()):
             parts.append(
                 f"Below a score: its difference to {self.reference}, paired over prompts"
@@ -153,10 +163,18 @@ def compact_table(
         protocol=protocol_key(protocol)[:10],
         title=", ".join(part for part in (protocol.suite, protocol.split, size) if part),
         steps=sorted({n for row in rows for n in row.cells}),
-        rows=_with_best(rows[:MOST_ROWS]),
+        rows=[*_with_best(rows[:MOST_ROWS]), *_exact_rows(lines)],
         reference=reference_name,
         over_seeds=over_seeds,
     )
+
+
+def _exact_rows(lines: Sequence[Line]) -> list[CompactRow]:
+    scores = exact_scores([folder for line in lines for folder in line.folders])
+    cells = {n: CompactCell(of.overall) for n, of in scores.items() if of.overall is not None}
+    measured = {f.result.sampling.steps for line in lines for f in line.folders}
+    cells = {n: cell for n, cell in cells.items() if n in measured}
+    return [CompactRow(NAME, cells, main=False, exact=True)] if cells else []
 
 
 def _is_reference(row: CompactRow) -> bool:
@@ -266,8 +284,9 @@ _MOST_NAMES = 4
 
 def headline(table: CompactTable) -> list[str]:
     """A short sentence per number of steps: the reference, and what is resolved against it."""
-    main = [row for row in table.rows if row.main]
-    rows = main if len(main) > 1 else table.rows
+    measured = [row for row in table.rows if not row.exact]
+    main = [row for row in measured if row.main]
+    rows = main if len(main) > 1 else measured
     sentences = []
     for steps in table.steps:
         scored = [(row.name, row.cells[steps]) for row in rows if steps in row.cells]
@@ -338,7 +357,8 @@ def compact_text(table: CompactTable, width: int = 100) -> str:
             if deltas.strip():
                 lines.append(" " * room + deltas.rstrip())
     every = [cell for row in table.rows for cell in row.cells.values()]
-    notes = ["* highest of its column"] if len(table.rows) > 1 else []
+    several = sum(not row.exact for row in table.rows) > 1
+    notes = ["* highest of its column"] if several else []
     if any(cell.delta for cell in every):
         notes.append(f"below: difference to {table.reference}")
     if any(cell.delta and not cell.resolved for cell in every):

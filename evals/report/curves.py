@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from evals.base import Interval
 from evals.report.canvas import add_heading, drawing, new_figure, steps_label
+from evals.report.exact_model import NAME, exact_scores
 from evals.report.result_folders import ResultFolder
 
 # Okabe and Ito's palette, told apart with any colour vision; markers and dashes say it again.
@@ -25,6 +26,7 @@ STYLES: dict[tuple[str, str], tuple[str, str, str]] = {
     ("imm", ""): ("#009E73", "^", "-."),
     ("selfe", "no-target-norm"): ("#CC79A7", "D", ":"),
     ("selfe", "aux"): ("#E69F00", "v", ":"),
+    ("fm-exact", ""): ("#666666", "", ":"),
 }
 _OTHER_STYLES = (
     ("#56B4E9", "P", "-"),
@@ -193,7 +195,16 @@ def over_iterations(
 def scores_against_steps(folders: Sequence[ResultFolder], title: str) -> Figure | None:
     """Overall score against the number of sampling steps, a line per model."""
     lines = make_series(folders, lambda f: f.result.sampling.steps)
-    return over_steps(lines, "Score against sampling steps", title) if lines else None
+    if not lines:
+        return None
+    return over_steps([*lines, *exact_series(folders)], "Score against sampling steps", title)
+
+
+def exact_series(folders: Sequence[ResultFolder]) -> list[Series]:
+    """The exact Flow Matching model at the numbers of steps that were measured, if it is known."""
+    steps = {folder.result.sampling.steps for folder in folders}
+    found = {n: of.overall for n, of in exact_scores(folders).items() if n in steps and of.overall}
+    return in_order({(NAME, ("fm-exact", "")): found}) if found else []
 
 
 def secondary_time_scores(folders: Sequence[ResultFolder], title: str) -> Figure | None:

@@ -104,7 +104,7 @@ def _draw_trainings(draw: Draw, group: ResultGroup, suffix: str) -> list[str]:
     drawn = []
     if by_steps:
         heading = "Score against sampling steps, mean over training seeds"
-        lines = curves.in_order(by_steps)
+        lines = curves.in_order(by_steps) + curves.exact_series(group.folders)
         mean_scores = curves.over_steps(lines, heading, f"{title}; {long} iterations")
         drawn += draw(f"trainings_by_steps{suffix}", mean_scores)
         tasks = {TASK_NAMES[t]: curves.in_order(by_task[t]) for t in TASK_NAMES if t in by_task}

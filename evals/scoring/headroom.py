@@ -53,10 +53,13 @@ class HeadroomCell(Frozen):
         tv, tv_data: diversity, as `evals.scoring.diversity` measures it: total variation to the
             data, and what as many images of the data have.
         scenes_in_use: median over images of the effective number of scenes in the last step.
+        correct: for every prompt, in the suite's order, a character per image: "1" for a correct
+            one, "0" else. `CHECKED_IMAGES` of a prompt, of which `scores` has the first.
     """
 
     steps: int
     scores: Scores
+    correct: list[str] = []
     tv: float | None = None
     tv_data: float | None = None
     scenes_in_use: float
@@ -157,6 +160,7 @@ def measure_headroom(
             HeadroomCell(
                 steps=n,
                 scores=scorer.scores([v for v in drawn if v.sample_id < own]),
+                correct=_marks(drawn),
                 tv=spread.get("tv"),
                 tv_data=spread.get("tv_data"),
                 scenes_in_use=used,
@@ -180,6 +184,13 @@ def measure_headroom(
         changes=changes,
         cells=cells,
     )
+
+
+def _marks(verdicts: Sequence[ImageVerdict]) -> list[str]:
+    marks: dict[int, str] = {}
+    for verdict in verdicts:
+        marks[verdict.prompt_id] = marks.get(verdict.prompt_id, "") + "01"[verdict.correct]
+    return [marks[prompt] for prompt in sorted(marks)]
 
 
 def change(a: Sequence[ImageVerdict], b: Sequence[ImageVerdict]) -> tuple[float, float]:

@@ -99,6 +99,7 @@ def render_page(
         "differences": [],
         "paper": facts.paper_lines(),
         "paper_name": PAPER,
+        "exact": [],
         "runs": facts.run_facts(runs.values(), bool(live)),
         "sheets": [vars(sheet) for sheet in sheets.sheets],
         "per_sheet": sheets.per_sheet,
@@ -114,6 +115,7 @@ def render_page(
         own = [folders[i] for i in places]
         own_lines = by_protocol[protocol]
         data["protocols"].append(facts.protocol_facts(own[0]))
+        data["exact"] += facts.exact_lines(protocol, own)
         frame = (trainings or {}).get(protocol)
         if frame is None:
             frame = trainings_frame(own)

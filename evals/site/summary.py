@@ -16,6 +16,7 @@ from scipy.special import ndtr, ndtri
 from evals.base import TASKS, Interval
 from evals.report import page
 from evals.report.compact import reference_for, settings_of
+from evals.report.exact_model import NAME, exact_scores
 from evals.report.lines import Line, run_of, short_id
 from evals.report.markup import is_missing
 from evals.report.model_columns import eta_of, guidance_text, setting_text
@@ -352,6 +353,31 @@ def paper_lines() -> list[dict[str, Any]]:
         ]
         lines.append(_paper_line(f"Paper: {method}", style + 6, points))
     return lines
+
+
+def exact_lines(protocol: str, folders: Sequence[ResultFolder]) -> list[dict[str, Any]]:
+    """The exact Flow Matching model and the headroom above it, of one protocol."""
+    points: list[dict[str, Any]] = []
+    rooms: list[dict[str, Any]] = []
+    for steps, scores in sorted(exact_scores(folders).items()):
+        cells = {"overall": scores.overall, **scores.tasks}
+        values = {name: rounded(interval) for name, interval in cells.items() if interval}
+        points.append({"steps": steps, **values})
+        turned = {name: [round(1 - v[i], 5) for i in (0, 2, 1)] for name, v in values.items() if v}
+        rooms.append({"steps": steps, **turned})
+    if not points:
+        return []
+    return [
+        {
+            "id": short_id("exact", protocol, place),
+            "kind": "exact",
+            "protocol": protocol,
+            "name": name,
+            "style": 9 - place,
+            "points": own,
+        }
+        for place, (name, own) in enumerate(((NAME, points), ("Headroom", rooms)))
+    ]
 
 
 def _paper_line(name: str, style: int, points: list[dict[str, Any]]) -> dict[str, Any]:

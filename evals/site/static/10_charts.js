@@ -3,7 +3,9 @@
 const MARKS = ["circle", "square", "triangle", "diamond", "down", "plus"];
 const DASHES = ["", "6 3", "2 3", "8 3 2 3"];
 const colorOf = (line) => `var(--c${line.style % 10})`;
-const dashOf = (line) => (line.kind === "paper" ? "2 4" : DASHES[line.style % DASHES.length]);
+/* Whether a line was measured on trained models: those that were not are drawn hollow. */
+const isHollow = (line) => line.kind === "paper" || line.kind === "exact";
+const dashOf = (line) => (isHollow(line) ? "2 4" : DASHES[line.style % DASHES.length]);
 
 function marker(kind, x, y, color, hollow) {
   const shapes = {
@@ -110,7 +112,7 @@ function lineChart(box, series, options) {
     }
     group.append(svg("polyline", { points: at.map((p) => p.join(",")).join(" "), class: "line", "stroke-dasharray": dashOf(line) }));
     if (own.length <= 30) {
-      for (const [x, y] of at) group.append(marker(MARKS[line.style % MARKS.length], x, y, color, line.kind === "paper"));
+      for (const [x, y] of at) group.append(marker(MARKS[line.style % MARKS.length], x, y, color, isHollow(line)));
     }
     picture.append(group);
     const [x, y] = at[at.length - 1];
@@ -144,7 +146,7 @@ function legend(lines, hidden) {
   for (const line of lines) {
     const mark = svg("svg", { width: 26, height: 12, "aria-hidden": "true" },
       svg("line", { x1: 0, x2: 26, y1: 6, y2: 6, class: "line", "stroke-dasharray": dashOf(line), color: colorOf(line) }),
-      marker(MARKS[line.style % MARKS.length], 13, 6, colorOf(line), line.kind === "paper"));
+      marker(MARKS[line.style % MARKS.length], 13, 6, colorOf(line), isHollow(line)));
     list.append(el("li", {}, mark, line.name));
   }
   return list;
@@ -199,7 +201,7 @@ function pointAt(box, picture, { series, xs, placeX, placeY, rule, options, widt
 }
 
 function swatch(line) {
-  const node = el("span", { class: line.kind === "paper" ? "swatch hollow" : "swatch" });
+  const node = el("span", { class: isHollow(line) ? "swatch hollow" : "swatch" });
   node.style.setProperty("--line", colorOf(line));
   return node;
 }

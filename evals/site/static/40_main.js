@@ -58,6 +58,12 @@ function scoreSeries(axis, metric, at) {
       if (points.length) series.push({ line, points });
     }
   }
+  if (State.get("room") === "1" && axis === "steps") {
+    for (const line of DATA.exact.filter((l) => l.protocol === protocol.id)) {
+      const points = line.points.filter((p) => p[metric]).map((p) => ({ x: p.steps, y: p[metric][0], low: p[metric][1], high: p[metric][2] }));
+      if (points.length) series.push({ line, points });
+    }
+  }
   return series.filter((s) => s.points.length);
 }
 
@@ -81,7 +87,8 @@ function drawScores() {
     choice("against", "x", axes, axis, (v) => State.set({ x: v === "steps" ? "" : v })),
     progress && finals.length > 1 && chips("at steps", finals.map((n) => [n, String(n)]), [at], ([v]) => State.set({ at: v }), true),
     linePicker("Configurations", every, Shown.chosen(), (ids) => State.set({ lines: ids })),
-    toggle("bands", "Intervals", "1"), axis === "steps" && toggle("paper", "The paper’s figures"), save);
+    toggle("bands", "Intervals", "1"), axis === "steps" && toggle("paper", "The paper’s figures"),
+    axis === "steps" && DATA.exact.some((l) => l.protocol === protocol.id) && toggle("room", "Headroom"), save);
   lineChart(byId("score-chart"), scoreSeries(axis, metric, at), {
     title: `${metric === "overall" ? "Overall score" : taskName(metric)} against ${AXES[axis].name.toLowerCase()}`,
     xLabel: AXES[axis].name + (progress ? ` (scored at ${stepsWord(at)})` : ""), xUnit: AXES[axis].unit,
@@ -90,7 +97,8 @@ function drawScores() {
   });
   byId("score-words").textContent = [protocol.words,
     DATA.means.length && Shown.chosen().some((l) => l.kind === "mean") ? "Means over training seeds: intervals hold for other seeds and prompts alike. Single trainings: for other prompts only." : "Intervals are of 95%, clustered by prompt.",
-    State.get("paper") === "1" && axis === "steps" ? `The paper's figures are of another protocol (${DATA.paper_name}), shown beside and not compared.` : ""].join(" ");
+    State.get("paper") === "1" && axis === "steps" ? `The paper's figures are of another protocol (${DATA.paper_name}), shown beside and not compared.` : "",
+    State.get("room") === "1" && axis === "steps" ? "Flow Matching, exact, is a model that has learnt this world perfectly, drawn without guidance. Headroom is 1 minus its score: what a number of steps leaves to be won by other methods." : ""].join(" ");
 }
 
 function drawTasks() {
@@ -154,7 +162,7 @@ function drawEverything() {
   requestAnimationFrame(() => setTimeout(() => below.forEach((draw) => draw()), 0));
 }
 
-const SCORE_KEYS = ["x", "y", "at", "lines", "paper", "bands"];
+const SCORE_KEYS = ["x", "y", "at", "lines", "paper", "room", "bands"];
 const GALLERY_KEYS = ["gm", "gs", "gt", "gv", "ga", "gb", "gq", "gf", "boxes"];
 
 function changed(names) {

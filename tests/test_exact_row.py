@@ -1,0 +1,153 @@
+"""The exact Flow Matching model's row in a report of a shapes suite."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from evals.base import Interval, ProtocolFacts, Scores
+from evals.registry import open_suite
+from evals.report.compact import compact_table, compact_text, headline
+from evals.report.exact_model import NAME, exact_scores
+from evals.report.lines import build_lines
+from evals.report.render import render
+from evals.report.result_folders import ResultFolder, collect
+from evals.results import read_result
+from evals.scoring.headroom import Headroom, HeadroomCell
+from evals.suites.limit import limited, places_kept
+from tests.helpers.synthetic_results import write_result
+
+SUITE = open_suite("shapes@1")
+PER_TASK = 5
+PART = limited(SUITE, PER_TASK)
+
+
+def right(place: int, image: int, steps: int) -> bool:
+    return (place + image) % steps != 0
+
+
+def write_headroom(path: Path, protocol: ProtocolFacts, **sampling: object) -> None:
+    """As `selfe-bench headroom --out` writes it, of the whole suite, with made-up verdicts."""
+    half = Interval(mean=0.5, low=0.4, high=0.6)
+    found = Headroom(
+        protocol=protocol,
+        sampling={"warp": True, "eta": 0.0, **sampling},
+        seed=0,
+        num_scenes=512,
+        converged=True,
+        tolerance=0.01,
+        overall_by_scenes={512: [0.5, 0.5]},
+        changes=[(0.0, 0.0)] * 2,
+        cells=[
+            HeadroomCell(
+                steps=steps,
+                scores=Scores(
+                    overall=Interval(mean=0.5, low=0.4, high=0.6), tasks={}, num_images=1
+                ),
+                scenes_in_use=1.0,
+                correct=[
+                    "".join("01"[right(place, i, steps)] for i in range(16))
+                    for place in range(len(SUITE.records))
+                ],
+            )
+            for steps in (2, 4)
+        ],
+    )
+    path.write_text(found.model_dump_json())
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Self-E and Flow Matching in 2 and 50 steps, on the first prompts of every task."""
+    for method in ("selfe", "fm"):
+        for steps in (2, 50):
+            folder = tmp_path / "runs" / f"shapes-{method}" / "results" / f"steps-{steps}"
+            write_result(folder, method, steps=steps, prompts_per_task=PER_TASK)
+            path = folder / "result.json"
+            values = json.loads(path.read_text())
+            values["protocol"]["prompts_sha256"] = PART.prompts_sha256
+            path.write_text(json.dumps(values))
+    return tmp_path / "runs"
+
+
+def whole_suite(folders: list[ResultFolder], **changes: object) -> ProtocolFacts:
+    size = {"prompts_sha256": SUITE.prompts_sha256, "num_prompts": len(SUITE.records)}
+    return folders[0].result.protocol.model_copy(update={**size, **changes})
+
+
+def test_its_row_is_of_the_prompts_that_were_scored(runs: Path) -> None:
+    folders = collect([runs])
+    write_headroom(runs / "headroom.json", whole_suite(folders))
+    found = exact_scores(folders)
+    assert set(found) == {2, 4}
+    by_task: dict[str, list[bool]] = {}
+    for place in places_kept(SUITE, PER_TASK):
+        marks = [right(place, i, 4) for i in range(16)]
+        by_task.setdefault(str(SUITE.records[place]["tag"]), []).extend(marks)
+    for task, marks in by_task.items():
+        assert found[4].tasks[task].mean == pytest.approx(sum(marks) / len(marks))
+    assert found[4].num_images == 16 * len(PART.records)
+
+    table = compact_table(build_lines(folders))
+    assert table is not None
+    *measured, exact = table.rows
+    assert exact.name == NAME and set(exact.cells) == {2}, "at the steps that were measured"
+    assert exact.cells[2].score == found[2].overall
+    assert not exact.cells[2].best and exact.cells[2].delta is None
+    assert sum(row.cells[2].best for row in measured) == 1
+    assert not any(NAME in sentence for sentence in headline(table))
+    assert NAME in compact_text(table) and "headroom" in table.words
+
+
+def test_the_page_has_it_as_a_layer(runs: Path, tmp_path: Path) -> None:
+    folders = collect([runs])
+    write_headroom(runs / "headroom.json", whole_suite(folders))
+    render([runs], tmp_path / "out")
+    assert NAME in (tmp_path / "out" / "README.md").read_text()
+    text = (tmp_path / "out" / "page" / "data.js").read_text()
+    data = json.loads(text.removeprefix("window.SELFE_DATA = ").removesuffix(";\n"))
+    exact, room = data["exact"]
+    assert (exact["name"], room["name"]) == (NAME, "Headroom")
+    for one, other in zip(exact["points"], room["points"], strict=True):
+        assert one["overall"][0] + other["overall"][0] == pytest.approx(1)
+        low, high = other["overall"][1:]
+        assert low <= other["overall"][0] <= high
+    assert exact["protocol"] == data["protocols"][0]["id"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"signal": 0.25},
+        {"split": "validation"},
+        {"detector": "another"},
+        {"rules": {"threshold": 0.5}},
+        {"prompts_sha256": "0" * 64},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_another_world_or_ruler_is_not_taken(runs: Path, changes: dict[str, object]) -> None:
+    folders = collect([runs])
+    write_headroom(runs / "headroom.json", whole_suite(folders, **changes))
+    assert exact_scores(folders) == {}
+
+
+@pytest.mark.parametrize("sampling", [{"shift": -1.0}, {"eta": 1.0}, {"warp": False}])
+def test_another_way_of_drawing_is_not_taken(runs: Path, sampling: dict[str, object]) -> None:
+    folders = collect([runs])
+    write_headroom(runs / "headroom.json", whole_suite(folders), **sampling)
+    assert exact_scores(folders) == {}
+
+
+def test_a_damaged_file_is_named(runs: Path) -> None:
+    (runs / "headroom.json").write_text('{"cells": [1]}')
+    with pytest.raises(ValueError, match=r"headroom\.json"):
+        exact_scores(collect([runs]))
+
+
+def test_photographs_have_none(tmp_path: Path) -> None:
+    write_result(tmp_path / "r", suite="geneval@1")
+    assert exact_scores(collect([tmp_path])) == {}
+    assert read_result(tmp_path / "r").protocol.suite == "geneval@1"
