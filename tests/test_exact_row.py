@@ -43,9 +43,7 @@ def write_headroom(path: Path, protocol: ProtocolFacts, **sampling: object) -> N
         cells=[
             HeadroomCell(
                 steps=steps,
-                scores=Scores(
-                    overall=Interval(mean=0.5, low=0.4, high=0.6), tasks={}, num_images=1
-                ),
+                scores=Scores(overall=half, tasks={}, num_images=1),
                 scenes_in_use=1.0,
                 correct=[
                     "".join("01"[right(place, i, steps)] for i in range(16))
