@@ -128,7 +128,7 @@ def test_all_objectives_learn() -> None:
     table = {}
     for label, objective, sampling in (
         ("selfe", SelfEvaluation(times=times), {}),
-        ("fm", FlowMatching(times=times), {"eta": 0.0}),
+        ("fm", FlowMatching(times=times), {"eta": 0.0, "s_fraction": 1.0}),
         ("imm", InductiveMomentMatching(), {"pushforward": True}),
         ("shortcut", ShortcutModel(times=times), {"eta": 0.0}),
         ("transition", TransitionModel(), {"eta": 0.0}),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+
+import scripts
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 
@@ -49,3 +53,10 @@ def test_the_quickstart_is_a_study(tmp_path, seeds, told, passed):
     )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.splitlines() == ["study", "quickstart", *passed]
+
+
+@pytest.mark.parametrize(
+    "name", [m.name for m in pkgutil.walk_packages(scripts.__path__, "scripts.") if not m.ispkg]
+)
+def test_what_a_script_imports_is_there(name: str) -> None:
+    importlib.import_module(name)

@@ -1,6 +1,6 @@
 """Held-out scores of the trainings of the study of headroom, with the settings its search found.
 
-    python scripts/studies/headroom_score.py --runs-dir runs/headroom b0.25-fm-seed0 b0.25-fm-seed1
+    python -m scripts.studies.headroom_score --runs-dir runs/headroom b0.25-fm-seed0 b0.25-fm-seed1
 
 For every number of steps a run is drawn as was best for its method and b on validation prompts, by
 search/bB-METHOD-seed0.json below --out, whatever its own training seed. Writes verdicts/RUN.json:
@@ -20,9 +20,10 @@ from typing import Any
 from evals.registry import open_suite
 from evals.scoring.benchmark import limited
 from evals.scoring.in_memory import InMemoryScorer, mean_over_tasks
+from selfe.config.drawing import override_sampling
 from selfe.files import write_atomically
 from selfe.provenance import provenance
-from selfe.run_folder.model import load_run, override_sampling
+from selfe.run_folder.model import load_run
 
 PER_TASK, IMAGES, SEED = 12, 4, 0
 

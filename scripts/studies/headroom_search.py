@@ -1,6 +1,6 @@
 """Sampling of the trainings of the study of headroom, searched on validation prompts.
 
-    python scripts/studies/headroom_search.py --runs-dir runs/headroom b0.25-fm-seed0 b1-fm-seed0
+    python -m scripts.studies.headroom_search --runs-dir runs/headroom b0.25-fm-seed0 b1-fm-seed0
 
 The settings are those of reports/studies/headroom/protocol.md: the same guidance for all methods.
 Writes search/RUN.json below --out, every candidate with its score, and goes on where it was.
@@ -19,10 +19,14 @@ from typing import Any
 from evals.registry import open_suite
 from evals.scoring.benchmark import limited
 from evals.scoring.in_memory import InMemoryScorer, mean_over_tasks
+from selfe.config.drawing import override_sampling
+from selfe.config.inference import sampling_problem
+from selfe.config.schema import SamplingConfig
 from selfe.files import write_atomically
 from selfe.generation.any_step import AnyStepGenerator
+from selfe.objectives.registry import load_method
 from selfe.provenance import provenance
-from selfe.run_folder.model import load_run, override_sampling
+from selfe.run_folder.model import load_run
 from selfe.times import length_shift
 
 Setting = dict[str, Any]
@@ -52,7 +56,10 @@ def candidates(method: str) -> list[Setting]:
         moves: list[Setting] = [{"sampler": "pushforward"}, {"sampler": "restart"}]
     else:
         moves = [{"sampler": "any-step", "eta": eta} for eta in (0.0, 1.0)]
-    return [{**move, "guidance": g, "guidance_scale": w} for move in moves for g, w in guidance]
+    every = [{**move, "guidance": g, "guidance_scale": w} for move in moves for g, w in guidance]
+    prediction = load_method(method).prediction
+    # pushforward takes no guidance of an image (ep-x0): IMM has 32 of the 38
+    return [s for s in every if not sampling_problem(SamplingConfig(**s), prediction)]
 
 
 def best_of(scores: dict[str, float], kept: int) -> list[str]:

@@ -1,6 +1,6 @@
 """Calibration, and leads against headroom, from what the other scripts of the study wrote.
 
-    python scripts/studies/headroom_table.py
+    python -m scripts.studies.headroom_table
 
 Reads search/, verdicts/ and exact/ below --out and writes calibration.json, leads.json, tables.md
 and leads.svg there. Everything follows reports/studies/headroom/protocol.md.

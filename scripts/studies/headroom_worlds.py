@@ -1,6 +1,6 @@
 """Does a world have headroom under any time grid? The exact model alone, nothing is trained.
 
-    python scripts/studies/headroom_worlds.py --out reports/studies/headroom/worlds.json
+    python -m scripts.studies.headroom_worlds --out reports/studies/headroom/worlds.json
 
 With one factor on all latents a grid shifted towards the data wins everything back. With a factor
 for each spatial frequency no single shift suits all of them. Every world is drawn under many shifts
