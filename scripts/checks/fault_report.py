@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from scripts import command_line
 from selfe.files import write_atomically
 from selfe.provenance import provenance
 
@@ -182,7 +183,7 @@ def main() -> None:
     if not collector.trials:
         raise SystemExit(f"no fault test was collected (pytest ended with {int(code)})")
     report = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": command_line(),
         "provenance": facts,
         "seconds": round(time.perf_counter() - started, 1),
         "faults": summarise(collector.trials),

@@ -41,6 +41,7 @@ from evals.base import Detection
 from evals.detectors import mmdet as official
 from evals.detectors.mask2former import detector, keys, selftest
 from evals.suites.rules import judge
+from scripts import command_line
 from selfe.provenance import provenance
 
 # (long, short) edge to fit -> heights and widths of images. Beside the published edges, smaller
@@ -407,7 +408,7 @@ def facts(arguments: argparse.Namespace) -> dict[str, Any]:
 
     names = ("mmcv", "mmengine", "opencv-python-headless")
     return {
-        "command": "python " + " ".join(["-m", "scripts.checks.mask2former_parity", *sys.argv[1:]]),
+        "command": command_line(),
         "weights": arguments.weights.name if arguments.weights else "random, by name",
         "device": arguments.device,
         "precision": "double" if arguments.double else "single",

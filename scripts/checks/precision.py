@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from scripts import command_line
 from selfe.config.resolve import build_objective
 from selfe.data.registry import build_source
 from selfe.device import autocast
@@ -120,7 +120,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.batches < 2:
         parser.error("noise between batches takes 2 or more")
-    facts = {"command": " ".join(["python", *sys.argv]), **provenance()}
+    facts = {"command": command_line(), **provenance()}
     runs = arguments.run or [f"shapes-quick-{method}" for method in ("fm", "selfe", "imm")]
     rows = []
     for run in runs:

@@ -15,7 +15,6 @@ import copy
 import json
 import os
 import platform
-import sys
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -27,6 +26,7 @@ import torch
 from evals.base import Detection
 from evals.detectors.shapes import ShapesColorClassifier, ShapesDetector
 from evals.suites.rules import RuleSettings, judge
+from scripts import command_line
 from selfe.data.shapes_world import PRESETS, TASKS, Scene, ShapesWorld, draw_record
 from selfe.encoders.shapes import ShapesVAE
 from selfe.files import write_atomically
@@ -146,7 +146,7 @@ def main() -> None:
     stored = json.loads(args.out.read_text()) if args.out.is_file() else {}
     for preset in PRESETS if args.preset == "all" else [args.preset]:
         result = check(preset, args.images, args.seed, args.wrong_trips)
-        result["command"] = "python " + " ".join(sys.argv)
+        result["command"] = command_line()
         result["machine"] = (
             f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
         )

@@ -27,7 +27,6 @@ import contextlib
 import importlib
 import json
 import re
-import shlex
 import sys
 import time
 import traceback
@@ -37,6 +36,7 @@ from typing import Any
 
 import torch
 
+from scripts import command_line
 from scripts.gpu_study.rows import PEAK_TFLOPS, Mismatch, Part, Row, Settings, Unfinished, release
 from selfe.files import write_atomically
 from selfe.provenance import provenance
@@ -203,7 +203,7 @@ def main() -> None:
     )
     found = provenance()
     facts = {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": command_line(),
         "commit": found["commit"],
         "machine": found["machine"],
         "gpu": torch.cuda.get_device_name() if settings.on_gpu else "none",

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from functools import partial
 
 from evals.scoring.benchmark import BenchmarkSettings, score_model
+from scripts import command_line
 from scripts.gpu_study.rows import Measurement, Part, Row, Settings, Unfinished
 from selfe.config.resolve import resolve, run_name
 from selfe.config.schema import RunConfig
@@ -85,7 +84,7 @@ def training_row(settings: Settings, method: str) -> Row:
             runs_dir=settings.work,
             device=settings.device,
             resume=(run_dir / "config.json").exists(),
-            command=shlex.join(["python", *sys.argv]),
+            command=command_line(),
             callbacks=Callbacks(should_stop=lambda: settings.seconds_left() < SAVING_SECONDS),
         )
     except Stopped as stopped:
@@ -126,7 +125,7 @@ def scoring_row(settings: Settings, method: str, num_steps: int) -> Row:
             images_per_prompt=1 if settings.tiny else None,
             allow_partial=settings.tiny,
             device=settings.device,
-            command=shlex.join(["python", *sys.argv]),
+            command=command_line(),
         ),
         lambda name, done, total: None,
     )

@@ -12,14 +12,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 from evals.registry import open_suite
 from evals.scoring.benchmark import limited
 from evals.scoring.in_memory import InMemoryScorer, mean_over_tasks
+from scripts import command_line
 from selfe.config.drawing import override_sampling
 from selfe.files import write_atomically
 from selfe.provenance import provenance
@@ -63,7 +62,7 @@ def main() -> None:
         found["prompts_sha256"] = suite.prompts_sha256
         found["digest"] = generator.facts.digest
         found.setdefault("made", {})[part] = {
-            "command": shlex.join(["python", *sys.argv]),
+            "command": command_line(),
             "commit": known["commit"],
             "machine": known["machine"],
             "trained_in": generator.facts.training["precision"],

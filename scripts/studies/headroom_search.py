@@ -11,14 +11,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 from evals.registry import open_suite
 from evals.scoring.benchmark import limited
 from evals.scoring.in_memory import InMemoryScorer, mean_over_tasks
+from scripts import command_line
 from selfe.config.drawing import override_sampling
 from selfe.config.inference import sampling_problem
 from selfe.config.schema import SamplingConfig
@@ -121,7 +120,7 @@ def main() -> None:
         generator = load_run(args.runs_dir / name)
         known = provenance()
         found.setdefault("made", {})[part] = {
-            "command": shlex.join(["python", *sys.argv]),
+            "command": command_line(),
             "commit": known["commit"],
             "machine": known["machine"],
             "torch": known["versions"].get("torch"),

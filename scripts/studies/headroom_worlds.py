@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from evals.registry import open_suite
 from evals.scoring.benchmark import limited
 from evals.scoring.diversity import DiversityReference
 from evals.scoring.in_memory import InMemoryScorer, mean_over_tasks
+from scripts import command_line
 from selfe.data.shapes_world import ShapesWorld
 from selfe.encoders.registry import load_codec
 from selfe.files import write_atomically
@@ -118,7 +117,7 @@ def main() -> None:
     args = parser.parse_args()
     found = json.loads(args.out.read_text()) if args.out.exists() else {"worlds": {}}
     known = provenance()
-    made = {"command": shlex.join(["python", *sys.argv])}
+    made = {"command": command_line()}
     made |= {"commit": known["commit"], "machine": known["machine"]}
     names = {"grid": "shapes@1", "free": "shapes-free@1"}
     for preset in args.presets:
