@@ -32,6 +32,7 @@ from selfe.json_files import JsonFault, read_json_lines
 
 MOST_FILE_BYTES = 256 * 2**20
 """Larger files are not read."""
+METADATA = "metadata.jsonl"
 _OTHER_FORMATS = (".jpg", ".jpeg", ".webp")
 _RECORD_KEYS = ("tag", "include", "exclude", "prompt")
 
@@ -42,7 +43,7 @@ def prompt_folder(folder: str | Path, prompt_id: int) -> Path:
 
 def caption(folder: Path, prompt_id: int) -> str:
     """Of a prompt, from the metadata beside its images; "" where they do not lie there."""
-    path = prompt_folder(folder, prompt_id) / "metadata.jsonl"
+    path = prompt_folder(folder, prompt_id) / METADATA
     if not path.is_file():
         return ""
     _, record = next(read_json_lines(path), (1, None))
@@ -61,7 +62,7 @@ def failed_marker_path(folder: str | Path, prompt_id: int, sample_id: int) -> Pa
 
 def write_metadata(folder: str | Path, prompt_id: int, record: Mapping[str, Any]) -> None:
     """The prompt's record, in the form GenEval's scripts read; untouched if already there."""
-    path = prompt_folder(folder, prompt_id) / "metadata.jsonl"
+    path = prompt_folder(folder, prompt_id) / METADATA
     text = json.dumps(record) + "\n"
     if path.is_file() and path.read_text() == text:
         return
@@ -201,8 +202,8 @@ def scan_folder(
         found, faults = _scan_prompt(
             by_number[number], prompt_id, images_per_prompt, prompt, image_set
         )
-        if found or (by_number[number] / "metadata.jsonl").is_file():
-            _check_metadata(by_number[number] / "metadata.jsonl", record)
+        if found or (by_number[number] / METADATA).is_file():
+            _check_metadata(by_number[number] / METADATA, record)
         images += found
         problems += faults
     return ImageFolder(images, problems)

@@ -20,10 +20,12 @@ from typing import Any
 
 from evals.base import Frozen, Interval, ModelFacts, SamplingFacts
 from evals.suites.base import Suite
-from selfe.files import as_json_lines, write_atomically
-from selfe.json_files import read_json, read_json_lines
+from selfe.files import as_json_lines, file_sha256, write_atomically
+from selfe.json_files import read_json_lines
+from selfe.sealed_files import read_sealed, seal
 
 MEASURES = "measures"
+WHAT = "measurement"
 SCHEMA_VERSION = 1
 ACCURACY, PREFERENCE, DIVERSITY, DISTRIBUTION = "accuracy", "preference", "diversity", "distance"
 ASPECTS = (ACCURACY, PREFERENCE, DIVERSITY, DISTRIBUTION)
@@ -62,6 +64,7 @@ class Measurement(Frozen):
         higher_is_better: the direction of the headline.
         values: name -> mean with its 95% interval.
         notes: what a reader must know of these figures.
+        images_sha256: of the file with the value of every image; "" without one.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -75,6 +78,7 @@ class Measurement(Frozen):
     num_failed: int = 0
     partial: bool = False
     notes: list[str] = []
+    images_sha256: str = ""
     model: ModelFacts
     sampling: SamplingFacts
     environment: dict[str, Any] = {}
@@ -106,24 +110,32 @@ def measurement_path(folder: str | Path, name: str) -> Path:
 
 
 def images_path(measurement: str | Path) -> Path:
-    """Beside a measurement: the value of every image (`write_images`)."""
+    """Beside a measurement: the value of every image (`write_measurement`)."""
     return Path(measurement).with_suffix(".images.jsonl")
 
 
-def write_images(measurement: Path, values: Sequence[tuple[int, int, float]]) -> None:
-    """A line per image, {"prompt_id", "sample_id", "value"}, whose mean the headline is."""
+def with_images(found: Measurement, values: Sequence[tuple[int, int, float]]) -> Measurement:
+    """A measurement that vouches for the (prompt_id, sample_id, value) of every image."""
+    digest = hashlib.sha256(_as_lines(values).encode()).hexdigest() if values else ""
+    return found.model_copy(update={"images_sha256": digest})
+
+
+def _as_lines(values: Sequence[tuple[int, int, float]]) -> str:
     names = ("prompt_id", "sample_id", "value")
-    rows = [dict(zip(names, value, strict=True)) for value in sorted(values)]
-    write_atomically(images_path(measurement), as_json_lines(rows))
+    return as_json_lines(dict(zip(names, value, strict=True)) for value in sorted(values))
 
 
 def read_images(measurement: str | Path) -> dict[tuple[int, int], float]:
     """(prompt_id, sample_id) -> value; {} for a measure that is no mean over images.
 
     Raises:
-        ValueError: if a line has not these three numbers, or an image occurs twice.
+        ValueError: if the file is missing or not the one that was measured, a line has not these
+            three numbers, or an image occurs twice.
     """
     path = images_path(measurement)
+    problem = images_problem(measurement, read_measurement(measurement))
+    if problem:
+        raise ValueError(problem)
     if not path.is_file():
         return {}
     found: dict[tuple[int, int], float] = {}
@@ -138,11 +150,33 @@ def read_images(measurement: str | Path) -> dict[tuple[int, int], float]:
     return found
 
 
-def write_measurement(folder: str | Path, found: Measurement) -> Path:
-    """Write measures/NAME.json atomically below a result folder; returns its path."""
+def images_problem(measurement: str | Path, found: Measurement) -> str:
+    """What is wrong with the file of a measurement's images, or ""."""
+    path = images_path(measurement)
+    if not found.images_sha256:  # of no mean over images, or of an earlier version
+        return ""
+    if not path.is_file():
+        return f"{path} is missing: measure again"
+    if file_sha256(path) != found.images_sha256:
+        return f"{path} was changed after {Path(measurement).name} was written: measure again"
+    return ""
+
+
+def write_measurement(
+    folder: str | Path, found: Measurement, values: Sequence[tuple[int, int, float]] = ()
+) -> Path:
+    """Write measures/NAME.json, sealed, below a result folder; returns its path.
+
+    Args:
+        values: (prompt_id, sample_id, value) of every image, whose mean the headline is; written
+            beside it, a line each.
+    """
     path = measurement_path(folder, found.instrument.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, found.model_dump_json(indent=2) + "\n")
+    found = with_images(found, values)
+    if values:
+        write_atomically(images_path(path), _as_lines(values))
+    write_atomically(path, seal(WHAT, json.loads(found.model_dump_json())))
     return path
 
 
@@ -151,7 +185,7 @@ def read_measurement(path: str | Path) -> Measurement:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path} does not exist; `selfe-bench measure` writes it")
-    found = read_json(path, Measurement)
+    found = read_sealed(path, Measurement, WHAT)
     if found.schema_version != SCHEMA_VERSION:
         raise ValueError(
             f"{path} has schema version {found.schema_version}, this version reads "

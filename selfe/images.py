@@ -17,6 +17,8 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, ImageOps
 
+from selfe.jpeg_files import jpeg_fault
+
 MOST_PIXELS = 178_956_970
 """Images with more are refused before they are decoded: a header can ask for any amount."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -30,8 +32,6 @@ _TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 _KEPT_TEXT = (b"XML:com.adobe.xmp", b"Raw profile type ")
 """Text that may say how an image is turned."""
 _MOST_TEXT = 1 << 19
-_NOISE = bytes((37 * n * n + 11 * n) % 255 for n in range(1, 2000))
-"""Without 255, which would begin a mark."""
 
 
 class DamagedImage(ValueError):
@@ -78,14 +78,16 @@ def decode_image(content: bytes) -> Image.Image:
         if fault is not None:
             raise DamagedImage(f"the image is damaged ({fault})")
         content = _without_long_text(content)
+    if kind == "AVIF" and _boxes_are_cut(content):
+        raise DamagedImage("the image is damaged (truncated AVIF)")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow, on things that are judged here
             with Image.open(io.BytesIO(content), formats=[kind]) as opened:
                 _check_size(*opened.size)
                 opened.load()
-                if kind == "JPEG" and _jpeg_lacks_pixels(content, opened):
-                    raise DamagedImage("the image is damaged (incomplete JPEG)")
+                if kind == "JPEG" and (fault := jpeg_fault(content, opened)) is not None:
+                    raise DamagedImage(f"the image is damaged ({fault})")
                 return _as_rgb(ImageOps.exif_transpose(opened))
     except DamagedImage:
         raise
@@ -95,24 +97,19 @@ def decode_image(content: bytes) -> Image.Image:
         raise DamagedImage(f"the image is damaged ({type(error).__name__}{words})") from None
 
 
-def _jpeg_lacks_pixels(content: bytes, image: Image.Image) -> bool:
-    """Whether a JPEG's data ends before its pixels do, which decoders fill with grey in silence.
-
-    The decoder of a whole image does not look at bytes between its last pixel and the mark of its
-    end; where pixels are missing, noise put there becomes pixels. What is filled in is flat, so
-    that only images with a flat last corner have to be decoded twice, and progressive ones.
-    """
-    end = content.rfind(b"\xff\xd9")
-    width, height = image.size
-    corner = image.crop((max(0, width - 4), max(0, height - 4), width, height)).getextrema()
-    spans = corner if isinstance(corner[0], tuple) else (corner,)
-    is_flat = all(low == high for low, high in spans)  # type: ignore[misc]
-    if end < 0 or not (is_flat or image.info.get("progressive")):
-        return False
-    padded = content[:end] + _NOISE + content[end:]
-    with Image.open(io.BytesIO(padded), formats=["JPEG"]) as again:
-        again.load()
-        return again.tobytes() != image.tobytes()
+def _boxes_are_cut(content: bytes) -> bool:
+    """Whether a file of boxes, each of which begins with its length, ends within one of them."""
+    place = 0
+    while place + 8 <= len(content):
+        length, start = int.from_bytes(content[place : place + 4], "big"), 8
+        if length == 1:
+            length, start = int.from_bytes(content[place + 8 : place + 16], "big"), 16
+        if not length:  # to the end of the file
+            return False
+        if length < start or place + length > len(content):
+            return True
+        place += length
+    return False
 
 
 def _check_size(width: int, height: int) -> None:

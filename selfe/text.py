@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ _URL = re.compile(
 )
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 HIDDEN = "***"
+_MOST_BYTES = 1 << 26
+"""Of a file of lines that a user names, such as prompts; a million have about this size."""
 
 
 def decode_text(content: bytes) -> str:
@@ -36,10 +39,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     Raises:
         ValueError: if the file cannot be read, or a line is not UTF-8; names file and line.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror})") from None
+    content = _read_named(path)
     for number, line in enumerate(content.splitlines(), start=1):
         try:
             text = decode_text(line).strip()
@@ -47,6 +47,21 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
             raise ValueError(f"{path}, line {number}: {error}") from None
         if text:
             yield number, text
+
+
+def _read_named(path: Path) -> bytes:
+    try:
+        # a pipe that nobody writes to then ends at once, and not never
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with open(descriptor, "rb") as file:
+            if os.name == "posix":
+                os.set_blocking(descriptor, True)
+            content = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror})") from None
+    if len(content) > _MOST_BYTES:
+        raise ValueError(f"{path} is larger than {_MOST_BYTES >> 20} MiB: no list of lines is")
+    return content
 
 
 def is_storable(text: str) -> bool:

@@ -18,7 +18,6 @@ from evals.measurements import (
     ImageSet,
     Instrument,
     Measurement,
-    write_images,
     write_measurement,
 )
 from evals.report.across_suites import AGREE, across_markdown, disagreements, gather
@@ -69,11 +68,9 @@ def measured(
         sampling=SamplingFacts(steps=steps, nfe=steps, seed=0, settings={"guidance": "none"}),
     )
     folder = root / model / suite / f"steps-{steps:03d}"
-    path = write_measurement(folder, found)
-    if paired:
-        samples = list(range(PER_PROMPT)) * PROMPTS
-        write_images(path, list(zip(prompts.tolist(), samples, values.tolist(), strict=True)))
-    return path
+    samples = list(range(PER_PROMPT)) * PROMPTS
+    rows = list(zip(prompts.tolist(), samples, values.tolist(), strict=True))
+    return write_measurement(folder, found, rows if paired else ())
 
 
 @pytest.fixture

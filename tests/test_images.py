@@ -126,6 +126,55 @@ def test_a_jpeg_without_all_its_pixels_is_noticed(options: Any, channels: int) -
         decode_image(whole[: len(whole) // 2])
 
 
+@pytest.mark.fault(14)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"progressive": True}, {"progressive": True, "quality": 95}, {"restart_marker_rows": 1}],
+)
+@pytest.mark.parametrize("kind", ["noise", "ramp", "grey", "flat"])
+def test_a_jpeg_that_was_cut_anywhere_and_closed_again_is_noticed(kind: str, options: Any) -> None:
+    """Also within its last block, between two scans and between two restart marks."""
+    noise = np.random.default_rng(7).integers(0, 255, (40, 56, 3), dtype=np.uint8)
+    ramp = np.broadcast_to(np.linspace(0, 255, 56).astype(np.uint8)[:, None], (40, 56, 3))
+    pixels = {"noise": noise, "ramp": ramp, "grey": noise[..., 0], "flat": np.full((40, 56), 90)}
+    whole = encoded(pixels[kind].astype(np.uint8), "JPEG", **options)
+    wanted = np.asarray(decode_image(whole))
+    for cut in (*range(3, 40), *range(40, len(whole) - 40, 23)):
+        try:
+            found = decode_image(whole[:-cut] + b"\xff\xd9")
+        except DamagedImage:
+            continue
+        assert np.array_equal(np.asarray(found), wanted), cut
+
+
+def test_pictures_within_a_jpeg_are_no_end_of_it() -> None:
+    """A thumbnail in its header, a second picture behind it."""
+    image = Image.fromarray(np.random.default_rng(7).integers(0, 255, (40, 56, 3), np.uint8))
+    whole, small = encoded(image, "JPEG"), encoded(image.resize((8, 8)), "JPEG")
+    header = b"\xff\xe1" + (len(small) + 2).to_bytes(2, "big") + small
+    several = encoded(image, "MPO", save_all=True, append_images=[image])
+    for content in (whole[:2] + header + whole[2:], whole + small, several):
+        assert np.array_equal(np.asarray(decode_image(content)), np.asarray(decode_image(whole)))
+    with pytest.raises(DamagedImage):
+        decode_image(whole[:2] + header + whole[2:-200])
+
+
+@pytest.mark.fault(14)
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_file_without_its_last_bytes_is_noticed_or_the_same(kind: str) -> None:
+    rng = np.random.default_rng(3)
+    for pixels in (rng.integers(0, 255, (40, 56, 3), np.uint8), np.zeros((40, 56, 4), np.uint8)):
+        image = Image.fromarray(pixels)
+        whole = encoded(image.convert("RGB") if kind in ("JPEG", "BMP") else image, kind)
+        wanted = np.asarray(decode_image(whole))
+        for cut in (*range(1, 12), len(whole) // 3, len(whole) // 2):
+            try:
+                found = decode_image(whole[:-cut])
+            except DamagedImage:
+                continue
+            assert kind != "AVIF" and np.array_equal(np.asarray(found), wanted), cut
+
+
 def test_flat_jpegs_are_whole() -> None:
     for size in ((1, 1), (7, 9), (16, 16), (40, 64), (33, 17)):
         for mode in ("L", "RGB", "CMYK"):

@@ -19,14 +19,16 @@ from evals.base import Interval
 from evals.images import sample_path, scan_folder, write_failed_marker, write_metadata, write_png
 from evals.judges.base import Question
 from evals.measure import MeasureOptions
-from evals.measurements import find_measurements, read_images, read_measurement
+from evals.measurements import find_measurements, images_path, read_images, read_measurement
 from evals.registry import JUDGES, open_suite
 from evals.scoring.across import Chosen, Instruments, measure_images, measure_model
 from evals.scoring.benchmark import BenchmarkSettings, score_model
 from evals.scoring.judged import judge_folder, rescore_answers
 from evals.suites import dpg, geneval2
 from selfe.generator import GeneratedImage, GeneratorFacts
+from selfe.sealed_files import seal
 from tests.helpers.command_line import selfe_bench
+from tests.helpers.mutations import mutations
 from tests.test_dpg import write_csv
 from tests.test_geneval2 import LINES
 
@@ -291,8 +293,23 @@ def test_a_damaged_measurement_is_named(prompts: Path, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=path.name):
             read_measurement(path)
     found = json.loads(text)
-    path.write_text(json.dumps({**found, "headline": "other"}))
+    for what, changed in mutations(found):
+        path.write_text(changed)
+        with pytest.raises(ValueError, match=path.name):
+            read_measurement(path)
+            pytest.fail(f"not noticed: {what}")
+    path.write_text(seal("measurement", {**found, "headline": "other"}))
     with pytest.raises(ValueError, match="no value 'other'"):
         read_measurement(path)
     path.write_text(text)
     assert isinstance(read_measurement(path).shown, Interval)
+    images = images_path(path)
+    whole = images.read_text()
+    images.write_text(whole.replace("0", "1", 1))
+    with pytest.raises(ValueError, match="was changed after"):
+        read_images(path)
+    images.unlink()
+    with pytest.raises(ValueError, match="is missing: measure again"):
+        read_images(path)
+    again = (folder, chosen, tmp_path / "runs", BenchmarkSettings(), instruments(), QUIET)
+    assert measure_images(*again) == [path] and images.read_text() == whole

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from selfe import json_files
 
 NFE_RULES = {
     "N": "1 per step",
@@ -179,8 +180,8 @@ def parse_json(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
+        return json_files.parse_json(value, "")
+    except json_files.JsonFault:
         return value
 
 

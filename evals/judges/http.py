@@ -24,9 +24,12 @@ import numpy as np
 from PIL import Image
 
 from evals.judges.base import Question, flatten, regroup
+from selfe.json_files import parse_json
 
 URL = "http://127.0.0.1:8000/v1"
 ATTEMPTS = 4
+MOST_ANSWER_BYTES = 1 << 24
+"""Longer answers are refused; one token with its probabilities has some kilobytes."""
 _FIRST_PAUSE_S = 0.5
 
 
@@ -140,7 +143,7 @@ class HttpJudge:
         for attempt in range(ATTEMPTS):
             try:
                 with self._opener.open(request, timeout=self.timeout_s) as response:
-                    return json.loads(response.read())
+                    return parse_json(response.read(MOST_ANSWER_BYTES + 1), self.url)
             except urllib.error.HTTPError as error:
                 if error.code < 500 and error.code != 429:
                     detail = error.read(500).decode(errors="replace").strip()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from evals.measurements import (
     Instrument,
     Measurement,
     image_set,
+    images_problem,
     measurement_path,
     read_measurement,
-    write_images,
+    with_images,
     write_measurement,
 )
 from evals.registry import open_judge, open_measure
@@ -117,7 +119,7 @@ def measure_model(
     written: list[Path] = []
     drawn: dict[tuple[str, int], Path] = {}
     name = f"{generator.facts.label} {generator.facts.variant}".strip()
-    title = f"{name}, {num_steps} steps"
+    title, allowed = f"{name}, {num_steps} steps", settings.allow_partial
     for chosen in suites:
         mine = replace(settings, prompts=chosen.prompts)
         suite = mine.open_suite(chosen.name)
@@ -127,6 +129,7 @@ def measure_model(
         key = (suite.prompts_sha256, suite.images_per_prompt)
         images = drawn.setdefault(key, folder)
         elsewhere = None if images == folder else images
+        look = partial(_look_at, images, allow_partial=allowed, drawn_here=images.name)
         facts = (model_facts(generator.facts), sampling_facts(generator, num_steps, settings.seed))
         if suite.judge:
             folder.mkdir(parents=True, exist_ok=True)
@@ -134,7 +137,7 @@ def measure_model(
                 if elsewhere is None:
                     draw_suite(generator, num_steps, suite, folder, mine, title, progress)
                 if mine.processes.rank == 0:
-                    found = _look_at(images, suite, folder, settings.allow_partial)
+                    found = look(suite, folder)
                     written += _measure(found, *facts, mine, instruments, title, progress, True)
         else:
             scored = score_model(
@@ -142,7 +145,7 @@ def measure_model(
             )
             if scored is not None:
                 written.append(scored[0] / "result.json")
-                found = _look_at(images, suite, folder, settings.allow_partial)
+                found = look(suite, folder)
                 with folder_lock(folder):
                     written += _measure(found, *facts, mine, instruments, title, progress, False)
         mine.processes.wait()
@@ -190,13 +193,19 @@ def _look_at(
     out: Path,
     allow_partial: bool,
     numbers: Sequence[int] | None = None,
+    drawn_here: str | None = None,
 ) -> DrawnImages:
     """The images of a suite.
+
+    Args:
+        numbers, drawn_here: `numbers` and `image_set` of `scan_folder`.
 
     Raises:
         ValueError: if the set is not complete and that is not allowed.
     """
-    folder = scan_folder(images, suite.records, suite.images_per_prompt, numbers=numbers)
+    folder = scan_folder(
+        images, suite.records, suite.images_per_prompt, numbers=numbers, image_set=drawn_here
+    )
     if folder.problems and not allow_partial:
         shown = "; ".join(folder.problems[:5])
         raise ValueError(
@@ -299,12 +308,11 @@ def _write(
     )
     path = measurement_path(drawn.out, finding.instrument.name)
     incidental = {"environment", "command"}
+    whole = with_images(found, finding.per_image)
     try:
-        earlier = read_measurement(path).model_dump(exclude=incidental)
+        there = read_measurement(path)
+        is_same = there.model_dump(exclude=incidental) == whole.model_dump(exclude=incidental)
+        is_same = is_same and not images_problem(path, there)
     except ValueError:
-        earlier = {}
-    if earlier != found.model_dump(exclude=incidental):
-        write_measurement(drawn.out, found)
-        if finding.per_image:
-            write_images(path, finding.per_image)
-    return path
+        is_same = False
+    return path if is_same else write_measurement(drawn.out, found, finding.per_image)

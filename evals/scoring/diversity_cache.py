@@ -19,6 +19,7 @@ from evals.scoring.diversity import DiversityReference, Observation
 from evals.suites.rules import DEFAULT_RULES
 from selfe.data.shapes_world import ShapesWorld
 from selfe.files import writable_cache, write_atomically
+from selfe.json_files import parse_json
 
 _FORMAT = 1
 _PROBES = 24
@@ -96,7 +97,7 @@ def _read(path: Path, prompts: int) -> list[list[list[Observation]]] | None:
     if _checksum(path, body) != digest:
         return None
     by_prompt = [
-        [[_observation(o) for o in image] for image in group] for group in json.loads(body)
+        [[_observation(o) for o in image] for image in group] for group in parse_json(body, path)
     ]
     return by_prompt if len(by_prompt) == prompts else None
 

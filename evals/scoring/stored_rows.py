@@ -56,7 +56,7 @@ class StoredRows:
         listed = [[i.prompt_id, i.sample_id, i.digest] for i in images]
         digest = hashlib.sha256(as_json_lines(listed).encode()).hexdigest()
         self.made_from = {**facts, "images": digest}
-        self.vouched = path.with_name(f".{path.stem}.provenance.json")
+        self.vouched = _provenance(path)
 
     def _work(self, rank: int | str) -> Path:
         return self.path.with_name(f".{self.path.stem}-{rank}.work.jsonl")
@@ -132,6 +132,22 @@ def _place(image: FoundImage) -> Row:
 
 def _key(image: FoundImage) -> tuple[int, int, str]:
     return (image.prompt_id, image.sample_id, image.digest)
+
+
+def is_vouched_for(path: str | Path) -> bool:
+    """Whether a final file is the one that its provenance, beside it, was written for.
+
+    Raises:
+        JsonFault: if the provenance is damaged.
+        OSError: if either is missing.
+    """
+    path = Path(path)
+    vouched = read_sealed(_provenance(path), dict[str, Any], "stored rows", required=True)
+    return file_sha256(path) == vouched.get("rows")
+
+
+def _provenance(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.provenance.json")
 
 
 def read_rows(path: str | Path) -> list[Row]:

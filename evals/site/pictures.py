@@ -7,7 +7,6 @@ whoever scrolls through prompts reads one sheet after another.
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from evals.images import sample_path
+from evals.images import caption, sample_path
 from evals.report.result_folders import ResultFolder
 from evals.results import DETECTIONS, VERDICTS
 from selfe.json_files import read_json_lines
@@ -257,10 +256,9 @@ def prompt_texts(folders: Sequence[ResultFolder]) -> dict[int, str]:
 
 
 def _caption(folder: ResultFolder, prompt_id: int) -> str:
-    path = folder.path / f"{prompt_id:05d}" / "metadata.jsonl"
     try:
-        return str(json.loads(path.read_text().splitlines()[0])["prompt"])
-    except (OSError, ValueError, LookupError, TypeError):
+        return caption(folder.path, prompt_id)
+    except (OSError, ValueError):
         return ""  # the page then shows the prompt's number
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -12,7 +11,7 @@ from typing import Any, TypeGuard
 
 from evals.report.lines import run_of
 from evals.report.result_folders import ResultFolder
-from selfe.json_files import JsonFault, read_json_lines
+from selfe.json_files import JsonFault, read_json, read_json_lines
 
 METRICS = "metrics.jsonl"
 _MOST_POINTS = 400
@@ -109,7 +108,7 @@ def _is_number(value: object) -> TypeGuard[float]:
 def _planned(path: Path) -> tuple[int | None, int | None]:
     """Iterations planned and images per iteration, where config.json says."""
     try:
-        config = json.loads((path / "config.json").read_text())["config"]["train"]
+        config = read_json(path / "config.json", dict[str, Any])["config"]["train"]
         batch = None if config.get("stages") else config.get("batch_size")
         return config.get("iterations"), batch
     except (OSError, ValueError, LookupError, TypeError, AttributeError):

@@ -17,7 +17,8 @@ from evals.suites.base import Suite
 from evals.suites.rules import COLORS, RELATIONS
 from selfe.data.shapes_world import vocabulary as grammar
 from selfe.files import default_cache
-from selfe.text import first_line, numbered_lines, require_storable
+from selfe.json_files import parse_json
+from selfe.text import numbered_lines, require_storable
 
 GENEVAL_SHA256 = "5c48e0813e812e3c373fa5c8ed07a8f0a483be30272b4427b0559c8048e67c13"
 """Of the records as JSON lines, newline-terminated: equal to the published file."""
@@ -150,7 +151,7 @@ def read_long_records(path: str | Path) -> list[dict[str, Any]]:
     ours = geneval_records()
     records: list[dict[str, Any]] = []
     for number, line in numbered_lines(path):
-        record = _parse_record(line, f"{path}, line {number}")
+        record = _parse_record(line, path, number)
         if len(records) == len(ours):
             raise ValueError(f"{path}, line {number}: more than the {len(ours)} records of GenEval")
         expected = ours[len(records)]
@@ -178,13 +179,8 @@ def count_beyond_clip(records: Sequence[Mapping[str, Any]]) -> int:
     return sum(len(tokenizer.encode(r["prompt"])) + 2 > CLIP_TOKENS for r in records)
 
 
-def _parse_record(line: str, place: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{place}: not JSON ({error.msg})") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{place}: {first_line(error)}") from None
+def _parse_record(line: str, path: Path, number: int) -> dict[str, Any]:
+    place, record = f"{path}, line {number}", parse_json(line, path, line=number)
     if not isinstance(record, dict):
         raise ValueError(f"{place}: not a JSON object")
     prompt = record.get("prompt")

@@ -45,7 +45,8 @@ Check = Callable[[Path], list[str]]
 
 def things_below(path: Path) -> Iterator[tuple[str, Path, Check]]:
     """(what it is, its folder, what checks it) of `path` itself and all below it."""
-    from evals.verify import problems_of_result
+    from evals.measurements import MEASURES
+    from evals.verify import problems_of_judged, problems_of_result
     from selfe.data.latent_cache.verify import problems_of_cache
     from selfe.run_folder.records import is_run
     from selfe.run_folder.verify import problems_of_checkpoint, problems_of_run
@@ -62,7 +63,11 @@ def things_below(path: Path) -> Iterator[tuple[str, Path, Check]]:
         if "prepare.json" in files or ("index.json" in files and "shards" in folders):
             yield "latent cache", folder, problems_of_cache
             folders.clear()
+        measured = folder / MEASURES
         if "result.json" in files:
             yield "result", folder, problems_of_result
+        elif MEASURES in folders and any(measured.glob("[!.]*.json")):
+            yield "measurements", folder, problems_of_judged
+        if "result.json" in files or MEASURES in folders:
             # images lie below; a result of another detector may, too
             folders[:] = [name for name in folders if not name.isdecimal()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from selfe.batch import TextCondition
+from selfe.json_files import read_json
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -53,7 +53,7 @@ def read_checked_weights(folder: Path, name: str) -> tuple[dict[str, Tensor], di
         raise ValueError(f"the shipped weights {path} are missing: reinstall the package")
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
-    entry = json.loads(manifest.read_text()).get(name, {})
+    entry = read_json(manifest, dict[str, dict[str, Any]]).get(name, {})
     if digest != entry.get("sha256"):
         raise ValueError(
             f"the weights {path} do not match the sha256 in {MANIFEST}: "

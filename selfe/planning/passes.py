@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from selfe.config.objective_outline import source_of
 from selfe.config.resolve import build_objective
 from selfe.config.schema import RunConfig
+from selfe.json_files import read_json
 from selfe.network.flops import FORWARD, FORWARD_BACKWARD, FORWARD_TANGENT, cost_of_pass
 from selfe.objectives.registry import load_method
 
@@ -97,7 +98,7 @@ def _source_digest(target: str) -> str:
 
 @functools.cache
 def _noted() -> Mapping[str, list[dict[str, Any]]]:
-    return json.loads(NOTED.read_text()) if NOTED.is_file() else {}
+    return read_json(NOTED, dict[str, list[dict[str, Any]]]) if NOTED.is_file() else {}
 
 
 def as_notes(passes: tuple[Pass, ...]) -> list[dict[str, Any]]:

@@ -7,13 +7,13 @@ details; scores of packed weights are scores of packed weights.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
 from selfe.files import file_sha256
+from selfe.json_files import JsonFault, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -54,9 +54,9 @@ def read_manifest(path: Path) -> list[PackedModel]:
     if not path.is_file():
         return []
     try:
-        return [PackedModel.model_validate(each) for each in json.loads(path.read_text())]
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({str(error).splitlines()[0]})") from None
+        return read_json(path, list[PackedModel])
+    except JsonFault as fault:
+        raise ValueError(f"{path} is damaged ({fault.detail})") from None
 
 
 def pack(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from selfe.config.resolve import resolve
 from selfe.files import write_atomically
+from selfe.json_files import read_json
 from selfe.provenance import provenance
 from selfe.run_folder.model import load_run
 from selfe.studies.study import Entry, Study, trainings_of
@@ -94,7 +95,7 @@ def score_rates(
     scorer = ValidationScorer(config.data.preset, per_task, samples)
     out.mkdir(parents=True, exist_ok=True)
     path = out / "learning_rate.json"
-    results = json.loads(path.read_text()) if path.exists() else {"methods": {}}
+    results = read_json(path, dict[str, Any]) if path.exists() else {"methods": {}}
     how = {
         "recipe": study.recipe,
         "prompts": len(scorer.suite.records),
@@ -130,7 +131,7 @@ def score_rates(
 def only_new(study: Study, out: Path) -> Study:
     """The study without rows that are scored for all its seeds already."""
     path = out / "learning_rate.json"
-    methods = json.loads(path.read_text())["methods"] if path.exists() else {}
+    methods = read_json(path, dict[str, Any])["methods"] if path.exists() else {}
 
     def scored(entry: Entry) -> bool:
         rate = f"{float(entry.settings[0].partition('=')[2]):g}"

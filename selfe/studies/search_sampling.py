@@ -23,6 +23,7 @@ from selfe.config.resolve import changed_settings
 from selfe.config.search_space import Setting, first_stage, second_stage
 from selfe.files import write_atomically
 from selfe.generator import TextToImage
+from selfe.json_files import read_json
 from selfe.objectives.registry import load_method
 from selfe.provenance import provenance
 from selfe.run_folder.model import load_run
@@ -105,7 +106,7 @@ def search_sampling(
             )
     out.mkdir(parents=True, exist_ok=True)
     path = out / "search.json"
-    results = json.loads(path.read_text()) if path.exists() else {"made": {}, "runs": {}}
+    results = read_json(path, dict[str, Any]) if path.exists() else {"made": {}, "runs": {}}
     scorers: dict[str, ValidationScorer] = {}
     for run in runs:
         config = read_config(run.folder)

@@ -11,7 +11,6 @@ A folder given instead of the hub holds t2i_model.bin (or .safetensors), and opt
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,7 +32,7 @@ from baselines.pretrained.cards import TIM_GEMMA_GATE as GEMMA_GATE
 from baselines.pretrained.tim.network import TiMTransformer, load_published
 from baselines.pretrained.tim.sampler import count_evaluations, sample_tim
 from baselines.pretrained.tim.text import GemmaFeatures
-from selfe.hub import Source, locate_files, open_folder, vocabulary_gaps, weight_gaps
+from selfe.hub import Source, locate_files, open_folder, read_map, vocabulary_gaps, weight_gaps
 from selfe.published_weights import load_weights, weights_digest
 from selfe.text import first_line
 
@@ -219,11 +218,11 @@ def load_parts(sources: Mapping[str, Source], dtype: str) -> TimParts:
 
     folder = sources["network"].folder
     config_file = folder / "config.json"
+    values = read_map(config_file) if config_file.is_file() else {}
     try:
-        values = config_file.read_text(encoding="utf-8") if config_file.is_file() else "{}"
         with torch.device("meta"):
-            network = TiMTransformer(**json.loads(values))
-    except (OSError, ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+            network = TiMTransformer(**values)
+    except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
         raise ValueError(
             f"{config_file} is damaged ({first_line(error)}): fetch it again"
         ) from None

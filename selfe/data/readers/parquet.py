@@ -118,8 +118,10 @@ def _open(path: str) -> Any:
 
     require_file(path)
     try:
-        return pyarrow.parquet.ParquetFile(path, memory_map=True, page_checksum_verification=True)
-    except (pyarrow.ArrowException, OSError) as error:
+        file = pyarrow.parquet.ParquetFile(path, memory_map=True, page_checksum_verification=True)
+        _ = file.schema_arrow.names  # of a damaged footer, bytes that are no text
+        return file
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{path} cannot be read as parquet ({first_line(error)}): fetch it again"
         ) from None
