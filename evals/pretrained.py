@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from selfe.hub import Source, locate, open_folder, weight_gaps
 from selfe.published_weights import load_weights
 
-PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
+WEIGHTS, PICKLE = "*.safetensors", "pytorch_model.bin"
+PATTERNS = ("*.json", WEIGHTS, "*.txt", "*.model", "*.jinja")
+PINNED: Mapping[str, str] = {
+    "Qwen/Qwen3-VL-8B-Instruct": "0c351dd01ed87e9c1b53cbc748cba10e6187ff3b",
+    "openai/clip-vit-large-patch14-336": "ce19dc912ca5cd21c8a653c79e251e808ccabcd1",
+    # the conversion to safetensors, which the main branch never took
+    "openai/clip-vit-base-patch32": "c237dc49a33fc61debc9276459120b7eac67e7ef",
+    "facebook/dinov2-base": "f9e44c814b77203eaa57a6bdbbd535f21ede1415",
+    "yuvalkirstain/PickScore_v1": "a4e4367c6dfa7288a00c550414478f865b875800",
+    "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": "1c2b8495b28150b8a4922ee1c8edee224c284c0c",
+    "xswu/HPSv2": "697403c78157020a1ae59d23f111aa58ced35b0a",
+    "THUDM/ImageReward": "5736be03b2652728fb87788c9797b0570450ab72",
+    "google-bert/bert-base-uncased": "86b5e0934494bd15c9632b12f734a8a67f723594",
+}
+"""Commit of each repository whose weights judges and measures use, so that two people measure with
+the same. They are the commits that others' public code names; none was fetched here."""
+
+
+def pinned(repository: str) -> str:
+    """The commit that is used unless a user names another; of other repositories, their main."""
+    return PINNED.get(repository, "main")
 
 
 def find_network(
     repository: str,
-    revision: str = "main",
+    revision: str = "",
     *,
     weights: bool = True,
+    pickled: bool = False,
     licence: str = "",
     cache_dir: str | None = None,
 ) -> Source:
@@ -24,8 +45,9 @@ def find_network(
 
     Args:
         repository: hub id, or a folder.
-        revision: branch, tag or commit; the commit that it stands for is recorded.
+        revision: branch, tag or commit, "" for `pinned`; the commit that it stands for is recorded.
         weights: False for a repository of which only a tokenizer or a preprocessor is wanted.
+        pickled: whether PyTorch's own format will do, for a repository that has no other.
 
     Raises:
         ValueError: if files are missing and cannot be fetched: names them and the command.
@@ -37,24 +59,28 @@ def find_network(
             return [] if any((folder / name).is_file() for name in names) else [names[1]]
         if not (folder / "config.json").is_file():
             return ["config.json"]
+        if pickled and (folder / PICKLE).is_file():
+            return []
         return [gap.removeprefix("./") for gap in weight_gaps(folder, ".")]
 
     def download(wanted: str) -> None:
         from huggingface_hub import snapshot_download
 
-        patterns = PATTERNS if weights else [p for p in PATTERNS if p != "*.safetensors"]
         snapshot_download(
             repository, revision=wanted, cache_dir=cache_dir, allow_patterns=list(patterns)
         )
+
+    patterns = [p for p in PATTERNS if weights or p != WEIGHTS]
+    patterns += [PICKLE] * pickled
 
     if Path(repository).is_dir():
         return open_folder(repository, find_missing)
     return locate(
         repository,
-        revision,
+        revision or pinned(repository),
         find_missing=find_missing,
         download=download,
-        patterns=PATTERNS,
+        patterns=patterns,
         cache_dir=cache_dir,
         licence=licence,
     )
@@ -66,6 +92,7 @@ def load_network(
     *,
     unused: Sequence[str] = (),
     optional: Sequence[str] = (),
+    pickled: bool = False,
     **extra: Any,
 ) -> Any:
     """A network of transformers from a folder, in evaluation mode and without gradients.
@@ -74,10 +101,14 @@ def load_network(
         kind: class with `from_pretrained`.
         unused: starts of names of weights in the file that this network has no part for.
         optional: starts of names of parts that the file may lack (computed buffers).
+        pickled: whether PyTorch's own format is read where there is no other.
         extra: keywords of `from_pretrained`.
 
     Raises:
         ValueError: if the file lacks a weight, or holds one that the network does not know.
     """
-    model = load_weights(kind, source.folder, unused=unused, optional=optional, **extra)
+    pickled = pickled and not any(source.folder.glob(WEIGHTS))
+    model = load_weights(
+        kind, source.folder, unused=unused, optional=optional, pickled=pickled, **extra
+    )
     return model.eval().requires_grad_(False)

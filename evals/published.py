@@ -16,7 +16,7 @@ from evals.detectors.weights import fetch as fetch_files
 from evals.distribution.features import CLIP_L_336, DINOV2_BASE
 from evals.judges.vlm import QWEN3_VL_8B
 from evals.preference import clip, image_reward
-from evals.pretrained import find_network
+from evals.pretrained import find_network, pinned
 from selfe.hub import MissingFilesError, Source, locate_files
 
 NOT_STATED = "not stated in its repository"
@@ -34,6 +34,7 @@ class HubWeights:
         gigabytes: of what is fetched, rounded.
         files: () for a network in transformers' layout, else the files wanted.
         weights: False where only a tokenizer or a preprocessor is wanted.
+        pickled: whether its weights are in PyTorch's own format alone.
     """
 
     name: str
@@ -43,6 +44,7 @@ class HubWeights:
     gigabytes: float
     files: tuple[str, ...] = ()
     weights: bool = True
+    pickled: bool = False
 
     def find(self, cache_dir: str | None = None) -> Source:
         """Raises ValueError where files are missing and cannot be fetched."""
@@ -50,12 +52,16 @@ class HubWeights:
             return locate_files(
                 self.repository,
                 self.files,
-                revision="main",
+                revision=pinned(self.repository),
                 cache_dir=cache_dir,
                 licence=self.licence,
             )
         return find_network(
-            self.repository, weights=self.weights, licence=self.licence, cache_dir=cache_dir
+            self.repository,
+            weights=self.weights,
+            pickled=self.pickled,
+            licence=self.licence,
+            cache_dir=cache_dir,
         )
 
 
@@ -63,7 +69,14 @@ HUB_WEIGHTS: dict[str, HubWeights] = {
     each.name: each
     for each in (
         HubWeights("qwen3-vl-8b", QWEN3_VL_8B, "judge of GenEval 2", "Apache-2.0", 17.5),
-        HubWeights("clip-l-336", CLIP_L_336, "features of CMMD and diversity", NOT_STATED, 1.7),
+        HubWeights(
+            "clip-l-336",
+            CLIP_L_336,
+            "features of CMMD and diversity",
+            NOT_STATED,
+            1.7,
+            pickled=True,
+        ),
         HubWeights("dinov2-base", DINOV2_BASE, "features of diversity", "Apache-2.0", 0.35),
         HubWeights("pickscore", clip.PICKSCORE, "PickScore", NOT_STATED, 3.9),
         HubWeights(

@@ -35,6 +35,7 @@ def load_weights(
     *,
     unused: Sequence[str] = (),
     optional: Sequence[str] = (),
+    pickled: bool = False,
     **options: Any,
 ) -> Any:
     """`loader.from_pretrained(folder)` of a transformers or diffusers model, safetensors only.
@@ -42,6 +43,7 @@ def load_weights(
     Args:
         loader: the model's class, or one of transformers' Auto classes.
         unused, optional: see `require_complete`.
+        pickled: read pytorch_model.bin instead, of which nothing but tensors is taken.
         options: further keywords of its `from_pretrained`.
 
     Raises:
@@ -55,7 +57,8 @@ def load_weights(
             folder,
             output_loading_info=True,
             local_files_only=True,
-            use_safetensors=True,
+            use_safetensors=not pickled,
+            **({"weights_only": True} if pickled else {}),
             **options,
         )
     require_complete(str(folder), found, unused=unused, optional=optional)

@@ -22,9 +22,11 @@ from evals.distribution.reference import folder_reference
 from evals.distribution.spread import distances_by_prompt, pairwise_distance
 from evals.images import sample_path, scan_folder, write_failed_marker, write_metadata, write_png
 from evals.measure import DrawnImages, MeasureOptions
+from evals.pretrained import pinned
 from evals.registry import FEATURES, MEASURES, open_measure, open_suite
 from evals.scoring.benchmark import limited
 from selfe.data.shapes_world import ShapesWorld
+from selfe.hub import COMMIT, MissingFilesError
 
 QUIET = lambda done, total: None  # noqa: E731
 
@@ -243,6 +245,38 @@ def test_features_of_photographs(tiny_vision: dict[str, str], name: str) -> None
     for image, row in zip(images, together, strict=True):
         assert extractor.features([image])[0] == pytest.approx(row, abs=1e-5)
     assert "bicubic" in extractor.settings["resize"]
+
+
+def test_clip_is_read_from_the_format_it_is_published_in(
+    tiny_vision: dict[str, str], tmp_path: Path
+) -> None:
+    """Its repository has a pickle alone, of which nothing but tensors is taken."""
+    from safetensors.torch import load_file
+
+    published = Path(tiny_vision["clip-l-336"])
+    (tmp_path / "config.json").write_bytes((published / "config.json").read_bytes())
+    state = load_file(published / "model.safetensors")
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    options = [MeasureOptions(weights={"clip-l-336": str(p)}) for p in (published, tmp_path)]
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    safe, pickled = (FEATURES.load("clip-l-336")(each).features([image]) for each in options)
+    assert np.array_equal(safe, pickled)
+    lacking = dict(state)
+    del lacking["visual_projection.weight"]
+    for content, words in ((lacking, "visual_projection.weight"), (Path("x"), "fetch it again")):
+        torch.save(content, tmp_path / "pytorch_model.bin")
+        with pytest.raises(ValueError, match=words):
+            FEATURES.load("clip-l-336")(options[1])
+
+
+def test_networks_are_pinned_to_a_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    from evals.published import HUB_WEIGHTS
+
+    for each in HUB_WEIGHTS.values():
+        assert COMMIT.fullmatch(pinned(each.repository)), each.name
+        with pytest.raises(MissingFilesError, match=f"--revision {pinned(each.repository)}"):
+            each.find(cache_dir="/nowhere")
+    assert pinned("somebody/else") == "main"
 
 
 def photographs(folder: Path, seed: int, n: int = 12) -> Path:

@@ -89,6 +89,14 @@ def test_spellings() -> None:
     assert set(accepted_spellings("7")) == {"7", "seven", "Seven", " 7", " seven", " Seven"}
 
 
+def test_spellings_are_those_of_the_published_script() -> None:
+    """Its list of an answer to "How many"; every other answer is "Yes"."""
+    numbers = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    for number, word in enumerate(numbers, start=1):
+        plain = {word, word.capitalize(), str(number)}
+        assert set(accepted_spellings(word)) == plain | {f" {each}" for each in plain}
+
+
 def test_questions_are_asked_as_published(published: Path) -> None:
     rules = SoftTifa()
     (first, *_) = rules.questions(read_records(published)[0])

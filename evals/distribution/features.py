@@ -103,9 +103,12 @@ def clip_l_336(options: MeasureOptions) -> NetworkFeatures:
     """CLIP ViT-L/14 at 336 pixels, projected: the features of CMMD."""
     from transformers import CLIPVisionModelWithProjection
 
-    source = find_network(options.weights.get("clip-l-336", CLIP_L_336), licence="MIT")
+    source = find_network(options.weights.get("clip-l-336", CLIP_L_336), pickled=True)
     network = load_network(
-        CLIPVisionModelWithProjection, source, unused=(*OTHER_PARTS, *POSITION_IDS)
+        CLIPVisionModelWithProjection,
+        source,
+        unused=(*OTHER_PARTS, *POSITION_IDS),
+        pickled=True,
     ).to(options.device)
     return NetworkFeatures(
         "clip-l-336",

@@ -64,16 +64,18 @@ class VlmJudge:
     def from_hub(
         cls,
         model: str = "",
-        revision: str = "main",
+        revision: str = "",
         device: str = "cpu",
         dtype: str = "auto",
         batch_size: int = 8,
         cache_dir: str | None = None,
     ) -> VlmJudge:
-        """A model by hub id or folder; the commit that `revision` stands for is recorded.
+        """A model by hub id or folder.
 
         Args:
             model: hub id or folder.
+            revision: branch, tag or commit; "" for the one that `evals.pretrained` pins, or main.
+                The commit that it stands for is recorded.
             dtype: "auto" is bfloat16 on an accelerator and float32 on the CPU.
 
         Raises:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from evals.distribution.features import POSITION_IDS
 from evals.measure import MeasureOptions
 from evals.preference.base import PreferenceMeasure
-from evals.pretrained import find_network, load_network
+from evals.pretrained import find_network, load_network, pinned
 from selfe.files import file_sha256
 from selfe.hub import locate_files
 from selfe.published_weights import load_processor
@@ -189,7 +189,11 @@ def hpsv2(options: MeasureOptions) -> PreferenceMeasure:
         path, digest = Path(given), f"sha256:{file_sha256(given)[:12]}"
     else:
         source = locate_files(
-            HPS_REPOSITORY, [HPS_FILE], revision="main", cache_dir=None, licence="Apache-2.0"
+            HPS_REPOSITORY,
+            [HPS_FILE],
+            revision=pinned(HPS_REPOSITORY),
+            cache_dir=None,
+            licence="Apache-2.0",
         )
         path, digest = source.folder / HPS_FILE, source.digest
     network = load_open_clip(open_clip.create_model(HPS_MODEL, pretrained=None), path)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from evals.distribution.features import CLIP_MEAN, CLIP_STD
 from evals.measure import MeasureOptions
 from evals.preference.base import PreferenceMeasure
+from evals.pretrained import pinned
 from selfe.files import file_sha256
 from selfe.hub import locate_files
 from selfe.published_weights import load_tokenizer
@@ -201,7 +202,11 @@ def image_reward(options: MeasureOptions) -> PreferenceMeasure:
         path, digest = Path(given), f"sha256:{file_sha256(given)[:12]}"
     else:
         source = locate_files(
-            REPOSITORY, [FILE], revision="main", cache_dir=None, licence="Apache-2.0"
+            REPOSITORY,
+            [FILE],
+            revision=pinned(REPOSITORY),
+            cache_dir=None,
+            licence="Apache-2.0",
         )
         path, digest = source.folder / FILE, source.digest
     words = options.weights.get("imagereward-tokenizer")
@@ -209,7 +214,11 @@ def image_reward(options: MeasureOptions) -> PreferenceMeasure:
         Path(words)
         if words
         else locate_files(
-            TOKENIZER, TOKENIZER_FILES, revision="main", cache_dir=None, licence="Apache-2.0"
+            TOKENIZER,
+            TOKENIZER_FILES,
+            revision=pinned(TOKENIZER),
+            cache_dir=None,
+            licence="Apache-2.0",
         ).folder
     )
     model = ImageReward(

@@ -32,7 +32,11 @@ _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eigh
 
 def accepted_spellings(answer: str) -> tuple[str, ...]:
     """Spellings whose first tokens count for an answer: lower case and capitalised, each with and
-    without a space before; for a number also its digits."""
+    without a space before; for a number also its digits.
+
+    These are the lists of the published evaluation.py, which takes the number's for a question that
+    begins "How many" and that of "Yes" for all others; in the published file that is the same.
+    """
     word = answer.strip().lower()
     forms = [word, word.capitalize()]
     if word in _NUMBERS:
