@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from selfe.jpeg_files import jpeg_fault
 
@@ -24,10 +24,14 @@ MOST_PIXELS = 178_956_970
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_PALETTE = 3
+"""The kind of PNG whose numbers are places in a palette."""
 _BIT_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
           (0, 1, 1, 2))  # fmt: skip
 """(first column, first row, column step, row step) of the passes of an interlaced PNG."""
+_PHOTOMETRIC, _SAMPLE_FORMAT = 262, 339
+"""Tags of TIFF."""
 _TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 _KEPT_TEXT = (b"XML:com.adobe.xmp", b"Raw profile type ")
 """Text that may say how an image is turned."""
@@ -86,11 +90,16 @@ def decode_image(content: bytes) -> Image.Image:
             with Image.open(io.BytesIO(content), formats=[kind]) as opened:
                 _check_size(*opened.size)
                 opened.load()
+                _check_values(opened)
                 if kind == "JPEG" and (fault := jpeg_fault(content, opened)) is not None:
                     raise DamagedImage(f"the image is damaged ({fault})")
-                return _as_rgb(ImageOps.exif_transpose(opened))
+                return _as_rgb(ImageOps.exif_transpose(opened), _is_negative(opened))
     except DamagedImage:
         raise
+    except UnidentifiedImageError:
+        raise DamagedImage(
+            f"the image is damaged, or of a kind of {kind} that is not read"
+        ) from None
     except Exception as error:  # decoders of foreign bytes raise anything at all
         # some texts hold an address in memory, which is another in every process
         words = "" if " object at 0x" in str(error) else f": {error}"
@@ -117,10 +126,30 @@ def _check_size(width: int, height: int) -> None:
         raise DamagedImage(f"refused: {width} x {height} pixels are more than {MOST_PIXELS}")
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
+def _check_values(image: Image.Image) -> None:
+    """Refuse what Pillow takes for other numbers: colours that a palette lacks become black, signed
+    bytes unsigned ones."""
+    if image.mode == "P" and image.format == "PNG" and image.palette is not None:
+        used, there = image.getextrema()[1], len(image.palette.palette) // 3
+        if used >= there:  # type: ignore[operator]
+            raise DamagedImage(
+                f"the image is damaged (colour {used} of a palette of {there} colours)"
+            )
+    tags = getattr(image, "tag_v2", {})
+    if image.mode == "L" and tags.get(_SAMPLE_FORMAT, (1,)) not in (1, (1,), 4, (4,)):
+        raise DamagedImage("refused: signed grey pixels, whose range is not known")
+
+
+def _is_negative(image: Image.Image) -> bool:
+    """Whether 0 is white, which Pillow minds with 8 bits and forgets with 16."""
+    return getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
+
+
+def _as_rgb(image: Image.Image, negative: bool) -> Image.Image:
     mode = image.mode
     if mode.startswith("I;16") and mode != "I;16S":
-        return _from_16_bits(image)
+        grey = _from_16_bits(image)
+        return ImageOps.invert(grey) if negative else grey
     if mode in ("I", "F") or mode.startswith("I;"):
         kind = "floating-point" if mode == "F" else "32-bit or signed"
         raise DamagedImage(
@@ -165,6 +194,7 @@ def png_fault(content: bytes) -> str | None:
     view = memoryview(content)
     header: tuple[int, ...] | None = None
     pixels: list[memoryview] = []
+    has_palette = False
     for kind, start, end in png_chunks(content):
         (checksum,) = struct.unpack_from(">I", content, end)
         if zlib.crc32(view[start - 4 : end]) != checksum:
@@ -176,7 +206,11 @@ def png_fault(content: bytes) -> str | None:
             fault = _header_fault(*header)
             if fault:
                 return fault
+        elif kind == b"PLTE":
+            has_palette = True
         elif kind == b"IDAT":
+            if header[3] == _PALETTE and not has_palette:
+                return "damaged PNG (it lacks its palette)"
             pixels.append(view[start:end])
         elif kind == b"IEND":
             return _rows_fault(header, pixels)

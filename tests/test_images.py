@@ -68,6 +68,46 @@ def test_grey_of_unknown_range_is_refused(dtype: Any) -> None:
         decode_image(encoded(RAMP.astype(dtype), "TIFF"))
 
 
+def tiff(value: int, *, dtype: str, sample_format: int = 1, photometric: int = 1) -> bytes:
+    """A TIFF of 4 x 4 grey pixels, whose tags Pillow would not write."""
+    pixels = np.full((4, 4), value, dtype)
+    bits, size = 8 * pixels.itemsize, pixels.nbytes
+    tags = [(256, 4), (257, 4), (258, bits), (259, 1), (262, photometric), (273, 134), (277, 1),
+            (278, 4), (279, size), (339, sample_format)]  # fmt: skip
+    packed = [struct.pack("<HHIHH", tag, 3, 1, number, 0) for tag, number in tags]
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(packed)
+    return head + bytes(4) + pixels.tobytes() + bytes(4)
+
+
+def test_tags_of_tiff_that_change_what_a_number_means_are_minded() -> None:
+    """0 may be white, and 16 bits are told from signed ones."""
+    for dtype, value, wanted in (("<u2", 0x4080, 64), ("<u1", 64, 64)):
+        plain = np.asarray(decode_image(tiff(value, dtype=dtype)))
+        negative = np.asarray(decode_image(tiff(value, dtype=dtype, photometric=0)))
+        assert np.unique(plain) == wanted and np.unique(negative) == 255 - wanted
+    for dtype, kind in (("<i1", 2), ("<i2", 2), ("<f4", 3)):
+        with pytest.raises(DamagedImage, match="refused: .*range is not known"):
+            decode_image(tiff(1, dtype=dtype, sample_format=kind))
+    with pytest.raises(DamagedImage, match="a kind of TIFF that is not read"):
+        decode_image(tiff(1, dtype="<f2", sample_format=3))
+
+
+def test_colours_that_a_palette_lacks_are_noticed() -> None:
+    """Decoders paint them black."""
+    image = Image.new("P", (8, 8), 3)
+    image.putpalette(bytes(range(12)))
+    whole = encoded(image)
+    assert np.asarray(decode_image(whole))[0, 0].tolist() == [9, 10, 11]
+    start = whole.index(b"PLTE") - 4
+    length = struct.unpack_from(">I", whole, start)[0]
+    data = whole[start + 8 : start + 8 + 9]
+    short = struct.pack(">I", 9) + b"PLTE" + data + struct.pack(">I", zlib.crc32(b"PLTE" + data))
+    with pytest.raises(DamagedImage, match="colour 3 of a palette of 3 colours"):
+        decode_image(whole[:start] + short + whole[start + 12 + length :])
+    with pytest.raises(DamagedImage, match="palette"):
+        decode_image(whole[:start] + whole[start + 12 + length :])
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "PA", "CMYK"])
 def test_every_mode_becomes_upright_rgb(mode: str, kind: str) -> None:

@@ -53,7 +53,7 @@ def test_linked_folders_are_entered_once_and_hidden_ones_never(tmp_path: Path) -
     (mine / "far").symlink_to("../far")
     (mine / "again").symlink_to("deep")
     (mine / "circle").symlink_to("..", target_is_directory=True)
-    for hidden in (".ipynb_checkpoints", "__MACOSX", "deep/.old", "@eaDir"):
+    for hidden in (".ipynb_checkpoints", "__MACOSX", "deep/.old", "@eaDir", "#recycle"):
         pair(mine / hidden, "old")
     put(mine / "._z.png")
     assert sorted(captions(f"folder:{mine}")) == ["a", "y", "z"]
@@ -250,6 +250,49 @@ def header(name: bytes, size: bytes, kind: bytes = b"0") -> bytes:
     block[156:157], block[257:265] = kind, b"ustar\00000"
     block[148:156] = b"%06o\0 " % sum(block)
     return bytes(block)
+
+
+@pytest.mark.fault(15)
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_a_pipe_in_place_of_metadata_is_named(name: str, tmp_path: Path) -> None:
+    pair(tmp_path, "a")
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ValueError, match=f"{name} cannot be read .*not a plain file"):
+        open_reader(f"folder:{tmp_path}")
+
+
+def test_what_lies_behind_the_end_of_a_tar_is_told(tmp_path: Path) -> None:
+    one, two = (tar_of(("a.png", PNG), ("a.txt", text)) for text in (b"1", b"2"))
+    samples, (skipped,) = read_all(f"wds:{put(tmp_path / 'a.tar', one + two)}")
+    assert [s.caption for s in samples] == ["1"] and "joined with cat" in skipped.reason
+    samples, skips = read_all(f"wds:{put(tmp_path / 'b.tar', one + bytes(100_000))}")
+    assert [s.caption for s in samples] == ["1"] and not skips
+    for content in (tar_of(), bytes(50_000), tar_of(packed="gz")):  # a file that was never filled
+        samples, (told,) = read_all(f"wds:{put(tmp_path / 'c.tar', content)}")
+        assert not samples and told.reason == "the tar is empty"
+
+
+@pytest.mark.fault(15)
+@pytest.mark.parametrize(
+    "state",
+    ["", "[1]", "[" * 100_000, "{}", '{"_data_files": [1]}', '{"_data_files": [{"filename": 1}]}',
+     '{"_data_files": [{"filename": "../../x.arrow"}]}', '{"_data_files": [{"filename": "/x"}]}'],
+)  # fmt: skip
+def test_saved_data_whose_state_is_damaged_or_leads_out(state: str, tmp_path: Path) -> None:
+    import datasets
+
+    data = datasets.Dataset.from_dict({"image": [PNG], "text": ["a"]})
+    data.save_to_disk(str(tmp_path / "one"))
+    datasets.DatasetDict({"train": data}).save_to_disk(str(tmp_path / "several"))
+    for root, folder in (("one", "one"), ("several", "several/train")):
+        assert len(read_all(f"hf:{tmp_path / root}")[0]) == 1
+        (tmp_path / folder / "state.json").write_text(state)
+        with pytest.raises(ValueError, match=f"{root} is no sound saved data set"):
+            open_reader(f"hf:{tmp_path / root}")
+    for splits in ('{"splits": ["../one"]}', '{"splits": 1}', "[]"):
+        (tmp_path / "several" / "dataset_dict.json").write_text(splits)
+        with pytest.raises(ValueError, match="several is no sound saved data set"):
+            open_reader(f"hf:{tmp_path / 'several'}")
 
 
 MINUS = (256**12 - 512).to_bytes(12, "big")

@@ -218,6 +218,21 @@ def test_broken_records_cost_their_sample_alone(
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+def test_case_of_a_column_does_not_matter(layout: str, tmp_path: Path) -> None:
+    spelling = write_three(layout, tmp_path, "usual")
+    usual = "text" if layout.startswith("metadata") else "txt" if "txt" in layout else "caption"
+    samples, skipped = read_all(spelling, caption_column=usual.upper())
+    assert [s.caption for s in samples] == [GOOD, "usual", GOOD] and not skipped
+
+
+def test_case_of_a_metadata_file_does_not_matter(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(PNG)
+    (tmp_path / "METADATA.CSV").write_text("File_Name,Text\na.png,a caption\n")
+    samples, skipped = read_all(f"folder:{tmp_path}")
+    assert [s.caption for s in samples] == ["a caption"] and not skipped
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_asked_caption_column_is_read_and_no_other(layout: str, tmp_path: Path) -> None:
     spelling = write_three(layout, tmp_path, "usual")
     with_text = layout in ("metadata.jsonl", "metadata.csv")

@@ -62,6 +62,13 @@ def caption_in(values: Mapping[str, Any], column: str) -> Any:
     raise ValueError("no caption")
 
 
+def value_under(values: Mapping[str, Any], names: Sequence[str]) -> Any:
+    """The first value that is not empty, under a name in any case; None where there is none."""
+    by_lower = _by_lower(values)
+    keys = (name if name in values else by_lower.get(name.lower()) for name in names)
+    return next((values[key] for key in keys if key is not None and values[key]), None)
+
+
 def _by_lower(names: Iterable[Any]) -> dict[str, Any]:
     """Lower case -> name; of those that differ by case, the first."""
     return {str(name).lower(): name for name in reversed(list(names))}
@@ -126,10 +133,10 @@ def pick_column(names: Sequence[str], wanted: str, known: Sequence[str], what: s
         ValueError: lists the columns there are.
     """
     found = None
+    by_lower = _by_lower(names)
     if wanted:
-        found = wanted if wanted in names else None
+        found = wanted if wanted in names else by_lower.get(wanted.lower())
     else:
-        by_lower = _by_lower(names)
         found = next((by_lower[name] for name in known if name in by_lower), None)
     if found is None:
         raise ValueError(

@@ -25,6 +25,7 @@ from selfe.data.readers.cells import (
     caption_in,
     caption_text,
     parse_record,
+    value_under,
 )
 from selfe.data.readers.locations import (
     ARCHIVE_ENDINGS,
@@ -161,7 +162,7 @@ class FolderReader(CheckedReader):
         found: dict[str, str] = {}
         for name in names:
             path = PurePosixPath(name)
-            if path.name in METADATA_NAMES:
+            if path.name.lower() in METADATA_NAMES:
                 folder = "" if str(path.parent) == "." else str(path.parent)
                 if folder in found:
                     raise ValueError(
@@ -198,7 +199,7 @@ class FolderReader(CheckedReader):
             if isinstance(record, str):
                 faults.append(Skipped(place, record))
                 continue
-            own = next((record[n] for n in self.file_names if record.get(n)), None)
+            own = value_under(record, self.file_names)
             columns = columns or names_of(record)
             if not isinstance(own, str):
                 wanted = f"{' or '.join(self.file_names)} and {' or '.join(CAPTION_NAMES)}"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
+
+from pydantic import BaseModel, Field
 
 from selfe.data.readers.base import (
     MOST_IMAGE_BYTES,
@@ -19,6 +22,7 @@ from selfe.data.readers.base import (
 )
 from selfe.data.readers.cells import CAPTION_NAMES, IMAGE_NAMES, image_bytes, pick_column
 from selfe.data.readers.locations import place_below, read_below, read_plain_file
+from selfe.json_files import JsonFault, read_json
 from selfe.text import first_line
 
 _OPTIONS = ("split", "config", "revision", "streaming")
@@ -124,6 +128,7 @@ class HubReader(CheckedReader):
         split = options.get("split", "train")
         try:
             if saved:
+                _check_saved(local)
                 data = _part_of_saved(datasets.load_from_disk(self.name), self.name, split)
                 return data.to_iterable_dataset(num_shards=1) if self.streaming else data
             if local.is_dir() and "config" in options:
@@ -214,6 +219,38 @@ def _part_of_saved(data: Any, name: str, split: str) -> Any:
         parts[each.splitname].select(range(each.from_ or 0, _end(each, parts))) for each in wanted
     ]
     return found[0] if len(found) == 1 else datasets.concatenate_datasets(found)
+
+
+def _check_saved(folder: Path) -> None:
+    """Raise _Unusable where the state of saved data is damaged, or names files elsewhere."""
+    try:
+        if (folder / "dataset_dict.json").is_file():
+            found = read_json(folder / "dataset_dict.json", _SavedParts)
+            parts = [folder / name for name in found.splits if _is_name(name)]
+            whole = len(parts) == len(found.splits)
+        else:
+            parts, whole = [folder], True
+        for part in parts:
+            files = read_json(part / "state.json", _SavedState).data_files
+            whole = whole and all(_is_name(file.get("filename")) for file in files)
+    except (JsonFault, OSError) as error:
+        raise _Unusable(f"{folder} is no sound saved data set ({first_line(error)})") from None
+    if not whole:
+        raise _Unusable(f"{folder} is no sound saved data set: it names a file outside of it")
+
+
+def _is_name(name: Any) -> bool:
+    """Whether it is that of something in a folder itself."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
+
+
+@dataclass(frozen=True)
+class _SavedParts:
+    splits: list[str]
+
+
+class _SavedState(BaseModel):
+    data_files: list[dict[str, Any]] = Field(alias="_data_files")
 
 
 def _end(instruction: Any, parts: dict[str, Any]) -> int:

@@ -9,6 +9,7 @@ import re
 import stat
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 from selfe.data.readers.cells import MOST_IMAGE_BYTES
 from selfe.text import without_secrets
@@ -22,8 +23,11 @@ ARCHIVE_ENDINGS = (".zip", ".rar", ".7z")
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 UNREAD_TAR_ENDINGS = (".tar.zst", ".tar.zstd", ".tzst", ".tar.lz4", ".tar.br", ".tar.z")
 PARQUET_ENDINGS = (".parquet", ".parq", ".pq")
-_NOT_DATA = ("__MACOSX", "@eaDir")
-"""Folders that programs leave beside data, with copies or thumbnails of it."""
+_NOT_DATA = (
+    *("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found"),
+    "System Volume Information",
+)
+"""Folders that programs leave beside data, with copies of it, thumbnails or what was deleted."""
 _MOST_SHARDS = 1_000_000
 
 
@@ -179,14 +183,20 @@ def read_plain_file(path: str | Path, most: int = MOST_IMAGE_BYTES) -> bytes:
         ValueError: if it is no plain file, or larger than `most` bytes.
         OSError: if it cannot be read.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode):
-            raise ValueError("refused: not a plain file")
-        if facts.st_size > most:
-            raise ValueError(f"refused: {facts.st_size} bytes are more than {most}")
+    with open_plain_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise ValueError(f"refused: {size} bytes are more than {most}")
         return file.read(most + 1)
+
+
+def open_plain_file(path: str | Path) -> BinaryIO:
+    """Raises ValueError if it is no plain file, OSError if it cannot be read."""
+    file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise ValueError("refused: not a plain file")
+    return file
 
 
 def place_below(root: str | Path, name: str) -> str:

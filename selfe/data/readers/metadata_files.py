@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from selfe.data.readers.cells import MOST_TEXT_BYTES, listed, parse_record
-from selfe.data.readers.locations import IMAGE_ENDINGS
-from selfe.text import decode_text
+from selfe.data.readers.locations import IMAGE_ENDINGS, open_plain_file
+from selfe.text import decode_text, first_line
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 _MOST_LINES = 1000
@@ -30,11 +30,15 @@ def read_metadata(path: Path) -> Iterator[tuple[int, Record]]:
         ValueError: if the header of a CSV file is unusable, or a line is too long to be one.
     """
     lines = _lines(path)
-    return _csv_records(path, lines) if path.suffix == ".csv" else _json_records(lines)
+    return _csv_records(path, lines) if path.suffix.lower() == ".csv" else _json_records(lines)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    with path.open("rb") as file:
+    try:
+        opened = open_plain_file(path)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} cannot be read ({first_line(error)})") from None
+    with opened as file:
         number = 0
         while chunk := file.readline(MOST_TEXT_BYTES + 1):
             if len(chunk) > MOST_TEXT_BYTES:

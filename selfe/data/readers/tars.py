@@ -47,6 +47,8 @@ _LONG_HEADERS = (
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
 )
 _MOST_HEADER_BYTES = 1 << 20
+_MOST_PADDING = 1 << 20
+"""Zeros behind the end of a tar that are looked through for more."""
 _PACKINGS: tuple[tuple[bytes, Any], ...] = (
     (b"\x1f\x8b", lambda stream: gzip.GzipFile(fileobj=stream)),
     (b"BZh", bz2.BZ2File),
@@ -194,7 +196,7 @@ def members(shard: str, most_bytes: Any) -> Iterator[tuple[str, bytes, str] | Sk
     Raises:
         ValueError: if the file is missing or cannot be opened.
     """
-    last = "its start"
+    last: str | None = None
     with _open(shard) as packed:
         head = packed.read(512)
         packed.seek(0)
@@ -221,9 +223,20 @@ def members(shard: str, most_bytes: Any) -> Iterator[tuple[str, bytes, str] | Sk
                 assert ending is not None
                 ending.seek(tar.offset)
                 if ending.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                    yield Skipped(shard, f"the tar is damaged or cut short after {last}")
+                    yield Skipped(
+                        shard, f"the tar is damaged or cut short after {last or 'its start'}"
+                    )
+                elif ending.read(_MOST_PADDING).strip(b"\0"):
+                    yield Skipped(
+                        shard,
+                        "more follows behind the end of the tar, as where tars were joined with "
+                        "cat: it is not read; join them with tar --concatenate",
+                    )
+                elif last is None:
+                    yield Skipped(shard, "the tar is empty", samples=0)
         except _BROKEN as error:
-            reason = f"the tar is damaged or cut short after {last} ({first_line(error)})"
+            place = last or "its start"
+            reason = f"the tar is damaged or cut short after {place} ({first_line(error)})"
             yield Skipped(shard, reason)
 
 
