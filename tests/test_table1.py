@@ -217,7 +217,7 @@ def test_prompts_that_were_cut_are_told(study: Path) -> None:
             ("geneval", "--model", "sdxl", "--suite", "geneval@1", "--model-arg", "guidance=3"),
             ["model 'sdxl' has no argument 'guidance' (known: ", "guidance_scale"],
         ),
-        (("geneval", "--model", "sdxl", "--model-arg", "x"), ["--model-arg takes key=value"]),
+        (("geneval", "--model", "sdxl", "--model-arg", "x"), ["--model-arg takes KEY=VALUE"]),
         (
             ("geneval", "--model", "sdxl"),  # before anything else, the prompts of Table 1
             ["fetch geneval-long", "--prompts FILE", "--suite geneval@1"],

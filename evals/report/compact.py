@@ -13,7 +13,7 @@ import pandas as pd
 
 from evals.base import Interval
 from evals.report.exact_model import NAME, exact_scores
-from evals.report.lines import Line
+from evals.report.lines import Line, reference_line
 from evals.report.markup import is_missing, number, signed, to_markdown
 from evals.report.result_folders import ResultFolder
 from evals.report.rows import configuration_of, difference
@@ -188,11 +188,7 @@ def _reference(lines: Sequence[Line], baseline: str) -> Line | None:
                 return line
         names = ", ".join(line.name for line in lines)
         raise ValueError(f"no configuration is called {baseline!r}; there are: {names}")
-    for line in lines:
-        model = line.first.result.model
-        if model.method == "selfe" and not model.variant and not line.further:
-            return line
-    return None
+    return reference_line(lines)
 
 
 def _cells(line: Line, reference: Line | None, named: bool) -> dict[int, CompactCell]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from evals.report.curves import STYLES
 from evals.report.model_columns import eta_of, guidance_text, setting_text
+from evals.report.reference import REFERENCE_METHOD
 from evals.report.result_folders import ResultFolder
 from evals.report.rows import _preference, only_the_seed_differs
 from evals.results import protocol_key
@@ -104,6 +105,16 @@ def build_lines(
     _name(lines, names or {})
     _choose(lines)
     return lines
+
+
+def reference_line(lines: Sequence[Line]) -> Line | None:
+    """The line that others are compared with where the reader names none: the reference method
+    without ablations, drawn with its own settings; None if there is no such line."""
+    for line in lines:
+        model = line.first.result.model
+        if model.method == REFERENCE_METHOD and not model.variant and not line.further:
+            return line
+    return None
 
 
 def _settings_apart(key: tuple[Any, ...], members: Sequence[ResultFolder]) -> list[Line]:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from evals.report.compact import CompactTable, column_name, compact_table, headline
 from evals.report.diversity_table import DIVERSITY
-from evals.report.lines import Line, build_lines
+from evals.report.lines import Line, build_lines, reference_line
 from evals.report.markup import number
 from evals.report.page import TASK_NAMES
 from evals.report.result_folders import ResultFolder
@@ -223,11 +223,7 @@ def _shown(lines: Sequence[Line]) -> list[ResultFolder]:
 def _reference(lines: Sequence[Line], baseline: str) -> Line | None:
     if baseline:
         return next((line for line in lines if line.name == baseline), None)
-    for line in lines:
-        model = line.first.result.model
-        if model.method == "selfe" and not model.variant and not line.further:
-            return line
-    return lines[0] if lines else None
+    return reference_line(lines) or next(iter(lines), None)
 
 
 def _write_prompts(write: Any, protocol: str, folders: Sequence[ResultFolder]) -> dict:

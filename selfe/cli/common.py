@@ -1,4 +1,4 @@
-"""What the commands share: console, common options, progress, parsing."""
+"""What the commands share: console, progress, parsing. Their options stand in `options.py`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -21,7 +20,6 @@ from rich.progress import (
 )
 from rich.table import Column
 
-from selfe.cli.completion import complete_settings
 from selfe.text import printable, without_secrets
 
 console = Console(stderr=True, highlight=False)
@@ -32,20 +30,6 @@ WIDE = 90
 RUNS = Path("runs")
 REPORTS = Path("reports/local")
 """Not under version control; what is committed stands in reports/studies."""
-
-RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder of training runs and results.")]
-Device = Annotated[
-    str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, mps.", metavar="DEVICE")
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="SECTION.KEY=VALUE",
-        autocompletion=complete_settings,
-        help="Override a setting; repeatable. `ls settings` explains them.",
-    ),
-]
 
 
 def tell_error(sentence: str, kind: str = "error:") -> None:
@@ -119,6 +103,30 @@ def parse_steps(text: str) -> list[int]:
             )
         steps.append(int(part))
     return sorted(set(steps))
+
+
+def parse_pairs(
+    texts: Sequence[str], option: str, form: str, *, allow_empty: bool = False
+) -> dict[str, str]:
+    """["guidance_scale=4.5", ...] -> text by key.
+
+    Args:
+        option, form: for messages: "--model-arg", "KEY=VALUE".
+        allow_empty: whether the text after "=" may be empty.
+
+    Raises:
+        ValueError: for text without "=", or a key that is given twice.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        key = key.strip()
+        if not equals or not key or not (value or allow_empty):
+            raise ValueError(f"{option} takes {form}, got {text!r}")
+        if key in found:
+            raise ValueError(f"{option} {key} is given twice")
+        found[key] = value
+    return found
 
 
 @contextmanager

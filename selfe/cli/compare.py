@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from selfe.cli.common import RUNS, RunsDir, parse_steps
+from selfe.cli import options
+from selfe.cli.common import RUNS, parse_steps
 from selfe.cli.completion import complete_runs
 
 
@@ -33,8 +34,8 @@ def compare(
             file_okay=False,
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Everything, for programs.")] = False,
-    runs_dir: RunsDir = RUNS,
+    as_json: options.AsJson = False,
+    runs_dir: options.RunsDir = RUNS,
 ) -> None:
     """Compare two runs: every common step, task and training seed, with verdicts."""
     folders = [Path(each) for each in (a, b)]

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from selfe.cli.common import RUNS, Device, RunsDir, Ticker, parse_steps, pick_device, progress_bar
+from selfe.cli import options
+from selfe.cli.common import RUNS, Ticker, parse_steps, pick_device, progress_bar
 from selfe.cli.completion import complete_runs
 from selfe.cli.tables import Column, as_table
 
@@ -16,7 +17,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder of the page.", file_okay=False)] = Path(
         "reports/local/demo"
     ),
-    steps: Annotated[str, typer.Option(help="Sampler steps, separated by commas.")] = "2,4,8",
+    steps: options.Steps = "2,4,8",
     run: Annotated[
         list[str] | None,
         typer.Option(
@@ -24,9 +25,9 @@ def demo(
             autocompletion=complete_runs,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Fixes the images.")] = 0,
-    runs_dir: RunsDir = RUNS,
-    device: Device = "auto",
+    seed: options.ImageSeed = 0,
+    runs_dir: options.RunsDir = RUNS,
+    device: options.Device = "auto",
 ) -> None:
     """Draw, judge and show small trained models in about a minute. Nothing is trained."""
     from selfe.run_folder.packed_weights import load_packed, read_manifest

@@ -1,34 +1,25 @@
-"""selfe-bench prompts, doctor and fetch."""
+"""`selfe-bench doctor`: checks this machine."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from selfe.cli.common import (
-    RUNS,
-    Device,
-    RunsDir,
-    pick_device,
-)
-
-CacheDir = Annotated[
-    Path | None, typer.Option(help="Folder of downloaded weights.", show_default="user cache")
-]
+from selfe.cli import options
+from selfe.cli.common import RUNS, pick_device
 
 
 def doctor(
     suite: Annotated[
         str | None, typer.Option(help="Check what this suite needs only.", show_default="all")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
-    cache_dir: CacheDir = None,
-    runs_dir: RunsDir = RUNS,
-    device: Device = "auto",
+    as_json: options.AsJson = False,
+    cache_dir: options.CacheDir = None,
+    runs_dir: options.RunsDir = RUNS,
+    device: options.Device = "auto",
 ) -> None:
     """Check this machine: versions, device, weights, detector, CLIP, disk, hub, folders."""
     from evals.doctor import run_checks

@@ -1,4 +1,4 @@
-"""selfe-bench export."""
+"""`selfe-bench export`: a run as a diffusers pipeline."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ from typing import Annotated
 
 import typer
 
-from selfe.cli.common import RUNS, RunsDir
-from selfe.cli.completion import complete_runs
+from selfe.cli import options
+from selfe.cli.common import RUNS
 
 
 def export(
-    run: Annotated[
-        str, typer.Argument(metavar="RUN", help="RUN or RUN@STEP.", autocompletion=complete_runs)
-    ],
+    run: options.RunArgument,
     out: Annotated[Path, typer.Option(help="New folder for the pipeline.")],
-    runs_dir: RunsDir = RUNS,
+    runs_dir: options.RunsDir = RUNS,
 ) -> None:
     """Write a run as a diffusers pipeline that loads without this project."""
     from selfe.run_folder.records import require_run

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from selfe.cli import options
 from selfe.cli.common import Ticker, console, progress_bar
-from selfe.cli.doctor import CacheDir
 
 
 def fetch(
@@ -17,7 +17,7 @@ def fetch(
             help="geneval, geneval2, preference, distribution, diversity, or one weight by name."
         ),
     ] = "geneval",
-    cache_dir: CacheDir = None,
+    cache_dir: options.CacheDir = None,
 ) -> None:
     """Download the weights of detectors, judges and measures, resumable and checked."""
     from evals.published import fetch as download

@@ -1,4 +1,4 @@
-"""selfe-bench headroom."""
+"""`selfe-bench headroom`: the exact Flow Matching model of a shapes world, scored."""
 
 from __future__ import annotations
 
@@ -7,44 +7,50 @@ from typing import Annotated
 
 import typer
 
+from selfe.cli import options
 from selfe.cli.common import command_line, console, parse_steps
+
+ShapesSuite = Annotated[str, typer.Option(help="A shapes suite, with its version.")]
+Signal = Annotated[float, typer.Option(min=0, help="Factor on the latents, data.signal.")]
+Eta = Annotated[float, typer.Option(min=0, max=1, help="Noise of a step.")]
+Shift = Annotated[
+    float | None,
+    typer.Option(
+        help="Shift mu of the time grid; a smaller one puts more steps near the data.",
+        show_default="the recipe's",
+    ),
+]
+Even = Annotated[bool, typer.Option("--even", help="Evenly spaced times, no shift.")]
+Scenes = Annotated[
+    int, typer.Option(min=1, help="Scenes of each prompt at first; doubled until scores settle.")
+]
+MostScenes = Annotated[int, typer.Option(min=1, help="Scenes of each prompt at most.")]
+Tolerance = Annotated[
+    float, typer.Option(min=0, help="Scores have settled when doubling changes none by more.")
+]
+SceneSeed = Annotated[int, typer.Option(min=0, help="Seed of the scenes.")]
+OutFile = Annotated[
+    Path | None, typer.Option(help="Write the result there, as JSON.", dir_okay=False)
+]
 
 
 def headroom(
-    suite: Annotated[str, typer.Option(help="A shapes suite, with its version.")] = "shapes@1",
-    steps: Annotated[
-        str, typer.Option(help="Sampler steps, separated by commas.")
-    ] = "1,2,3,4,8,50",
-    signal: Annotated[float, typer.Option(min=0, help="Factor on the latents, data.signal.")] = 1.0,
-    split: Annotated[str, typer.Option(help="heldout or validation.", show_default="heldout")] = "",
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="At most so many prompts per task.")
-    ] = None,
-    images_per_prompt: Annotated[
-        int | None, typer.Option(min=1, help="Images per prompt.", show_default="the suite's, 4")
-    ] = None,
-    eta: Annotated[float, typer.Option(min=0, max=1, help="Noise of a step.")] = 0.0,
-    shift: Annotated[
-        float | None,
-        typer.Option(
-            help="Shift mu of the time grid; less is nearer to the data.",
-            show_default="the recipe's",
-        ),
-    ] = None,
-    even: Annotated[bool, typer.Option("--even", help="Evenly spaced times, no shift.")] = False,
-    scenes: Annotated[
-        int, typer.Option(min=1, help="Scenes of each prompt to begin with; doubled.")
-    ] = 512,
-    most_scenes: Annotated[int, typer.Option(min=1, help="Scenes of each prompt at most.")] = 2048,
-    tolerance: Annotated[
-        float, typer.Option(min=0, help="Change of a score by which more scenes are wanted.")
-    ] = 0.01,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the images.")] = 0,
-    scene_seed: Annotated[int, typer.Option(min=0, help="Seed of the scenes.")] = 0,
-    out: Annotated[
-        Path | None, typer.Option(help="Write the result there, as JSON.", dir_okay=False)
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+    suite: ShapesSuite = "shapes@1",
+    steps: options.Steps = "1,2,3,4,8,50",
+    signal: Signal = 1.0,
+    split: options.Split = "",
+    limit: options.Limit = None,
+    images_per_prompt: options.ImagesPerPrompt = None,
+    eta: Eta = 0.0,
+    shift: Shift = None,
+    even: Even = False,
+    scenes: Scenes = 512,
+    most_scenes: MostScenes = 2048,
+    tolerance: Tolerance = 0.01,
+    seed: options.ImageSeed = 0,
+    scene_seed: SceneSeed = 0,
+    out: OutFile = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Score the exact Flow Matching model of a shapes world: what is left for any method."""
     from evals.scoring.benchmark import BenchmarkSettings

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from selfe.cli.common import RUNS, RunsDir
+from selfe.cli import options
+from selfe.cli.common import RUNS
 from selfe.cli.tables import Column, as_table
 
 
@@ -94,8 +95,8 @@ COLUMNS: dict[Listing, Sequence[Column]] = {
 
 def ls(
     what: Annotated[Listing, typer.Argument(help="What to list.")] = Listing.runs,
-    as_json: Annotated[bool, typer.Option("--json", help="Everything, for programs.")] = False,
-    runs_dir: RunsDir = RUNS,
+    as_json: options.AsJson = False,
+    runs_dir: options.RunsDir = RUNS,
     recipe: Annotated[str, typer.Option(help="Of `ls settings`.")] = "shapes",
     method: Annotated[str, typer.Option(help="Of `ls settings`.")] = "selfe",
 ) -> None:

@@ -3,87 +3,86 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from selfe.cli import options
 from selfe.cli.common import (
     RUNS,
-    Device,
-    RunsDir,
-    Settings,
     Ticker,
     command_line,
     console,
+    parse_pairs,
     parse_steps,
     pick_device,
     progress_bar,
 )
 
+if TYPE_CHECKING:
+    from evals.scoring.across import Chosen
+
+Suites = Annotated[
+    list[str] | None,
+    typer.Option(help="Prompts, and what scores them; repeatable.", show_default="by model"),
+]
+With = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--with",
+        metavar="MEASURE",
+        help="On the images of every suite; repeatable: diversity, cmmd, fid, kid, "
+        "precision-recall, pickscore, hpsv2.1, clipscore, imagereward.",
+    ),
+]
+PromptFiles = Annotated[
+    list[str] | None,
+    typer.Option(metavar="SUITE=FILE", help="Your copy of a suite's prompts; repeatable."),
+]
+Judge = Annotated[
+    str, typer.Option(help="Another judge than the suite's: qwen3-vl-8b, vlm, vllm, mplug.")
+]
+JudgeArgs = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="For the judge: model, revision, url, dtype ..."),
+]
+Reference = Annotated[
+    Path | None, typer.Option(help="Folder of photographs that distances are measured to.")
+]
+Features = Annotated[
+    str, typer.Option(help="Other features than the measure's own.", show_default="by measure")
+]
+Weights = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=PATH", help="Your own copy of a weight; repeatable."),
+]
+Resamples = Annotated[int, typer.Option(min=20, help="Resamples for the intervals of distances.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images per forward pass.")]
+
 
 def measure(
-    steps: Annotated[str, typer.Option(help="Sampler steps, separated by commas.")] = "2,4,8,50",
-    model: Annotated[
-        list[str] | None,
-        typer.Option(help="RUN, RUN@STEP, a published model or diffusers:ID; repeatable."),
-    ] = None,
-    images: Annotated[
-        Path | None, typer.Option(help="Measure a folder in GenEval's layout instead.")
-    ] = None,
-    suite: Annotated[
-        list[str] | None,
-        typer.Option(help="Prompts, and what scores them; repeatable.", show_default="by model"),
-    ] = None,
-    with_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--with",
-            metavar="MEASURE",
-            help="On the images of every suite; repeatable: diversity, cmmd, fid, kid, "
-            "precision-recall, pickscore, hpsv2.1, clipscore, imagereward.",
-        ),
-    ] = None,
-    prompts: Annotated[
-        list[str] | None,
-        typer.Option(metavar="SUITE=FILE", help="Your copy of a suite's prompts; repeatable."),
-    ] = None,
-    judge: Annotated[
-        str, typer.Option(help="Another judge than the suite's: qwen3-vl-8b, vlm, vllm, mplug.")
-    ] = "",
-    judge_arg: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="For the judge: model, revision, url, dtype ..."),
-    ] = None,
-    reference: Annotated[
-        Path | None, typer.Option(help="Folder of photographs that distances are taken to.")
-    ] = None,
-    features: Annotated[
-        str,
-        typer.Option(help="Other features than the measure's own.", show_default="by measure"),
-    ] = "",
-    weights: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=PATH", help="Your own copy of a weight; repeatable."),
-    ] = None,
-    resamples: Annotated[int, typer.Option(min=20, help="For intervals of distances.")] = 200,
-    split: Annotated[str, typer.Option(help="For shapes suites: heldout or validation.")] = "",
-    limit: Annotated[
-        int | None, typer.Option(help="At most so many prompts per task: another protocol.")
-    ] = None,
-    images_per_prompt: Annotated[
-        int | None, typer.Option(min=1, help="Images per prompt.", show_default="the suite's, 4")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the images.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 16,
-    allow_partial: Annotated[
-        bool, typer.Option("--allow-partial", help="Measure incomplete sets, marked as such.")
-    ] = False,
-    settings: Settings = None,
-    model_arg: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="For published models.")
-    ] = None,
-    runs_dir: RunsDir = RUNS,
-    device: Device = "auto",
+    steps: options.Steps = "2,4,8,50",
+    model: options.Models = None,
+    images: options.ImageFolder = None,
+    suite: Suites = None,
+    with_: With = None,
+    prompts: PromptFiles = None,
+    judge: Judge = "",
+    judge_arg: JudgeArgs = None,
+    reference: Reference = None,
+    features: Features = "",
+    weights: Weights = None,
+    resamples: Resamples = 200,
+    split: options.Split = "",
+    limit: options.Limit = None,
+    images_per_prompt: options.ImagesPerPrompt = None,
+    seed: options.ImageSeed = 0,
+    batch_size: BatchSize = 16,
+    allow_partial: options.AllowPartial = False,
+    settings: options.Settings = None,
+    model_arg: options.ModelArgs = None,
+    runs_dir: options.RunsDir = RUNS,
+    device: options.Device = "auto",
 ) -> None:
     """Draw each set of prompts once and measure it: accuracy, preference, diversity, distances."""
     from evals.measure import MeasureOptions
@@ -91,10 +90,10 @@ def measure(
     from evals.scoring.across import Chosen, Instruments, measure_images, measure_model
     from evals.scoring.benchmark import BenchmarkSettings
     from evals.scoring.processes import join_processes
-    from selfe.cli.targets import find_targets, parse_model_args
+    from selfe.cli.targets import find_targets
 
     counts = parse_steps(steps)
-    files = {name: Path(path) for name, path in _pairs(prompts, "--prompts", "SUITE=FILE").items()}
+    suites = _suites(suite or [], prompts or [])
     if images is not None and (model or settings or model_arg):
         raise ValueError(
             "--images measures what was drawn: --model, --set and --model-arg do not go with it"
@@ -102,9 +101,6 @@ def measure(
     for name in with_ or []:
         if name not in MEASURES:
             raise ValueError(MEASURES.unknown(name))
-    chosen = [Chosen(name, files.pop(name, None)) for name in suite or []]
-    if files:
-        raise ValueError(f"--prompts names {', '.join(files)}, which no --suite asks for")
     place = pick_device(device)
     processes = join_processes()
     instruments = Instruments(
@@ -116,13 +112,13 @@ def measure(
             reference=reference,
             resamples=resamples,
             cache=runs_dir / "references",
-            weights=_pairs(weights, "--weights", "NAME=PATH"),
+            weights=parse_pairs(weights or [], "--weights", "NAME=PATH"),
         ),
         judge,
-        parse_model_args(judge_arg or []),
+        parse_pairs(judge_arg or [], "--judge-arg", "KEY=VALUE", allow_empty=True),
     )
     instruments.opened()  # say what is missing before hours of drawing
-    common = BenchmarkSettings(
+    chosen = BenchmarkSettings(
         split=split,
         limit=limit,
         images_per_prompt=images_per_prompt,
@@ -136,8 +132,8 @@ def measure(
     with progress_bar() as bar:
         tick = Ticker(bar) if processes.rank == 0 else lambda name, done, total: None
         if images is not None:
-            every = chosen or [Chosen(IMAGES_SUITE)]
-            written = measure_images(images, every, runs_dir, common, instruments, tick)
+            every = suites or [Chosen(IMAGES_SUITE)]
+            written = measure_images(images, every, runs_dir, chosen, instruments, tick)
         else:
             for target in find_targets(
                 model or [],
@@ -147,16 +143,10 @@ def measure(
                 assignments=settings or [],
                 model_args=model_arg or [],
             ):
-                generator = target.load()
+                generator, every = target.load(), suites or [Chosen(target.suite)]
                 for count in counts:
                     written += measure_model(
-                        generator,
-                        count,
-                        chosen or [Chosen(target.suite)],
-                        target.results,
-                        common,
-                        instruments,
-                        tick,
+                        generator, count, every, target.results, chosen, instruments, tick
                     )
     processes.leave()
     for path in written:
@@ -164,17 +154,21 @@ def measure(
         console.print(f"  {path}", markup=False, soft_wrap=True)
 
 
-def _pairs(texts: list[str] | None, option: str, form: str) -> dict[str, str]:
-    """Raises ValueError for text without "=" or a name given twice."""
-    found: dict[str, str] = {}
-    for text in texts or []:
-        name, equals, value = text.partition("=")
-        if not equals or not name.strip() or not value:
-            raise ValueError(f"{option} takes {form}, got {text!r}")
-        if name.strip() in found:
-            raise ValueError(f"{option} {name.strip()} is given twice")
-        found[name.strip()] = value
-    return found
+def _suites(names: list[str], prompts: list[str]) -> list[Chosen]:
+    """Suites by name, each with the user's file of its prompts where there is one.
+
+    Raises:
+        ValueError: for a file of a suite that is not among them.
+    """
+    from evals.scoring.across import Chosen
+
+    files = {
+        name: Path(path) for name, path in parse_pairs(prompts, "--prompts", "SUITE=FILE").items()
+    }
+    chosen = [Chosen(name, files.pop(name, None)) for name in names]
+    if files:
+        raise ValueError(f"--prompts names {', '.join(files)}, which no --suite asks for")
+    return chosen
 
 
 def _line(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""selfe-bench plan."""
+"""`selfe-bench plan`: what a run will cost."""
 
 from __future__ import annotations
 
@@ -7,21 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from selfe.cli.common import Settings
-from selfe.objectives.registry import METHODS
+from selfe.cli import options
 
 if TYPE_CHECKING:
     from selfe.planning.plan import CostStage, Plan
 
 
 def plan(
-    method: Annotated[str, typer.Option(help=f"Objective: {', '.join(METHODS)}.")],
-    recipe: Annotated[str, typer.Option(help="What to train; see selfe-bench ls recipes.")] = (
-        "0.5b"
-    ),
-    variant: Annotated[
-        str, typer.Option(help="Ablation of the method, as `ls methods` lists them.")
-    ] = "",
+    method: options.Method,
+    recipe: options.Recipe = "0.5b",
+    variant: options.Variant = "",
     gpu: Annotated[str, typer.Option(help="Accelerator: a100, h100 or h200.")] = "h200",
     gpus: Annotated[int, typer.Option(help="How many share the global batch.")] = 8,
     mfu: Annotated[float, typer.Option(help="Share of the GPU's peak that is reached.")] = 0.5,
@@ -44,8 +39,8 @@ def plan(
     images: Annotated[
         int | None, typer.Option(help="Images of the data set.", show_default="10 million")
     ] = None,
-    settings: Settings = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+    settings: options.Settings = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """What a run will cost: parameters, FLOPs, memory, GPU-days and disk. Nothing is started."""
     from selfe.config.resolve import resolve

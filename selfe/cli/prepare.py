@@ -1,4 +1,4 @@
-"""selfe-bench prepare."""
+"""`selfe-bench prepare`: encodes images and captions into a latent cache."""
 
 from __future__ import annotations
 
@@ -9,64 +9,81 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from selfe.cli.common import Device, Ticker, command_line, console, pick_device, progress_bar
+from selfe.cli import options
+from selfe.cli.common import Ticker, command_line, console, pick_device, progress_bar
 from selfe.distributed.environment import place_of_process
 
 if TYPE_CHECKING:
     from selfe.data.latent_cache.index import CacheIndex
 
 
-def prepare(
-    out: Annotated[Path, typer.Option(help="Folder of the cache.")],
-    data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="[SCHEME:]LOCATION",
-            help="wds:TARS, folder:IMAGES, parquet:FILES or hf:ID?split=train; a path alone is "
-            "looked at.",
-        ),
-    ] = None,
-    codec: Annotated[str, typer.Option(help="Image codec: flux, shapes-grid, shapes-free.")] = (
-        "flux"
+Out = Annotated[Path, typer.Option(help="Folder of the cache.")]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        metavar="[SCHEME:]LOCATION",
+        help="wds:TARS, folder:IMAGES, parquet:FILES or hf:ID?split=train; without a scheme, the "
+        "files at the path decide.",
     ),
-    text: Annotated[str, typer.Option(help="Text encoder: flux or shapes.")] = "flux",
-    sizes: Annotated[
-        str, typer.Option(help="Resolutions, each with buckets of aspect ratios: 256,512.")
-    ] = "256",
-    fake: Annotated[
-        bool, typer.Option("--fake", help='Store "fake image" captions too, for the aux term.')
-    ] = False,
-    dtype: Annotated[str, typer.Option(help="Stored precision: fp16 or bf16.")] = "fp16",
-    min_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Shorter side below which an image is left out; smaller ones are enlarged.",
-            show_default="never enlarge",
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Read at most this many samples, over all shards.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images encoded at once.")] = 32,
-    workers: Annotated[int, typer.Option(min=0, help="Threads that decode images.")] = 4,
-    max_skipped: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of damaged samples that ends the work.")
-    ] = 0.001,
-    image_column: Annotated[str, typer.Option(help="Column, or tar ending, of the images.")] = "",
-    caption_column: Annotated[
-        str, typer.Option(help="Column, tar ending or JSON key of the captions.")
-    ] = "",
-    revision: Annotated[str, typer.Option(help="Revision of the encoders on the hub.")] = "",
-    text_tokens: Annotated[
-        int | None,
-        typer.Option(min=1, help="Most tokens of a caption.", show_default="256 for flux"),
-    ] = None,
-    verify: Annotated[
-        bool,
-        typer.Option("--verify", help="Compare every file with its sha256; without --data, only."),
-    ] = False,
-    device: Device = "auto",
+]
+Codec = Annotated[str, typer.Option(help="Image codec: flux, shapes-grid, shapes-free.")]
+Text = Annotated[str, typer.Option(help="Text encoder: flux or shapes.")]
+Sizes = Annotated[
+    str, typer.Option(help="Resolutions, each with buckets of aspect ratios: 256,512.")
+]
+Fake = Annotated[
+    bool, typer.Option("--fake", help='Store "fake image" captions too, for the aux term.')
+]
+Dtype = Annotated[str, typer.Option(help="Stored precision: fp16 or bf16.")]
+MinSize = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Shorter side below which an image is left out; smaller ones are enlarged.",
+        show_default="never enlarge",
+    ),
+]
+SampleLimit = Annotated[
+    int | None, typer.Option(min=1, help="Read at most this many samples, over all shards.")
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images encoded at once.")]
+Threads = Annotated[int, typer.Option(min=0, help="Threads that decode images.")]
+MaxSkipped = Annotated[
+    float, typer.Option(min=0, max=1, help="Stop when more than this share is damaged.")
+]
+ImageColumn = Annotated[str, typer.Option(help="Column, or tar ending, of the images.")]
+CaptionColumn = Annotated[str, typer.Option(help="Column, tar ending or JSON key of the captions.")]
+Revision = Annotated[str, typer.Option(help="Revision of the encoders on the hub.")]
+TextTokens = Annotated[
+    int | None, typer.Option(min=1, help="Most tokens of a caption.", show_default="256 for flux")
+]
+Verify = Annotated[
+    bool,
+    typer.Option(
+        "--verify", help="Compare every file with its sha256. Without --data, do nothing else."
+    ),
+]
+
+
+def prepare(
+    out: Out,
+    data: Data = None,
+    codec: Codec = "flux",
+    text: Text = "flux",
+    sizes: Sizes = "256",
+    fake: Fake = False,
+    dtype: Dtype = "fp16",
+    min_size: MinSize = None,
+    limit: SampleLimit = None,
+    batch_size: BatchSize = 32,
+    workers: Threads = 4,
+    max_skipped: MaxSkipped = 0.001,
+    image_column: ImageColumn = "",
+    caption_column: CaptionColumn = "",
+    revision: Revision = "",
+    text_tokens: TextTokens = None,
+    verify: Verify = False,
+    device: options.Device = "auto",
 ) -> None:
     """Encode images and captions once, for training.
 

@@ -1,4 +1,4 @@
-"""selfe-bench report."""
+"""`selfe-bench report`: tables, figures and pages from results."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from selfe.cli import options
 from selfe.cli.common import (
     REPORTS,
     RUNS,
-    Device,
-    RunsDir,
     Ticker,
     parse_steps,
     progress_bar,
@@ -22,47 +21,61 @@ if TYPE_CHECKING:
     from evals.report.render import ReportSummary
 
 
+Out = Annotated[Path, typer.Option(help="Folder for tables and figures.", file_okay=False)]
+Results = Annotated[
+    list[Path] | None, typer.Option(help="Further folders to search for results; repeatable.")
+]
+Runs = Annotated[
+    str,
+    typer.Option(
+        metavar="RUN,...",
+        help="Only these runs, under these names: a run or published model by name, a folder, "
+        "or NAME=RUN; separated by commas.",
+    ),
+]
+Baseline = Annotated[
+    str,
+    typer.Option(
+        help="With --runs: the run that the others are compared with.",
+        show_default="the first of --runs",
+    ),
+]
+Latex = Annotated[bool, typer.Option("--latex", help="Write the tables as LaTeX, too.")]
+Paper = Annotated[
+    bool,
+    typer.Option(
+        "--paper", help="List the paper's errata too, and what of its tables was not run."
+    ),
+]
+Grid = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--grid",
+        metavar="MODEL",
+        help="Draw a grid of images instead, a row for each run, published model or diffusers:ID; "
+        "repeatable.",
+    ),
+]
+GridSteps = Annotated[str, typer.Option(help="Columns of --grid.")]
+GridPrompts = Annotated[
+    Path | None, typer.Option(help="Prompts of --grid, one a line.", dir_okay=False)
+]
+GridSeed = Annotated[int, typer.Option(min=0, help="Seed of --grid.")]
+
+
 def report(
-    runs_dir: RunsDir = RUNS,
-    out: Annotated[
-        Path, typer.Option(help="Folder for tables and figures.", file_okay=False)
-    ] = REPORTS,
-    results: Annotated[
-        list[Path] | None, typer.Option(help="Further folders to search for results; repeatable.")
-    ] = None,
-    grid: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--grid",
-            metavar="MODEL",
-            help="Draw a grid of images instead: a run, a published model or diffusers:ID a row; "
-            "repeatable.",
-        ),
-    ] = None,
-    steps: Annotated[str, typer.Option(help="Columns of --grid.")] = "2,4,8,50",
-    prompts: Annotated[
-        Path | None, typer.Option(help="Prompts of --grid, one a line.", dir_okay=False)
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of --grid.")] = 0,
-    latex: Annotated[bool, typer.Option("--latex", help="Write the tables as LaTeX, too.")] = False,
-    runs: Annotated[
-        str,
-        typer.Option(
-            metavar="RUN,...",
-            help="Only these runs, under these names: a run or published model by name, a folder, "
-            "or NAME=RUN; separated by commas.",
-        ),
-    ] = "",
-    baseline: Annotated[
-        str, typer.Option(help="Of --runs: which one differences are to; the first if not given.")
-    ] = "",
-    paper: Annotated[
-        bool,
-        typer.Option(
-            "--paper", help="List the paper's errata too, and what of its tables was not run."
-        ),
-    ] = False,
-    device: Device = "auto",
+    runs_dir: options.RunsDir = RUNS,
+    out: Out = REPORTS,
+    results: Results = None,
+    grid: Grid = None,
+    steps: GridSteps = "2,4,8,50",
+    prompts: GridPrompts = None,
+    seed: GridSeed = 0,
+    latex: Latex = False,
+    runs: Runs = "",
+    baseline: Baseline = "",
+    paper: Paper = False,
+    device: options.Device = "auto",
 ) -> None:
     """Render Tables 1 and 2, curves and grids from the results there are."""
     if grid:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from selfe.cli.geneval import PromptsOption
+from selfe.cli import options
 
 
 def rescore(
@@ -17,9 +17,9 @@ def rescore(
     answers: Annotated[
         Path | None, typer.Option(help="Stored answers of a judge, JSON lines.")
     ] = None,
-    split: Annotated[str, typer.Option(help="For shapes suites: heldout or validation.")] = "",
-    prompts: PromptsOption = None,
-    limit: Annotated[int | None, typer.Option(help="As geneval was run with.")] = None,
+    split: options.Split = "",
+    prompts: options.PromptFile = None,
+    limit: options.Limit = None,
     threshold: Annotated[
         float | None, typer.Option(min=0, max=1, help="Detection threshold.", show_default="0.3")
     ] = None,

@@ -7,11 +7,9 @@ from typing import Annotated
 
 import typer
 
+from selfe.cli import options
 from selfe.cli.common import (
     RUNS,
-    Device,
-    RunsDir,
-    Settings,
     Ticker,
     parse_steps,
     progress_bar,
@@ -30,17 +28,15 @@ def sample(
         ),
     ],
     prompt: Annotated[list[str], typer.Option(help="What to draw; repeatable.")],
-    steps: Annotated[str, typer.Option(help="Sampler steps, separated by commas.")] = "2,4,8,50",
+    steps: options.Steps = "2,4,8,50",
     out: Annotated[Path, typer.Option(help="Folder for the images and grid.png.")] = Path(
         "samples"
     ),
-    seed: Annotated[int, typer.Option(min=0, help="Fixes the images.")] = 0,
-    settings: Settings = None,
-    model_arg: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="For published models.")
-    ] = None,
-    runs_dir: RunsDir = RUNS,
-    device: Device = "auto",
+    seed: options.ImageSeed = 0,
+    settings: options.Settings = None,
+    model_arg: options.ModelArgs = None,
+    runs_dir: options.RunsDir = RUNS,
+    device: options.Device = "auto",
 ) -> None:
     """Draw prompts at several numbers of steps, and a grid whose rows are step counts."""
     from selfe.cli import suspicions

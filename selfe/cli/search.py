@@ -9,24 +9,19 @@ from typing import Annotated
 
 import typer
 
-from selfe.cli.common import RUNS, Device, RunsDir, Settings, command_line, parse_steps, pick_device
-from selfe.cli.study import (
-    AsCommands,
-    AsJson,
-    Cores,
-    DryRun,
-    Gpus,
-    PerRun,
-    Seeds,
-    StudyDevice,
-    carry_out,
-    machine_of,
-    parse_list,
-    parse_seeds,
-)
+from selfe.cli import options
+from selfe.cli.common import RUNS, command_line, parse_steps, pick_device
+from selfe.cli.study import carry_out, machine_of, parse_list, parse_seeds
 
 PerTask = Annotated[int, typer.Option(min=1, help="Validation prompts per task.")]
 Samples = Annotated[int, typer.Option(min=1, help="Images per prompt.")]
+Runs = Annotated[list[str], typer.Option(help="RUN or RUN@STEP; repeatable.")]
+SamplingOut = Annotated[Path, typer.Option(help="Folder of search.json and search.md.")]
+ShapesRecipe = Annotated[str, typer.Option(help="A recipe of the shapes world.")]
+Methods = Annotated[str, typer.Option(help="Methods, separated by commas.")]
+Rates = Annotated[str, typer.Option(help="Learning rates, separated by commas.")]
+Iterations = Annotated[int, typer.Option(min=1, help="Iterations of every training.")]
+RateOut = Annotated[Path, typer.Option(help="Folder of learning_rate.json and learning_rate.md.")]
 
 search = typer.Typer(
     no_args_is_help=True,
@@ -36,15 +31,13 @@ search = typer.Typer(
 
 @search.command()
 def sampling(
-    model: Annotated[list[str], typer.Option(help="RUN or RUN@STEP; repeatable.")],
-    steps: Annotated[str, typer.Option(help="Sampler steps, separated by commas.")] = "2,4,8,50",
+    model: Runs,
+    steps: options.Steps = "2,4,8,50",
     per_task: PerTask = 10,
     samples: Samples = 2,
-    out: Annotated[Path, typer.Option(help="Folder of search.json and search.md.")] = Path(
-        "reports/local/search"
-    ),
-    runs_dir: RunsDir = RUNS,
-    device: Device = "auto",
+    out: SamplingOut = Path("reports/local/search"),
+    runs_dir: options.RunsDir = RUNS,
+    device: options.Device = "auto",
 ) -> None:
     """Guidance, noise and time grid of finished runs, for each number of steps.
 
@@ -79,27 +72,23 @@ def sampling(
 
 @search.command()
 def rate(
-    recipe: Annotated[str, typer.Option(help="A recipe of the shapes world.")] = "shapes-quick",
-    methods: Annotated[str, typer.Option(help="Methods, separated by commas.")] = "selfe,fm,imm",
-    rates: Annotated[
-        str, typer.Option(help="Learning rates, separated by commas.")
-    ] = "2e-3,4e-3,8e-3",
-    seeds: Seeds = None,
-    iterations: Annotated[int, typer.Option(min=1, help="Of every training.")] = 400,
-    settings: Settings = None,
+    recipe: ShapesRecipe = "shapes-quick",
+    methods: Methods = "selfe,fm,imm",
+    rates: Rates = "2e-3,4e-3,8e-3",
+    seeds: options.Seeds = None,
+    iterations: Iterations = 400,
+    settings: options.Settings = None,
     per_task: PerTask = 8,
     samples: Samples = 2,
-    out: Annotated[
-        Path, typer.Option(help="Folder of learning_rate.json and learning_rate.md.")
-    ] = Path("reports/local/learning-rate"),
-    runs_dir: RunsDir = Path("runs/learning-rate"),
-    device: StudyDevice = "auto",
-    cores: Cores = None,
-    gpus: Gpus = None,
-    per_run: PerRun = None,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-    commands: AsCommands = False,
+    out: RateOut = Path("reports/local/learning-rate"),
+    runs_dir: options.RunsDir = Path("runs/learning-rate"),
+    device: options.StudyDevice = "auto",
+    cores: options.Cores = None,
+    gpus: options.Gpus = None,
+    per_run: options.PerRun = None,
+    dry_run: options.DryRun = False,
+    as_json: options.PlanAsJson = False,
+    commands: options.AsCommands = False,
 ) -> None:
     """The learning rate of methods, by short trainings side by side.
 

@@ -11,86 +11,53 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from selfe.cli.common import Settings, console, parse_steps
+from selfe.cli import options
+from selfe.cli.common import console, parse_steps
 
 if TYPE_CHECKING:
     from selfe.studies.schedule import Machine, Schedule
     from selfe.studies.study import Study
 
-Seeds = Annotated[
-    str | None, typer.Option(help="Training seeds, separated by commas.", show_default="0")
-]
 Methods = Annotated[
     str | None,
     typer.Option(help="METHOD or METHOD:VARIANT, separated by commas, instead of the study's own."),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and start nothing.")]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="Print the plan as JSON; the rest goes to stderr.")
-]
-AsCommands = Annotated[
-    bool, typer.Option("--commands", help="Print the commands as a shell script; start nothing.")
-]
-Steps = Annotated[str | None, typer.Option(help="Sampler steps instead of the study's own.")]
-SuiteName = Annotated[str | None, typer.Option(help="Another suite than the models' own.")]
-Split = Annotated[str | None, typer.Option(help="For shapes suites: heldout or validation.")]
-Limit = Annotated[
-    int | None, typer.Option(min=1, help="At most so many prompts per task: another protocol.")
-]
-StudyDevice = Annotated[
-    str, typer.Option(help="cpu, cuda, or auto: GPUs where there are any.", metavar="DEVICE")
-]
-Cores = Annotated[
-    int | None, typer.Option(min=1, help="Cores to use.", show_default="all there are")
-]
-Gpus = Annotated[int | None, typer.Option(min=1, help="GPUs to use.", show_default="all there are")]
-PerRun = Annotated[
-    int | None,
+StudySteps = Annotated[str | None, typer.Option(help="Sampler steps instead of the study's own.")]
+StudySuite = Annotated[str | None, typer.Option(help="Another suite than the models' own.")]
+StudySplit = Annotated[str | None, typer.Option(help="For shapes suites: heldout or validation.")]
+StudyName = Annotated[str, typer.Argument(help="Which study; `ls studies` lists them.")]
+StudyRecipe = Annotated[str | None, typer.Option(help="Another recipe than the study's.")]
+SamplingOfRecipe = Annotated[
+    bool,
     typer.Option(
-        "--per-run",
-        min=1,
-        help="Cores or GPUs of one training; several GPUs start torchrun.",
-        show_default="by size",
+        "--sampling-of-recipe",
+        help="Draw as the recipe says today, also from runs trained before it did.",
     ),
 ]
-GpuKind = Annotated[str | None, typer.Option(help="Kind of GPU for the plan: a100, h100 or h200.")]
-Mfu = Annotated[float, typer.Option(help="Share of the GPU's peak that is reached, for the plan.")]
 
 
 def study(
-    name: Annotated[str, typer.Argument(help="Which study; `ls studies` lists them.")] = (
-        "quickstart"
-    ),
+    name: StudyName = "quickstart",
     methods: Methods = None,
-    seeds: Seeds = None,
-    recipe: Annotated[str | None, typer.Option(help="Another recipe than the study's.")] = None,
-    settings: Settings = None,
-    steps: Steps = None,
-    limit: Limit = None,
-    suite: SuiteName = None,
-    split: Split = None,
-    sampling_of_recipe: Annotated[
-        bool,
-        typer.Option(
-            "--sampling-of-recipe",
-            help="Draw as the recipe says today, also from runs trained before it did.",
-        ),
-    ] = False,
-    runs_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the trainings.", show_default="runs/NAME")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the report.", show_default="reports/local/NAME")
-    ] = None,
-    device: StudyDevice = "auto",
-    cores: Cores = None,
-    gpus: Gpus = None,
-    per_run: PerRun = None,
-    gpu: GpuKind = None,
-    mfu: Mfu = 0.5,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-    commands: AsCommands = False,
+    seeds: options.Seeds = None,
+    recipe: StudyRecipe = None,
+    settings: options.Settings = None,
+    steps: StudySteps = None,
+    limit: options.Limit = None,
+    suite: StudySuite = None,
+    split: StudySplit = None,
+    sampling_of_recipe: SamplingOfRecipe = False,
+    runs_dir: options.StudyRunsDir = None,
+    out: options.StudyOut = None,
+    device: options.StudyDevice = "auto",
+    cores: options.Cores = None,
+    gpus: options.Gpus = None,
+    per_run: options.PerRun = None,
+    gpu: options.GpuKind = None,
+    mfu: options.Mfu = 0.5,
+    dry_run: options.DryRun = False,
+    as_json: options.PlanAsJson = False,
+    commands: options.AsCommands = False,
 ) -> None:
     """Train, score and report methods x seeds, side by side on all cores or GPUs.
 

@@ -9,77 +9,60 @@ from typing import Annotated
 
 import typer
 
-from selfe.cli.common import Settings, command_line, parse_steps
-from selfe.cli.study import (
-    AsCommands,
-    AsJson,
-    Cores,
-    DryRun,
-    GpuKind,
-    Gpus,
-    Limit,
-    Mfu,
-    PerRun,
-    Seeds,
-    StudyDevice,
-    SuiteName,
-    carry_out,
-    machine_of,
-    parse_list,
-    parse_seeds,
-)
+from selfe.cli import options
+from selfe.cli.common import command_line, parse_steps
+from selfe.cli.study import StudySuite, carry_out, machine_of, parse_list, parse_seeds
+
+Over = Annotated[
+    list[str],
+    typer.Option(
+        metavar="SECTION.KEY=VALUE,...", help="A setting and its values; repeat it for a grid."
+    ),
+]
+Methods = Annotated[str, typer.Option(help="METHOD or METHOD:VARIANT, separated by commas.")]
+Baseline = Annotated[
+    str,
+    typer.Option(
+        help="Point of the grid that the others are compared with, its settings separated by "
+        "spaces.",
+        show_default="the recipe's own settings, trained beside the grid",
+    ),
+]
+Name = Annotated[
+    str, typer.Option(help="Name of the sweep and of its folders in runs/ and reports/local/.")
+]
+ChosenSplit = Annotated[
+    str | None,
+    typer.Option(
+        help="Prompts on which settings are chosen: heldout or validation.",
+        show_default="validation where there is one",
+    ),
+]
 
 
 def sweep(
-    over: Annotated[
-        list[str],
-        typer.Option(
-            metavar="SECTION.KEY=VALUE,...",
-            help="A setting and its values; repeat it for a grid.",
-        ),
-    ],
-    methods: Annotated[
-        str, typer.Option(help="METHOD or METHOD:VARIANT, separated by commas.")
-    ] = "selfe",
-    baseline: Annotated[
-        str,
-        typer.Option(
-            help="Point of the grid that the others are compared with, its settings separated by "
-            "spaces.",
-            show_default="the recipe's own settings, trained beside the grid",
-        ),
-    ] = "",
-    seeds: Seeds = None,
-    recipe: Annotated[str, typer.Option(help="What to train.")] = "shapes-quick",
-    name: Annotated[
-        str, typer.Option(help="Of the sweep: its folders in runs/ and reports/local/.")
-    ] = "sweep",
-    settings: Settings = None,
-    steps: Annotated[str, typer.Option(help="Sampler steps, separated by commas.")] = "2,4,8",
-    limit: Limit = 12,
-    suite: SuiteName = None,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            help="heldout or validation, on which settings are chosen.",
-            show_default="validation where there is one",
-        ),
-    ] = None,
-    runs_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the trainings.", show_default="runs/NAME")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the report.", show_default="reports/local/NAME")
-    ] = None,
-    device: StudyDevice = "auto",
-    cores: Cores = None,
-    gpus: Gpus = None,
-    per_run: PerRun = None,
-    gpu: GpuKind = None,
-    mfu: Mfu = 0.5,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-    commands: AsCommands = False,
+    over: Over,
+    methods: Methods = "selfe",
+    baseline: Baseline = "",
+    seeds: options.Seeds = None,
+    recipe: options.Recipe = "shapes-quick",
+    name: Name = "sweep",
+    settings: options.Settings = None,
+    steps: options.Steps = "2,4,8",
+    limit: options.Limit = 12,
+    suite: StudySuite = None,
+    split: ChosenSplit = None,
+    runs_dir: options.StudyRunsDir = None,
+    out: options.StudyOut = None,
+    device: options.StudyDevice = "auto",
+    cores: options.Cores = None,
+    gpus: options.Gpus = None,
+    per_run: options.PerRun = None,
+    gpu: options.GpuKind = None,
+    mfu: options.Mfu = 0.5,
+    dry_run: options.DryRun = False,
+    as_json: options.PlanAsJson = False,
+    commands: options.AsCommands = False,
 ) -> None:
     """Train and score a grid of settings x methods x seeds, and compare it with a baseline.
 

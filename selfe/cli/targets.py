@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evals.registry import suite_for
-from selfe.cli.common import console, pick_device
+from selfe.cli.common import console, parse_pairs, pick_device
 from selfe.config.assignments import parse_assignments
 from selfe.config.drawing import chosen_sampling
 from selfe.config.schema import RunConfig
@@ -120,7 +120,7 @@ def find_targets(
     sampling = overrides.get("sampling", {})
     if not isinstance(sampling, dict):
         raise ValueError(f"sampling is a section, not a value: use --set sampling.KEY={sampling}")
-    arguments = parse_model_args(model_args)
+    arguments = parse_pairs(model_args, "--model-arg", "KEY=VALUE", allow_empty=True)
     # the name of a published model is never that of a folder which happens to lie here
     runs = {text: None if known(text) else parse_run(text, runs_dir) for text in models}
     if arguments and all(runs.values()):
@@ -152,23 +152,6 @@ def find_targets(
         else:
             targets.append(_pretrained_target(text, runs_dir, device, arguments))
     return targets
-
-
-def parse_model_args(pairs: Sequence[str]) -> dict[str, str]:
-    """["guidance_scale=4.5", ...] -> text by key; the model's card knows the types.
-
-    Raises:
-        ValueError: for text without "=" or a key given twice.
-    """
-    arguments: dict[str, str] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key.strip():
-            raise ValueError(f"--model-arg takes key=value, got {pair!r}")
-        if key.strip() in arguments:
-            raise ValueError(f"--model-arg {key.strip()} is given twice")
-        arguments[key.strip()] = value
-    return arguments
 
 
 def _pretrained_target(name: str, runs_dir: Path, device: str, arguments: dict[str, str]) -> Target:

@@ -1,18 +1,16 @@
-"""selfe-bench train."""
+"""`selfe-bench train`: trains one model."""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from selfe.cli import options
 from selfe.cli.common import (
     RUNS,
-    Device,
-    RunsDir,
-    Settings,
     Ticker,
     command_line,
     console,
@@ -21,76 +19,79 @@ from selfe.cli.common import (
     tell,
     warn,
 )
-from selfe.cli.completion import complete_methods, complete_recipes, complete_runs
+from selfe.cli.completion import complete_runs
 from selfe.cli.train_words import Stopwatch, header, summary
-from selfe.objectives.registry import METHODS, method_label
+from selfe.objectives.registry import method_label
+
+if TYPE_CHECKING:
+    from selfe.config.schema import RunConfig
+    from selfe.training.callbacks import Progress
+
+Name = Annotated[
+    str | None, typer.Option(help="Folder below --runs-dir; made from the options if absent.")
+]
+TrainingSeed = Annotated[
+    int, typer.Option(min=0, help="Seed of initialisation, data order, noise.")
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Continue from the newest valid checkpoint.")
+]
+AutoResume = Annotated[
+    bool,
+    typer.Option(
+        "--auto-resume", help="Resume if there is a run, else start: for launchers that retry."
+    ),
+]
+InitFrom = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RUN@STEP",
+        help="Fork another run's checkpoint, step included.",
+        autocompletion=complete_runs,
+    ),
+]
+Tracker = Annotated[
+    str | None,
+    typer.Option(
+        help="Mirror metrics and samples: tensorboard, wandb, trackio, comet_ml, aim, mlflow, "
+        "clearml or swanlab."
+    ),
+]
+Shard = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Processes that share one copy of the weights: 1 replicates, the number of "
+        "processes shards fully. [default: those of one machine]",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Processes on the CPU's cores that share every batch. "
+        "[default: one a core for small networks, and as before with --resume]",
+    ),
+]
 
 
 def train(
-    method: Annotated[
-        str, typer.Option(help=f"Objective: {', '.join(METHODS)}.", autocompletion=complete_methods)
-    ],
-    recipe: Annotated[
-        str,
-        typer.Option(
-            help="What to train: shapes, shapes-quick, shapes-64, 0.5b, 2b.",
-            autocompletion=complete_recipes,
-        ),
-    ] = "shapes",
-    variant: Annotated[
-        str, typer.Option(help="Ablation of the method, as `ls methods` lists them.")
-    ] = "",
-    name: Annotated[
-        str | None, typer.Option(help="Folder below --runs-dir; made from the options if absent.")
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, help="Seed of initialisation, data order, noise.")
-    ] = 0,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue from the newest valid checkpoint.")
-    ] = False,
-    init_from: Annotated[
-        str | None,
-        typer.Option(
-            metavar="RUN@STEP",
-            help="Fork another run's checkpoint, step included.",
-            autocompletion=complete_runs,
-        ),
-    ] = None,
-    tracker: Annotated[
-        str | None,
-        typer.Option(
-            help="Mirror metrics and samples: tensorboard, wandb, trackio, comet_ml, aim, mlflow, "
-            "clearml or swanlab."
-        ),
-    ] = None,
-    settings: Settings = None,
-    auto_resume: Annotated[
-        bool,
-        typer.Option(
-            "--auto-resume", help="Resume if there is a run, else start: for launchers that retry."
-        ),
-    ] = False,
-    shard: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Processes that share one copy of the weights: 1 replicates, the number of "
-            "processes shards fully. [default: those of one machine]",
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Processes on the CPU's cores that share every batch. "
-            "[default: one a core for small networks, and as before with --resume]",
-        ),
-    ] = None,
-    runs_dir: RunsDir = RUNS,
-    device: Device = "auto",
+    method: options.Method,
+    recipe: options.Recipe = "shapes",
+    variant: options.Variant = "",
+    name: Name = None,
+    seed: TrainingSeed = 0,
+    resume: Resume = False,
+    init_from: InitFrom = None,
+    tracker: Tracker = None,
+    settings: options.Settings = None,
+    auto_resume: AutoResume = False,
+    shard: Shard = None,
+    workers: Workers = None,
+    runs_dir: options.RunsDir = RUNS,
+    device: options.Device = "auto",
 ) -> None:
     """Train a model into runs/. Killed at any time, it continues bit for bit with --resume.
 
@@ -107,7 +108,6 @@ def train(
     from selfe.distributed.launch import open_processes
     from selfe.distributed.workers import open_workers
     from selfe.training.callbacks import Callbacks
-    from selfe.training.callbacks import Progress as TrainProgress
     from selfe.training.run import train_run
     from selfe.training.worker_count import workers_for
 
@@ -130,40 +130,15 @@ def train(
         else open_processes(device, shard) as processes,
         progress_bar("{task.fields[note]}", disable=not processes.is_main) as bar,
     ):
-        tick = Ticker(bar)
-        begun: list[bool] = []
-
-        def begin() -> None:  # not before the folder and the data are known to be usable
-            if not begun and processes.is_main:
-                begun.append(True)
-                tell(header(config, run_dir, device, workers))
-
-        encode = tick.job("encoding the shapes world")
-
-        def show_encoding(done: int, total: int) -> None:
-            begin()
-            encode(done, total)
-
-        def show(progress: TrainProgress) -> None:
-            begin()
-            # losses that are divided by themselves say nothing, their parts do
-            parts = [
-                f"{name.removeprefix('loss_')} {value:.3g}"
-                for name, value in progress.metrics.items()
-                if name.startswith("loss_")
-            ]
-            loss = f"loss {progress.loss:.4f}" + (f" ({', '.join(parts)})" if parts else "")
-            note = f"{loss}  {progress.speed}"  # the end of it goes first on narrow terminals
-            watch.see(progress.step, progress.loss)
-            tick(method_label(config.method), progress.step, progress.iterations, note)
-
+        before = header(config, run_dir, device, workers) if processes.is_main else ""
+        show = TrainingDisplay(config, before, Ticker(bar), watch)
         run(
             processes=processes,
             tracker=tracker,
             callbacks=Callbacks(
-                progress=show, message=lambda text: console.print(text, markup=False)
+                progress=show.iteration, message=lambda text: console.print(text, markup=False)
             ),
-            data_progress=show_encoding,
+            data_progress=show.encoding,
         )
     if processes.is_main:
         from selfe.run_folder.records import find_runs, run_names
@@ -172,3 +147,39 @@ def train(
         called = names.get(run_dir, str(run_dir))
         made = (watch.steps, watch.seconds, watch.losses)
         typer.echo(summary(run_dir, called, *made, runs_dir))
+
+
+class TrainingDisplay:
+    """What a user sees of a training: the header, then how far data and iterations are.
+
+    Args:
+        header: printed before the first progress, when folder and data are known to be usable;
+            "" for none.
+        watch: told every iteration that is shown.
+    """
+
+    def __init__(self, config: RunConfig, header: str, tick: Ticker, watch: Stopwatch) -> None:
+        self.config, self.header, self.tick, self.watch = config, header, tick, watch
+
+    def encoding(self, done: int, total: int) -> None:
+        self._begin()
+        self.tick("encoding the shapes world", done, total)
+
+    def iteration(self, progress: Progress) -> None:
+        self._begin()
+        # losses that are divided by themselves say nothing, their parts do
+        parts = [
+            f"{name.removeprefix('loss_')} {value:.3g}"
+            for name, value in progress.metrics.items()
+            if name.startswith("loss_")
+        ]
+        loss = f"loss {progress.loss:.4f}" + (f" ({', '.join(parts)})" if parts else "")
+        note = f"{loss}  {progress.speed}"  # the end of it goes first on narrow terminals
+        self.watch.see(progress.step, progress.loss)
+        label = method_label(self.config.method)
+        self.tick(label, progress.step, progress.iterations, note)
+
+    def _begin(self) -> None:
+        if self.header:
+            tell(self.header)
+            self.header = ""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from selfe.cli.common import RUNS, RunsDir
+from selfe.cli import options
+from selfe.cli.common import RUNS
 
 if TYPE_CHECKING:
     from evals.site.serve import LiveSite
@@ -25,7 +26,7 @@ def view(
             show_default=False,
         ),
     ] = None,
-    runs_dir: RunsDir = RUNS,
+    runs_dir: options.RunsDir = RUNS,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes one that is free.")] = 0,
     export: Annotated[
         Path | None,

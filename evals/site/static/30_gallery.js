@@ -27,11 +27,10 @@ const Gallery = {
     if (fits(a) && fits(b)) return [a, b];
     const [first, ...others] = this.lines();
     if (!first) return [null, null];
-    const second = others.find((l) => l.method === "fm") || others[0] || first;
-    const lead = this.lines().find((l) => l.method === "selfe") || first;
-    const rest = second === lead ? others.find((l) => l !== lead) || first : second;
+    /* Lines come in the order of the paper's methods: the first, and the first of another method. */
+    const second = others.find((l) => l.method !== first.method) || others[0];
     const [one] = this.steps(), two = this.steps().at(-1);
-    return lead === rest ? [this.at(lead.id, one), this.at(lead.id, two)] : [this.at(lead.id, one), this.at(rest.id, one)];
+    return second ? [this.at(first.id, one), this.at(second.id, one)] : [this.at(first.id, one), this.at(first.id, two)];
   },
 
   /* The results that the present view looks at: those in the matrix, and A and B. */
