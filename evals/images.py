@@ -149,8 +149,15 @@ class FoundImage:
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """What a folder holds for a suite: usable images in order, and everything that is amiss."""
+    """What a folder holds for a suite: usable images in order, and everything that is amiss.
 
+    Attributes:
+        path: of the folder.
+        images: by prompt and sample.
+        problems: one sentence each; none if the set is complete.
+    """
+
+    path: Path
     images: list[FoundImage]
     problems: list[str] = field(default_factory=list)
 
@@ -163,16 +170,18 @@ def scan_folder(
     folder: str | Path,
     records: Sequence[Mapping[str, Any]],
     images_per_prompt: int,
-    limit: int | None = None,
     numbers: Sequence[int] | None = None,
     image_set: str | None = None,
 ) -> ImageFolder:
     """Match a folder in GenEval's layout to a suite's records.
 
     Missing, duplicate, extra and corrupt images, and folders of no prompt, are listed as problems.
-    With `limit` only the first so many prompts are looked at. `numbers` says which folder holds
-    which record, where they are not numbered like the records; other folders are passed over.
-    `image_set` is the set that images which say so must have been drawn for; None for any.
+
+    Args:
+        records: the suite's, by prompt.
+        numbers: number of the folder that holds each record, where that is not the record's place;
+            other folders are then ignored.
+        image_set: the set that images must have been drawn for, where they name one; None for any.
 
     Raises:
         ValueError: if the folder does not exist, or a metadata.jsonl is missing or differs from
@@ -191,7 +200,6 @@ def scan_folder(
             problems.append(f"{entry}: extra prompt, the suite has {len(records)}")
         else:
             by_number[number] = entry
-    records = records[:limit]
     images: list[FoundImage] = []
     for prompt_id, record in enumerate(records):
         number = prompt_id if numbers is None else numbers[prompt_id]
@@ -206,7 +214,7 @@ def scan_folder(
             _check_metadata(by_number[number] / METADATA, record)
         images += found
         problems += faults
-    return ImageFolder(images, problems)
+    return ImageFolder(folder, images, problems)
 
 
 def folder_numbers(folder: Path) -> list[int]:

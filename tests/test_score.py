@@ -25,7 +25,9 @@ from evals.images import (
     write_metadata,
     write_png,
 )
+from evals.scoring.detect import DetectionParts
 from evals.scoring.detections import read_detections, rescore
+from evals.scoring.processes import Processes
 from evals.scoring.score import score_folder
 from evals.suites.rules import RuleSettings
 from selfe.files import folder_lock, write_atomically
@@ -106,8 +108,9 @@ def _draw(folder: Path) -> Path:
 
 
 def _score(images: Path, out: Path, detector: PixelDetector | None = None, **options):
-    options = {"images_per_prompt": PER_PROMPT, "batch_size": 2, **options}
-    return score_folder(images, RECORDS, detector or PixelDetector(), PixelColors(), out, **options)
+    parts = DetectionParts(detector or PixelDetector(), PixelColors())
+    found = scan_folder(images, RECORDS, PER_PROMPT)
+    return score_folder(found, RECORDS, parts, out, **{"batch_size": 2, **options})
 
 
 def test_scores_verdicts_and_stored_detections(tmp_path: Path) -> None:
@@ -223,12 +226,19 @@ def test_rescoring_refuses_detections_cut_short(tmp_path: Path) -> None:
     assert not out.exists()
 
 
+class OneAfterTheOther(Processes):
+    """Processes of a test that run one after the other, so that none has to wait."""
+
+    def wait(self) -> None:
+        pass
+
+
 def test_two_processes_share_the_batches_and_agree(tmp_path: Path) -> None:
     images = _draw(tmp_path / "images")
     _score(images, tmp_path / "one")
     detectors = [PixelDetector(), PixelDetector()]
-    assert _score(images, tmp_path / "two", detectors[1], rank=1, world_size=2) is None
-    scored = _score(images, tmp_path / "two", detectors[0], rank=0, world_size=2)
+    assert _score(images, tmp_path / "two", detectors[1], processes=OneAfterTheOther(1, 2)) is None
+    scored = _score(images, tmp_path / "two", detectors[0], processes=OneAfterTheOther(0, 2))
     assert scored is not None
     assert detectors[0].seen + detectors[1].seen == 9 and min(d.seen for d in detectors) > 0
     for name in ("detections.jsonl", "images.jsonl"):
@@ -305,19 +315,14 @@ def test_incomplete_and_over_complete_sets_have_no_score(tmp_path: Path) -> None
         _score(images, tmp_path / "out")
 
 
-def test_a_limited_set_has_task_scores_but_no_overall(tmp_path: Path) -> None:
-    scored = _score(_draw(tmp_path / "images"), tmp_path / "out", limit=1)
-    assert scored.scores.overall is None and scored.scores.partial
-    assert scored.scores.tasks["single_object"].mean == 1.0
-
-
 def test_a_limit_finds_its_prompts_in_the_whole_set(tmp_path: Path) -> None:
     images = _draw(tmp_path / "images")
     kept = [RECORDS[1], RECORDS[2]]
 
     def scored(folder: Path, out: str, **options):
-        options = {"images_per_prompt": PER_PROMPT, **options}
-        return score_folder(folder, kept, PixelDetector(), PixelColors(), tmp_path / out, **options)
+        parts = DetectionParts(PixelDetector(), PixelColors())
+        found = scan_folder(folder, kept, PER_PROMPT, **options)
+        return score_folder(found, kept, parts, tmp_path / out)
 
     with pytest.raises(ValueError, match="the suite has"):
         scored(images, "a")

@@ -31,7 +31,6 @@ from evals.scoring.benchmark import (
     BenchmarkSettings,
     Progress,
     draw_suite,
-    lock_name,
     numbers_kept,
     score_images,
     score_model,
@@ -133,7 +132,7 @@ def measure_model(
         facts = (model_facts(generator.facts), sampling_facts(generator, num_steps, settings.seed))
         if suite.judge:
             folder.mkdir(parents=True, exist_ok=True)
-            with folder_lock(folder, lock_name(mine.processes)):
+            with folder_lock(folder, mine.processes.lock_name):
                 if elsewhere is None:
                     draw_suite(generator, num_steps, suite, folder, mine, title, progress)
                 if mine.processes.rank == 0:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
 from evals.base import ModelFacts, Result, SamplingFacts
-from evals.images import folder_numbers, scan_folder
+from evals.images import ImageFolder, folder_numbers, scan_folder
 from evals.registry import open_suite
 from evals.results import (
     DETECTIONS,
@@ -18,6 +18,7 @@ from evals.results import (
     read_result,
     write_result,
 )
+from evals.scoring.detect import DetectionParts
 from evals.scoring.detections import read_detections
 from evals.scoring.draw import draw_images
 from evals.scoring.folders import facts_of_images, own_folder, result_folder, sampling_facts
@@ -111,26 +112,22 @@ def score_model(
     settings.scorers.open(suite)  # what is missing is said before hours of drawing
     name = f"{generator.facts.label} {generator.facts.variant}".strip()
     title = f"{name}, {num_steps} steps"
-    with folder_lock(folder, lock_name(settings.processes)):
+    with folder_lock(folder, settings.processes.lock_name):
         if settings.processes.rank == 0:
             remove_leftovers(folder, deep=True)
         cost: dict[str, float] = {}
         if drawn is None:
             cost = draw_suite(generator, num_steps, suite, folder, settings, title, progress)
-        truncated = generator.count_truncated([r["prompt"] for r in suite.records])
-        return _score(
-            drawn or folder,
-            _scores_folder(folder, suite, settings),
-            suite,
-            settings,
+        images = drawn or folder
+        found = scan_folder(images, suite.records, suite.images_per_prompt, image_set=images.name)
+        facts = ResultFacts(
             model_facts(generator.facts),
             sampling_facts(generator, num_steps, settings.seed),
-            title,
-            progress,
-            truncated=truncated,
-            cost=cost,
-            image_set=(drawn or folder).name,
+            generator.count_truncated([r["prompt"] for r in suite.records]),
+            cost,
         )
+        out = _scores_folder(folder, suite, settings)
+        return _score(found, out, suite, facts, settings, title, progress)
 
 
 def draw_suite(
@@ -193,7 +190,6 @@ def score_images(
         raise ValueError(f"no folder of images at {images}")
     suite = settings.open_suite(suite_name)
     refuse_judged(suite)
-    name = images.resolve().name
     out = own_folder(images, suite, runs_dir)
     out.mkdir(parents=True, exist_ok=True)
     numbers = numbers_kept(images, suite_name, suite, settings)
@@ -205,21 +201,14 @@ def score_images(
             f"{images} was complete when {scores} was made from it and is not any more "
             f"({scanned.problems[0]}): correct it, or score what is left from a copy"
         )
-    facts = facts_of_images(images, scanned.images)
-    with folder_lock(out, lock_name(settings.processes)):
+    facts = ResultFacts(
+        facts_of_images(images, scanned.images),
+        SamplingFacts(steps=0, nfe=0, seed=settings.seed),
+    )
+    with folder_lock(out, settings.processes.lock_name):
         if settings.processes.rank == 0:
             remove_leftovers(out, deep=True)
-        return _score(
-            images,
-            scores,
-            suite,
-            settings,
-            facts,
-            SamplingFacts(steps=0, nfe=0, seed=settings.seed),
-            name,
-            progress,
-            numbers=numbers,
-        )
+        return _score(scanned, scores, suite, facts, settings, images.resolve().name, progress)
 
 
 def numbers_kept(
@@ -229,10 +218,6 @@ def numbers_kept(
     if settings.limit is None or max(folder_numbers(images), default=0) < len(suite.records):
         return None
     return places_kept(open_suite(suite_name, settings.split, settings.prompts), settings.limit)
-
-
-def lock_name(processes: Processes) -> str:
-    return ".lock" if processes.rank == 0 else f".lock-{processes.rank}"
 
 
 def _scores_folder(folder: Path, suite: Suite, settings: BenchmarkSettings) -> Path:
@@ -250,63 +235,69 @@ def _scores_folder(folder: Path, suite: Suite, settings: BenchmarkSettings) -> P
     return folder / name if name else folder
 
 
+@dataclasses.dataclass(frozen=True)
+class ResultFacts:
+    """What a result records beside its scores.
+
+    Attributes:
+        model, sampling: see `evals.base.Result`.
+        truncated_prompts: text encoder -> prompts that it cut.
+        cost: of drawing (`Result.cost`); {} where nothing was drawn now.
+    """
+
+    model: ModelFacts
+    sampling: SamplingFacts
+    truncated_prompts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    cost: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
 def _score(
-    images: Path,
+    images: ImageFolder,
     out: Path,
     suite: Suite,
+    facts: ResultFacts,
     settings: BenchmarkSettings,
-    model: ModelFacts,
-    sampling: SamplingFacts,
     title: str,
     progress: Progress,
-    *,
-    truncated: dict[str, int] | None = None,
-    cost: dict[str, float] | None = None,
-    numbers: Sequence[int] | None = None,
-    image_set: str | None = None,
 ) -> tuple[Path, Result] | None:
+    """Score images under the lock of their result folder and write result.json to `out`."""
     scorer = settings.scorers.open(suite)
-    detector, classifier = scorer.detector, scorer.color_classifier
+    # diversity looks at the colours of all classes
+    parts = DetectionParts(scorer.detector, scorer.color_classifier, bool(suite.world_preset))
     scored = score_folder(
         images,
         suite.records,
-        detector,
-        classifier,
+        parts,
         out,
-        images_per_prompt=suite.images_per_prompt,
         groups=suite.groups,
         allow_partial=settings.allow_partial,
         batch_size=settings.batch_size or IMAGES_PER_SAVE,
         progress=lambda done, total: progress(f"{title}: scoring", done, total),
-        color_every_class=bool(suite.world_preset),  # diversity looks at all of them
-        lock=False,  # the result folder is held already
-        rank=settings.processes.rank,
-        world_size=settings.processes.world_size,
-        barrier=settings.processes.wait,
-        numbers=numbers,
-        image_set=image_set,
+        lock=False,
+        processes=settings.processes,
     )
     if scored is None:
         return None
     earlier = _earlier(out)
+    cost = dict(facts.cost)
     if not cost and earlier is not None:  # all images were found: as measured when drawn
         cost = earlier.cost
     result = Result(
         protocol=protocol_facts(
             suite,
             suite.images_per_prompt,
-            detector,
-            classifier,
+            scorer.detector,
+            scorer.color_classifier,
             DEFAULT_RULES,
-            sampling.settings,
-            signal=model.training.get("signal", 1.0),
+            facts.sampling.settings,
+            signal=facts.model.training.get("signal", 1.0),
         ),
-        model=model,
-        sampling=sampling,
+        model=facts.model,
+        sampling=facts.sampling,
         scores=scored.scores,
         diversity=scorer.diversity(suite, read_detections(out / DETECTIONS)),
-        truncated_prompts=truncated or {},
-        cost=cost or {},
+        truncated_prompts=dict(facts.truncated_prompts),
+        cost=cost,
         environment=provenance(),
         command=settings.command,
         files={name: file_sha256(out / name) for name in (DETECTIONS, VERDICTS)},

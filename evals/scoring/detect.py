@@ -21,34 +21,37 @@ from evals.scoring.detections import (
     read_detections,
     records_digest,
 )
+from evals.scoring.processes import Processes
 from evals.scoring.work_file import WorkFile, sound_rows
+from evals.suites.rules import DEFAULT_RULES
 from selfe.files import as_json_lines, file_sha256, write_atomically
 from selfe.sealed_files import read_sealed, seal
 
 STORED_SCORE = 0.05
 """Detections above this score are stored, so that lower thresholds can be tried later."""
-
-
 STORED_PER_IMAGE = 100
-
-
 _WORK = ".detections-{}.work.jsonl"
-
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class DetectionParts:
-    """The parts that look at pixels."""
+    """The parts that look at pixels.
+
+    Attributes:
+        color_every_class: classify colours of every class a record names, not only where a clause
+            asks for one; the diversity statistic needs it.
+        max_objects: of one class in one image whose colours are classified.
+    """
 
     detector: Detector
     color_classifier: ColorClassifier
-    max_objects: int
-    color_every_class: bool
+    color_every_class: bool = False
+    max_objects: int = DEFAULT_RULES.max_objects
 
 
-class _DetectionRun:
+class DetectionRun:
     """One process's share of detecting a folder, resumable batch by batch."""
 
     def __init__(
@@ -56,22 +59,21 @@ class _DetectionRun:
         out_dir: Path,
         folder: ImageFolder,
         records: Sequence[Mapping[str, Any]],
-        judge: DetectionParts,
+        parts: DetectionParts,
         batch_size: int,
-        rank: int,
-        world_size: int,
+        processes: Processes,
     ) -> None:
-        self.out_dir, self.folder, self.records, self.judge = out_dir, folder, records, judge
+        self.out_dir, self.folder, self.records, self.parts = out_dir, folder, records, parts
         self.batches = plan_batches(folder.images, batch_size)
-        self.rank, self.world_size = rank, world_size
-        self.work = out_dir / _WORK.format(rank)
+        self.processes = processes
+        self.work = out_dir / _WORK.format(processes.rank)
         identity = {
-            "detector": judge.detector.identity,
-            "color_classifier": judge.color_classifier.identity,
+            "detector": parts.detector.identity,
+            "color_classifier": parts.color_classifier.identity,
             "records": records_digest(records),
             "batch_size": batch_size,
-            "max_objects": judge.max_objects,
-            "color_every_class": judge.color_every_class,
+            "max_objects": parts.max_objects,
+            "color_every_class": parts.color_every_class,
         }
         self.identity = identity
         images = [[i.prompt_id, i.sample_id, i.digest] for i in folder.images]
@@ -88,7 +90,8 @@ class _DetectionRun:
         work = WorkFile(self.work, self.identity)
         detected = done = 0
         for number, batch in enumerate(self.batches):
-            if number % self.world_size == self.rank and not all(_key(i) in known for i in batch):
+            mine = number % self.processes.world_size == self.processes.rank
+            if mine and not all(_key(i) in known for i in batch):
                 work.append(self._rows(batch))
                 detected += len(batch)
             done += len(batch)
@@ -98,7 +101,7 @@ class _DetectionRun:
     def _rows(self, batch: Sequence[FoundImage]) -> list[Row]:
         images = [read_image(i.path) for i in batch if i.path is not None]
         records = [self.records[image.prompt_id] for image in batch]
-        found, colors = find_and_color(images, records, self.judge)
+        found, colors = find_and_color(images, records, self.parts)
         return [
             {"digest": i.digest, **_as_row(i, [image.shape[1], image.shape[0]], detections, names)}
             for i, image, detections, names in zip(batch, images, found, colors, strict=True)
@@ -192,15 +195,15 @@ def find_and_color(
 
 
 def _needing_color(
-    detections: Sequence[Detection], record: Mapping[str, Any], judge: DetectionParts
+    detections: Sequence[Detection], record: Mapping[str, Any], parts: DetectionParts
 ) -> list[int]:
     """Places of the detections whose colour a clause may ask for under some thresholds."""
     places = []
-    clauses = [c for c in record["include"] if judge.color_every_class or "color" in c]
+    clauses = [c for c in record["include"] if parts.color_every_class or "color" in c]
     for label in sorted({c["class"] for c in clauses}):
         mine = [i for i, d in enumerate(detections) if d.label == label]
         mine.sort(key=lambda i: (detections[i].score, i), reverse=True)
-        places += mine[: judge.max_objects]
+        places += mine[: parts.max_objects]
     return sorted(places)
 
 

@@ -95,7 +95,7 @@ def judge_images(
         records: of each image, as GenEval's metadata have them.
         batch_size: images of one size that the detector is given at once.
     """
-    parts = DetectionParts(detector, color_classifier, rules.max_objects, False)
+    parts = DetectionParts(detector, color_classifier, max_objects=rules.max_objects)
     found: dict[int, list[Detection]] = {}
     sizes: dict[tuple[int, ...], list[int]] = {}
     for place, image in enumerate(images):

@@ -18,6 +18,11 @@ class Processes:
     rank: int = 0
     world_size: int = 1
 
+    @property
+    def lock_name(self) -> str:
+        """File by which this process holds a folder that it shares with the others."""
+        return ".lock" if self.rank == 0 else f".lock-{self.rank}"
+
     def wait(self) -> None:
         """Returns once every process has called it."""
         if self.world_size > 1:
@@ -31,6 +36,9 @@ class Processes:
             import torch.distributed as dist
 
             dist.destroy_process_group()
+
+
+ALONE = Processes()
 
 
 def join_processes() -> Processes:

@@ -15,7 +15,8 @@ from evals.base import Detection
 from evals.detectors.clip_colors import CLIP_MODEL, ClipColorClassifier
 from evals.detectors.mask2former.detector import Mask2FormerDetector, build_network, swin_s_config
 from evals.detectors.mask2former.selftest import SMALL, image_by_name
-from evals.images import read_image, sample_path, write_metadata, write_png
+from evals.images import read_image, sample_path, scan_folder, write_metadata, write_png
+from evals.scoring.detect import DetectionParts
 from evals.scoring.score import score_folder
 from scripts.bench.colors import per_object_loader
 from scripts.gpu_study.rows import Measurement, Part, Row, Settings, wall_seconds
@@ -132,7 +133,8 @@ def scoring_row(settings: Settings) -> Row:
 
         def ours() -> None:
             shutil.rmtree(out, ignore_errors=True)
-            score_folder(folder, records, detector, colors, out, batch_size=BATCH)
+            found = scan_folder(folder, records, IMAGES_PER_PROMPT)
+            score_folder(found, records, DetectionParts(detector, colors), out, batch_size=BATCH)
 
         def loop() -> None:
             image_by_image(folder, records[:few], detector, colors)
