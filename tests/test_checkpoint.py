@@ -302,8 +302,8 @@ def test_a_fork_continues_from_the_other_runs_step(tmp_path, monkeypatch):
         init_from="base@4",
     )
     assert differing(base, same) == []
-    for run, begun in (("same", "from base@4"), ("base", "afresh")):
-        with pytest.raises(ValueError, match=f"was begun {begun}, not from base@8"):
+    for run, origin in (("same", "base@4"), ("base", "scratch")):
+        with pytest.raises(ValueError, match=f"was started from {origin}, not from base@8"):
             train_run(
                 tiny_config(), tmp_path / run, runs_dir=tmp_path, resume=True, init_from="base@8"
             )

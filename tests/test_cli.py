@@ -114,7 +114,7 @@ def test_a_run_that_failed_before_its_first_checkpoint_gives_up_its_name(run, mo
     words = ["train", "--method", "fm", "--name", "again", "--device", "cpu", "--workers", "1"]
     words += [*tiny_options(2), "--set", "data.size=64"]
     with monkeypatch.context() as patch:
-        patch.setattr("selfe.training.loop._mean_metrics", fail)
+        patch.setattr("selfe.training.loop.log_iteration", fail)
         assert run(*words, "--set", "train.sample_every=1")[0] == 2
     assert Path("runs/again/config.json").exists()
     code, _, err = run(*words, "--seed", "1")

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -205,56 +206,69 @@ def iterate(
         state.step = step + 1
         throughput.images += len(indices) * processes.size
 
-        log_now = state.step % config.train.log_every == 0 or state.step == config.train.iterations
-        save_now = _due(state.step, config.train.checkpoint_every, config)
-        draw, every = callbacks.draw_samples, config.train.sample_every
-        draw_now = bool(every and _due(state.step, every, config))
-        # What is shown or written down comes after all that happened before.
-        settle_down_to(0 if log_now or save_now or draw_now else lag)
-
-        if log_now:
-            metrics = _mean_metrics(outputs, processes)
-            speed = throughput.read()
-            loss_value, norm_value = iteration.reading.wait()
-            log.write(
-                {
-                    "step": state.step,
-                    "loss": loss_value,
-                    "gradient_norm": norm_value,
-                    "learning_rate": rate,
-                    **speed.as_record(),
-                    **metrics,
-                }
-            )
-            callbacks.progress(
-                Progress(state.step, config.train.iterations, loss_value, metrics, speed)
-            )
+        due = Due.after(state.step, config)
+        # What is shown or written comes after everything that happened before it.
+        settle_down_to(0 if due.log or due.save or due.draw else lag)
+        if due.log:
+            log_iteration(iteration, rate, config, throughput, log, callbacks, processes)
             throughput.restart()
-        try:  # before the checkpoint, for a run that is resumed from it draws no earlier sheet
-            if draw and draw_now:
-                draw(state.ema.module, state.step)
+        try:  # before the checkpoint: a run that resumes from it does not draw earlier sheets
+            if due.draw and callbacks.draw_samples:
+                callbacks.draw_samples(state.ema.module, state.step)
                 throughput.restart()
         finally:
-            if save_now:
+            if due.save:
                 save(state)
         if processes.any(callbacks.should_stop()):
             settle_down_to(0)
-            if not save_now:
+            if not due.save:
                 save(state)
             break
 
 
-def _due(step: int, every: int | None, config: RunConfig) -> bool:
-    milestone = config.train.milestone_every
-    return bool(
-        (every and step % every == 0)
-        or (milestone and step % milestone == 0)
-        or step == config.train.iterations
-    )
+class Due(NamedTuple):
+    """What follows an iteration: a line of the log, a checkpoint, a sheet of samples."""
+
+    log: bool
+    save: bool
+    draw: bool
+
+    @classmethod
+    def after(cls, step: int, config: RunConfig) -> Due:
+        """What follows iteration `step` (1-based). Milestones are saved and drawn, the last
+        iteration is logged too."""
+        train = config.train
+        last = step == train.iterations
+        milestone = last or bool(train.milestone_every and step % train.milestone_every == 0)
+
+        def every(count: int | None) -> bool:
+            return bool(count and step % count == 0)
+
+        return cls(
+            log=last or every(train.log_every),
+            save=milestone or every(train.checkpoint_every),
+            draw=bool(train.sample_every) and (milestone or every(train.sample_every)),
+        )
 
 
-def _mean_metrics(outputs: list[LossOutput], processes: OneProcess) -> dict[str, float]:
-    names = outputs[0].metrics.keys()
-    return {
-        n: float(processes.mean(torch.stack([o.metrics[n] for o in outputs]).mean())) for n in names
+def log_iteration(
+    iteration: Iteration,
+    rate: float,
+    config: RunConfig,
+    throughput: Throughput,
+    log: RunLog | NoLog,
+    callbacks: Callbacks,
+    processes: OneProcess,
+) -> None:
+    """Write an iteration's record to the log and pass it to `callbacks.progress`."""
+    names = iteration.outputs[0].metrics.keys()
+    metrics = {
+        n: float(processes.mean(torch.stack([o.metrics[n] for o in iteration.outputs]).mean()))
+        for n in names
     }
+    speed = throughput.read()
+    loss, norm = iteration.reading.wait()
+    step = iteration.step + 1
+    record = {"step": step, "loss": loss, "gradient_norm": norm, "learning_rate": rate}
+    log.write({**record, **speed.as_record(), **metrics})
+    callbacks.progress(Progress(step, config.train.iterations, loss, metrics, speed))

@@ -39,7 +39,7 @@ from selfe.training.host_memory import keep_freed_memory
 from selfe.training.loop import train
 from selfe.training.sample_sheets import SampleSheets
 from selfe.training.state import TrainState, check_configuration, new_state, restore
-from selfe.training.trackers import open_tracker
+from selfe.training.trackers import Tracker, open_tracker
 
 
 @dataclass
@@ -140,6 +140,40 @@ def occupy(run_dir: Path, resume: bool | None, stack: contextlib.ExitStack) -> b
     return resume
 
 
+def check_resumed(
+    run_dir: Path, config: RunConfig, init_from: str | None, processes: OneProcess
+) -> str | None:
+    """The fork that a run was started from ("RUN@STEP"), None for one started from scratch.
+
+    Raises:
+        ValueError: if the run has another configuration, or `init_from` names another fork.
+    """
+    started = read_record(run_dir)
+    processes.on_main(lambda: check_configuration(run_dir, started.digest, config))
+    origin = started.init_from
+    if init_from and init_from != origin:
+        raise ValueError(
+            f"{run_dir} was started from {origin or 'scratch'}, not from {init_from}: "
+            "give the new run another --name"
+        )
+    return origin
+
+
+def connect(
+    callbacks: Callbacks, stop: StopSignal, sheets: SampleSheets | None, tracked: Tracker | None
+) -> Callbacks:
+    """The caller's callbacks, which also see signals, draw sheets and tell a tracker."""
+    asked = callbacks.should_stop
+    callbacks = replace(
+        callbacks, draw_samples=sheets, should_stop=lambda: stop.number is not None or asked()
+    )
+    if tracked:
+        callbacks = replace(callbacks, record=tracked.write)
+        if sheets:
+            sheets.mirror = tracked.write_samples
+    return callbacks
+
+
 def train_run(
     config: RunConfig,
     run_dir: Path,
@@ -183,15 +217,7 @@ def train_run(
         resume = processes.on_main(lambda: occupy(run_dir, resume, stack))
         stop = stack.enter_context(stop_on_signals())
         if resume:  # there may be no checkpoint yet that would tell
-            started = read_record(run_dir)
-            processes.on_main(lambda: check_configuration(run_dir, started.digest, config))
-            begun_from = started.init_from
-            if init_from and init_from != begun_from:
-                raise ValueError(
-                    f"{run_dir} was begun {f'from {begun_from}' if begun_from else 'afresh'}, not "
-                    f"from {init_from}: give the new run another --name"
-                )
-            init_from = begun_from
+            init_from = check_resumed(run_dir, config, init_from, processes)
         for problem in suspicious_settings(config):
             callbacks.message(f"warning: {problem}")
         objective = build_objective(config)
@@ -209,9 +235,11 @@ def train_run(
                 progress=data_progress,
             )
         )
-        tracked = tracker and stack.enter_context(
-            contextlib.closing(open_tracker(tracker, run_dir, config))
-        )
+        tracked = None
+        if tracker:
+            tracked = stack.enter_context(
+                contextlib.closing(open_tracker(tracker, run_dir, config))
+            )
         precision = used_on(processes.device, config.train.precision)
         if resume:
             processes.on_main(lambda: check_data(run_dir, source.facts))
@@ -223,14 +251,6 @@ def train_run(
             facts |= {"data": dict(source.facts), "precision": precision, **processes.layout}
             processes.on_main(lambda: begin(run_dir, config, facts))
         sheets = SampleSheets(config, run_dir, processes) if config.train.sample_every else None
-        asked = callbacks.should_stop
-        callbacks = replace(
-            callbacks, draw_samples=sheets, should_stop=lambda: stop.number is not None or asked()
-        )
-        if tracked:
-            callbacks = replace(callbacks, record=tracked.write)
-            if sheets:
-                sheets.mirror = tracked.write_samples
         state = train(
             config,
             model=model,
@@ -239,7 +259,7 @@ def train_run(
             run_dir=run_dir,
             resume=resume,
             init=init,
-            callbacks=callbacks,
+            callbacks=connect(callbacks, stop, sheets, tracked),
             processes=processes,
         )
         signals = [number for number in processes.gather(stop.number) if number is not None]
