@@ -14,9 +14,7 @@ import torch
 from PIL import Image
 
 import selfe
-from evals.base import Interval
 from evals.registry import open_suite
-from evals.report.compare_runs import holm, p_of_interval
 from evals.suites.geneval import COCO_CLASSES, geneval_records
 from evals.suites.prompts import record_of
 from selfe.api.runs import as_assignments
@@ -226,13 +224,6 @@ def test_the_command_compares_runs_in_sixty_columns(study, monkeypatch):
     assert code == 2 and "did you mean 'fm-" in err
     code, _, err = selfe_bench("compare", "selfe-0", "fm-0", "--steps", "16")
     assert code == 2 and "share no protocol at 16 steps" in err
-
-
-def test_holm_is_as_worked_by_hand():
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.5, 0.9]) == [1.0, 1.0] and holm([]) == []
-    assert p_of_interval(Interval(mean=0.2, low=0.0, high=0.4)) == pytest.approx(0.05)
-    assert p_of_interval(Interval(mean=0.0, low=-0.1, high=0.1)) == pytest.approx(1.0)
 
 
 def test_importing_selfe_is_cheap_and_says_what_it_has():

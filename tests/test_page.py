@@ -16,7 +16,8 @@ from evals.report.chosen import choose_runs, render_runs
 from evals.report.compact import compact_table, compact_text, headline
 from evals.report.lines import build_lines
 from evals.report.result_folders import ResultFolder, collect
-from evals.site.render import render_page, script_json
+from evals.site.files import script_json
+from evals.site.render import render_page
 from evals.site.runs import read_run, thinned
 from evals.site.serve import LiveSite, PageServer, servable
 from evals.site.summary import holm

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from evals.base import TASKS
+from evals.multiplicity import NOT_RESOLVED, RESOLVED
 from evals.report import curves, image_grids
 from evals.report import page as pages
 from evals.report.compact import (
@@ -41,7 +42,6 @@ from evals.report.model_columns import eta_of, guidance_text, setting_text
 from evals.report.render import PAGE, ReportSummary, require_own_page
 from evals.report.result_folders import ResultFolder, collect
 from evals.report.rows import reading_notes
-from evals.report.table2 import NOT_RESOLVED, RESOLVED
 from evals.results import protocol_slug
 from evals.site.render import render_page
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import pandas as pd
 
 from evals.base import Interval
+from evals.multiplicity import RESOLVED
 from evals.report.exact_model import NAME, exact_scores
 from evals.report.lines import Line, reference_line
 from evals.report.markup import is_missing, number, signed, to_markdown
 from evals.report.result_folders import ResultFolder
 from evals.report.rows import configuration_of, difference
-from evals.report.table2 import RESOLVED
 from evals.results import protocol_key
 
 MOST_ROWS = 12

@@ -10,20 +10,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from scipy.special import ndtr, ndtri
-
 from evals.base import Frozen, Interval
 from evals.images import caption
+from evals.multiplicity import LEVEL, NOT_RESOLVED, holm, p_of_interval
 from evals.report.compare import check_same_protocol
 from evals.report.result_folders import ResultFolder
 from evals.report.rows import choose, configuration_of
 from evals.report.training_seeds import difference_over, mean_over, only_task
 from evals.results import protocol_key, protocol_slug
-from evals.stats import CONFIDENCE
 from evals.verdicts import Counts, difference_of_counts
 
 OVERALL = "overall"
-NOT_RESOLVED = "not resolved"
 Side = tuple[str, Sequence[ResultFolder], Sequence[ResultFolder]]
 """Name, results of the model itself, results of its configuration with other training seeds."""
 BySeed = Mapping[int, ResultFolder]
@@ -206,26 +203,6 @@ def _mean(trainings: Sequence[Counts]) -> float:
     return sum(task.share for task in trainings[0].values()) / len(trainings[0])
 
 
-def p_of_interval(interval: Interval) -> float:
-    """The two-sided p-value at which a 95% interval, taken for a normal one, would just reach 0."""
-    half = interval.mean - interval.low if interval.mean > 0 else interval.high - interval.mean
-    if half <= 0:
-        return 1.0 if interval.mean == 0 else 0.0
-    score = abs(interval.mean) / half * float(ndtri(0.5 + CONFIDENCE / 2))
-    return float(2 * ndtr(-score))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for their number by Holm's step-down method (1979), in the given order."""
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted = [0.0] * len(p_values)
-    highest = 0.0
-    for rank, place in enumerate(order):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = highest
-    return adjusted
-
-
 def _judged(rows: Sequence[ComparedRow]) -> list[ComparedRow]:
     """The rows with adjusted p-values and verdicts."""
     adjusted: dict[int, float] = {}
@@ -236,7 +213,7 @@ def _judged(rows: Sequence[ComparedRow]) -> list[ComparedRow]:
     judged = []
     for place, row in enumerate(rows):
         better = "A" if row.difference.mean > 0 else "B"
-        resolved = adjusted[place] <= 1 - CONFIDENCE
+        resolved = adjusted[place] <= LEVEL
         verdict = better if resolved else NOT_RESOLVED
         judged.append(row.model_copy(update={"p_adjusted": adjusted[place], "verdict": verdict}))
     return judged

@@ -203,7 +203,9 @@ def scores_against_steps(folders: Sequence[ResultFolder], title: str) -> Figure 
 def exact_series(folders: Sequence[ResultFolder]) -> list[Series]:
     """The exact Flow Matching model at the numbers of steps that were measured, if it is known."""
     steps = {folder.result.sampling.steps for folder in folders}
-    found = {n: of.overall for n, of in exact_scores(folders).items() if n in steps and of.overall}
+    found: dict[float, Interval] = {
+        n: of.overall for n, of in exact_scores(folders).items() if n in steps and of.overall
+    }
     return in_order({(NAME, ("fm-exact", "")): found}) if found else []
 
 

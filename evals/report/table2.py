@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from evals.base import TASKS
+from evals.multiplicity import NOT_RESOLVED, RESOLVED
 from evals.report.commands import STEPS, CommandContext, not_run
 from evals.report.groups import require_one_protocol
 from evals.report.reference import REFERENCE_METHOD
@@ -51,7 +52,7 @@ TABLE2_COLUMNS = (
     *TASKS,
     *TASK_ENDS,
 )
-RESOLVED, NOT_RESOLVED, REFERENCE = "resolved", "not resolved", "reference"
+REFERENCE = "reference"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 import pandas as pd
 
 from evals.base import Interval
-from evals.multiplicity import RESOLVED, holm, p_of_interval, verdict
+from evals.multiplicity import NOT_RESOLVED, RESOLVED, holm, p_of_interval, verdict
 from evals.report.commands import STEPS, not_run
 from evals.report.markup import (
     is_missing,
@@ -31,7 +31,6 @@ from evals.report.page import (
 )
 from evals.report.rows import Table
 from evals.report.table1 import TABLE1_TASKS
-from evals.report.table2 import NOT_RESOLVED
 
 
 def _joined(values: pd.Series) -> str:

@@ -15,12 +15,13 @@ import numpy as np
 import pandas as pd
 
 from evals.base import TASKS, Interval
+from evals.multiplicity import NOT_RESOLVED, RESOLVED
 from evals.report.groups import require_one_protocol
 from evals.report.model_columns import row_of
 from evals.report.reference import REFERENCE_METHOD
 from evals.report.result_folders import ResultFolder
 from evals.report.rows import choose, configuration_of, training_of
-from evals.report.table2 import NOT_RESOLVED, REFERENCE, RESOLVED
+from evals.report.table2 import REFERENCE
 from evals.stats import over_trainings, overall_interval
 from evals.verdicts import Counts, difference_of_counts, together
 

@@ -1,6 +1,6 @@
-"""What the page knows of all results at once: scores, lines, tables, differences, runs.
+"""What the page knows of all results at once: scores, lines, tables, runs.
 
-Longer than other files: each function makes one part of what the page is given.
+Each function makes one part of what the page is given.
 """
 
 from __future__ import annotations
@@ -11,22 +11,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtr, ndtri
 
 from evals.base import TASKS, Interval
 from evals.report import page
-from evals.report.compact import reference_for, settings_of
+from evals.report.compact import settings_of
 from evals.report.exact_model import NAME, exact_scores
 from evals.report.lines import Line, run_of, short_id
 from evals.report.markup import is_missing
 from evals.report.model_columns import eta_of, guidance_text, setting_text
 from evals.report.result_folders import ResultFolder
-from evals.report.rows import PAPER, Table, difference, paper_table
-from evals.report.table2 import RESOLVED
+from evals.report.rows import PAPER, Table, paper_table
 from evals.results import protocol_key
 from evals.site.runs import RunRecord
-
-SIGNIFICANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -195,143 +191,6 @@ def mean_lines(
                 }
             )
     return found, points
-
-
-# ---------------------------------------------------------------- differences
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values of a family, adjusted so that the chance of any false one is bounded (Holm 1979)."""
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted = [0.0] * len(p_values)
-    highest = 0.0
-    for place, i in enumerate(order):
-        highest = max(highest, min(1.0, p_values[i] * (len(p_values) - place)))
-        adjusted[i] = highest
-    return adjusted
-
-
-def mean_differences(frame: pd.DataFrame, means: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Differences over training seeds at the last iteration, from `trainings_frame`.
-
-    Their p follows from the interval, taken as a normal one: it is rather too large, for the
-    interval is wider by Student's quantile.
-
-    Args:
-        means: of `mean_lines`, from the same frame.
-    """
-    rows: list[dict[str, Any]] = []
-    keys = ["recipe", "method", "variant", "settings"]
-    for mean, (_, members) in zip(means, frame.groupby(keys, sort=False), strict=True):
-        for _, row in members[members["iterations"] == members["iterations"].max()].iterrows():
-            if is_missing(row["delta_selfe"]):
-                continue
-            ends = [round(float(row[f"delta_{n}"]), 5) for n in ("selfe", "low", "high")]
-            deviation = (ends[2] - ends[1]) / 2 / float(ndtri(0.975))
-            rows.append(
-                {
-                    "line": mean["id"],
-                    "steps": int(row["steps"]),
-                    "iterations": int(row["iterations"]),
-                    "score": round(float(row["overall"]), 5),
-                    "delta": ends,
-                    "p": round(float(2 * ndtr(-abs(ends[0]) / deviation)), 5) if deviation else 1.0,
-                    "resolved": row["resolved"] == RESOLVED,
-                    "settings": row["settings"],
-                }
-            )
-    return rows
-
-
-def difference_rows(
-    folders: Sequence[ResultFolder],
-    ids: ResultIds,
-    lines: Sequence[Line],
-    reference: Line | None,
-    named: bool,
-    means: Sequence[dict[str, Any]] = (),
-    most: int = 120,
-) -> dict[str, Any] | None:
-    """Every line's last iteration against the reference at the same steps.
-
-    Configurations that were trained with several seeds stand for all of them; single trainings of
-    such a configuration are left out, for they would be compared with one training of Self-E.
-
-    Args:
-        lines: of one protocol.
-        named: whether the user chose the reference: then iterations may differ, and `means` are
-            left out.
-        means: of `mean_differences`.
-        most: comparisons at most; lines drawn at first come first.
-    """
-    if reference is None:
-        return None
-    number = {id(folder): place for place, folder in enumerate(folders)}
-    rows: list[dict[str, Any]] = []
-    left_out = 0
-    covered = set() if named else {row["settings"] for row in means}
-    shown = {settings_of(line.first): line for line in reversed(lines) if not line.further}
-    for mean in () if named else means:
-        line = shown.get(mean["settings"])
-        pair = (line and line.final_at(mean["steps"]), reference.final_at(mean["steps"]))
-        places = [ids.ids[number[id(f)]] if f else "" for f in pair]
-        row = {key: value for key, value in mean.items() if key != "settings"}
-        rows.append(row | {"reference": reference.id, "result": places[0], "against": places[1]})
-    if covered:
-        covered.add(settings_of(reference.first))
-    for line in sorted(lines, key=lambda line: not line.usual):
-        if line is reference or (settings_of(line.first) in covered and not line.further):
-            continue
-        for folder in line.folders:
-            if not line.is_final(folder):
-                continue
-            other = reference_for(folder, reference, named)
-            if other is None:
-                continue
-            if len(rows) >= most:
-                left_out += 1
-                continue
-            delta = difference(folder, other)
-            overall = folder.result.scores.overall
-            if delta is None or overall is None:
-                continue
-            rows.append(
-                {
-                    "line": line.id,
-                    "reference": reference.id,
-                    "result": ids.ids[number[id(folder)]],
-                    "against": ids.ids[number[id(other)]],
-                    "steps": folder.result.sampling.steps,
-                    "iterations": folder.result.model.iterations,
-                    "score": round(overall.mean, 5),
-                    "delta": rounded(delta.interval),
-                    "p": round(delta.p_value, 5),
-                    "resolved": delta.resolved,
-                }
-            )
-    for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
-        row["adjusted"] = round(adjusted, 5)
-        row["verdict"] = _verdict(row["resolved"], adjusted, row["delta"][0])
-    if covered:
-        whom = f"Self-E's mean (single trainings against {reference.name}), paired over the same "
-        whom += "prompts and training seeds. p is of a sign-flip test, of means from their interval"
-    else:
-        whom = f"{reference.name}, paired over the same prompts. p is of a sign-flip test"
-    words = (
-        f"Each configuration against {whom}; adjusted, it holds for all {len(rows)} comparisons of "
-        'this table together (Holm). A verdict is "resolved" where the 95% interval leaves out 0 '
-        f"and the adjusted p is below {SIGNIFICANCE}."
-    )
-    if left_out:
-        words += f" {left_out} further comparisons are not computed: choose fewer results."
-    return {"protocol": reference.protocol, "words": words, "rows": rows}
-
-
-def _verdict(resolved: bool, adjusted: float, mean: float) -> str:
-    if not resolved:
-        return "not resolved"
-    way = "higher" if mean > 0 else "lower"
-    return f"{way}, resolved" if adjusted < SIGNIFICANCE else f"{way}, not after adjustment"
 
 
 # ---------------------------------------------------------------- the paper
