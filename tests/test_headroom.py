@@ -210,7 +210,7 @@ def test_changes_have_an_error_over_prompts() -> None:
 
 
 def test_only_worlds_have_headroom() -> None:
-    with pytest.raises(ValueError, match="scenes of geneval@1 cannot be drawn"):
+    with pytest.raises(ValueError, match="geneval@1 has no scenes to draw"):
         measure_headroom(exact_generator(), open_suite("geneval@1"), [2], most_scenes=64)
 
 

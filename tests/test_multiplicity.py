@@ -17,7 +17,7 @@ from evals.stats import sign_flip_p_value
 def test_holm_by_hand():
     """Sorted, p times the number of those not smaller, never falling, at most 1."""
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([0.6, 0.7]) == [1.0, 1.0] and holm([]) == []
     found = holm([0.02, math.nan, 0.01])
     assert math.isnan(found[1]) and [found[0], found[2]] == pytest.approx([0.02, 0.02])
 

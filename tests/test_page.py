@@ -20,7 +20,6 @@ from evals.site.files import script_json
 from evals.site.render import render_page
 from evals.site.runs import read_run, thinned
 from evals.site.serve import LiveSite, PageServer, servable
-from evals.site.summary import holm
 from tests.helpers.page_results import HOSTILE, write_page_study
 from tests.helpers.synthetic_results import write_result
 
@@ -143,12 +142,6 @@ def test_json_in_scripts_holds_no_markup() -> None:
 
 
 # ---------------------------------------------------------------- words and numbers
-
-
-def test_holm_is_that_of_a_worked_example() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
-    assert holm([]) == []
 
 
 def test_lines_are_told_apart_by_seed_then_run(tmp_path: Path) -> None:

@@ -12,12 +12,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from evals.base import TASKS, Frozen, ImageVerdict, ProtocolFacts, Scores
 from evals.results import protocol_facts
+from evals.scoring.detections import Row
 from evals.scoring.diversity import REFERENCE_IMAGES, DiversityReference
 from evals.scoring.in_memory import InMemoryScorer, mean_over_tasks
 from evals.suites.base import Suite
@@ -117,31 +118,18 @@ def measure_headroom(
         ValueError: if the suite is of no world whose scenes can be drawn.
     """
     if not suite.world_preset:
-        raise ValueError(f"scenes of {suite.name} cannot be drawn: headroom is of shapes suites")
+        raise ValueError(f"{suite.name} has no scenes to draw: headroom needs a shapes suite")
     checked = max(CHECKED_IMAGES, suite.images_per_prompt)
     scorer = InMemoryScorer(dataclasses.replace(suite, images_per_prompt=checked), seed)
-    found: dict[int, list[float]] = {}
-    before: list[list[ImageVerdict]] = []
+    overall: dict[int, list[float]] = {}
     changes: list[tuple[float, float]] = []
     converged = False
-    while True:
-        verdicts, rows, in_use = [], [], []
-        for n in steps:
-            verdicts.append(scorer(model, n))
-            rows.append(scorer.rows)
-            in_use.append(float(np.median(model.scenes_in_use)))
-        found[model.num_scenes] = [mean_over_tasks(v) for v in verdicts]
-        texts = [
-            f"{n}: {score:.3f}" for n, score in zip(steps, found[model.num_scenes], strict=True)
-        ]
-        progress(f"{model.num_scenes} scenes of each prompt; by steps {', '.join(texts)}")
-        if before:
-            changes = [change(a, b) for a, b in zip(before, verdicts, strict=True)]
-            converged = max(abs(moved) for moved, _ in changes) <= tolerance
-        before = verdicts
-        if converged or 2 * model.num_scenes > most_scenes:
-            break
-        model = model.with_scenes(2 * model.num_scenes)
+    drawn = _draw(model, scorer, steps, overall, progress)
+    while not converged and 2 * model.num_scenes <= most_scenes:
+        before, model = drawn, model.with_scenes(2 * model.num_scenes)
+        drawn = _draw(model, scorer, steps, overall, progress)
+        changes = [change(a.verdicts, b.verdicts) for a, b in zip(before, drawn, strict=True)]
+        converged = max(abs(moved) for moved, _ in changes) <= tolerance
     reference = None
     if diversity:
         reference = DiversityReference(
@@ -150,21 +138,6 @@ def measure_headroom(
             scorer.detector,
             scorer.color_classifier,
             images_per_prompt=max(REFERENCE_IMAGES, 2 * suite.images_per_prompt),
-        )
-    cells = []
-    own = suite.images_per_prompt  # the protocol's: their noise is that of other models
-    for n, drawn, seen, used in zip(steps, verdicts, rows, in_use, strict=True):
-        seen = [row for row in seen if row["sample_id"] < own]
-        spread = reference.measure(seen) if reference is not None else {}
-        cells.append(
-            HeadroomCell(
-                steps=n,
-                scores=scorer.scores([v for v in drawn if v.sample_id < own]),
-                correct=_marks(drawn),
-                tv=spread.get("tv"),
-                tv_data=spread.get("tv_data"),
-                scenes_in_use=used,
-            )
         )
     return Headroom(
         protocol=protocol_facts(
@@ -180,9 +153,54 @@ def measure_headroom(
         num_scenes=model.num_scenes,
         converged=converged,
         tolerance=tolerance,
-        overall_by_scenes=found,
+        overall_by_scenes=overall,
         changes=changes,
-        cells=cells,
+        cells=[_cell(each, scorer, suite.images_per_prompt, reference) for each in drawn],
+    )
+
+
+class _Drawn(NamedTuple):
+    """What was found on `CHECKED_IMAGES` images per prompt at one number of steps."""
+
+    steps: int
+    verdicts: list[ImageVerdict]
+    rows: list[Row]
+    scenes_in_use: float
+
+
+def _draw(
+    model: ExactModel,
+    scorer: InMemoryScorer,
+    steps: Sequence[int],
+    overall: dict[int, list[float]],
+    progress: Callable[[str], None],
+) -> list[_Drawn]:
+    """Draw and judge at every number of steps; enters the overall scores into `overall`."""
+    drawn = [
+        _Drawn(n, scorer(model, n), scorer.rows, float(np.median(model.scenes_in_use)))
+        for n in steps
+    ]
+    scores = [mean_over_tasks(each.verdicts) for each in drawn]
+    overall[model.num_scenes] = scores
+    told = ", ".join(f"{n}: {score:.3f}" for n, score in zip(steps, scores, strict=True))
+    progress(f"{model.num_scenes} scenes of each prompt; by steps {told}")
+    return drawn
+
+
+def _cell(
+    drawn: _Drawn, scorer: InMemoryScorer, images: int, reference: DiversityReference | None
+) -> HeadroomCell:
+    """The cell of the first `images` images per prompt, the protocol's number: its noise is that
+    of other models."""
+    rows = [row for row in drawn.rows if row["sample_id"] < images]
+    spread = reference.measure(rows) if reference is not None else {}
+    return HeadroomCell(
+        steps=drawn.steps,
+        scores=scorer.scores([v for v in drawn.verdicts if v.sample_id < images]),
+        correct=_marks(drawn.verdicts),
+        tv=spread.get("tv"),
+        tv_data=spread.get("tv_data"),
+        scenes_in_use=drawn.scenes_in_use,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -218,15 +218,18 @@ def read(folder: Path, use: Callable[[str, dict[str, Any]], None]) -> None:
         use(path.stem, json.loads(path.read_text()))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("reports/studies/headroom"))
-    args = parser.parse_args()
-    out: Path = args.out
+Leads = dict[tuple[float, str, int], dict[int, Counts]]
+"""(signal b, method, steps) -> counts by training seed."""
 
+
+def read_scores(
+    out: Path,
+) -> tuple[dict[float, dict[str, Any]], dict[float, dict[int, float]], dict[str, Leads]]:
+    """What the study kept: searches of Flow Matching by b, scores of the exact model by b and
+    steps, and verdicts on the usual and on searched time grids."""
     searches: dict[float, dict[str, Any]] = {}
     exact: dict[float, dict[int, float]] = {}
-    cells: dict[str, dict[tuple[float, str, int], dict[int, Counts]]] = {"usual": {}, "shifted": {}}
+    cells: dict[str, Leads] = {"usual": {}, "shifted": {}}
 
     def add_search(name: str, found: dict[str, Any]) -> None:
         b, method, _ = name.split("-")
@@ -252,6 +255,42 @@ def main() -> None:
     read(out / "search", add_search)
     read(out / "exact", add_exact)
     read(out / "verdicts", add_verdicts)
+    return searches, exact, cells
+
+
+def slopes_of(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Slope of lead against headroom by method, where there are at least 3 points."""
+    slopes = {}
+    for method in ("selfe", "imm"):
+        points = [
+            (r["headroom"], r["lead_by_seed"])
+            for r in rows
+            if r["method"] == method
+            and r["steps"] in PAPER
+            and r["headroom"] is not None
+            and "lead_by_seed" in r
+        ]
+        if len(points) >= 3:
+            slopes[method] = slope_of(points, np.random.default_rng(SEED))
+    return slopes
+
+
+def slope_sentence(method: str, slope: dict[str, Any]) -> str:
+    ends = f" [{slope['low']:.3f}, {slope['high']:.3f}]" if "low" in slope else ""
+    return (
+        f"{METHODS[method]}: slope of lead against headroom {slope['slope']:.3f}{ends}, "
+        f"{slope['cells']} cells, {slope['seeds']} training seeds; rank correlation "
+        f"{slope['rank_correlation']:.2f}.\n"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("reports/studies/headroom"))
+    args = parser.parse_args()
+    out: Path = args.out
+
+    searches, exact, cells = read_scores(out)
     text = ["# Tables of the study of headroom\n", "Made by `scripts/studies/headroom_table.py`.\n"]
     calibration = {
         "usual": calibrate(searches, ["usual"]),
@@ -267,27 +306,10 @@ def main() -> None:
         if not cells[part]:
             continue
         rows = leads(cells[part], exact)
-        results[part] = {"rows": rows, "slopes": {}}
+        slopes = slopes_of(rows)
+        results[part] = {"rows": rows, "slopes": slopes}
         text += [f"## {title}\n", table(rows)]
-        for method in ("selfe", "imm"):
-            points = [
-                (r["headroom"], r["lead_by_seed"])
-                for r in rows
-                if r["method"] == method
-                and r["steps"] in PAPER
-                and r["headroom"] is not None
-                and "lead_by_seed" in r
-            ]
-            if len(points) < 3:
-                continue
-            slope = slope_of(points, np.random.default_rng(SEED))
-            results[part]["slopes"][method] = slope
-            ends = f" [{slope['low']:.3f}, {slope['high']:.3f}]" if "low" in slope else ""
-            text.append(
-                f"{METHODS[method]}: slope of lead against headroom {slope['slope']:.3f}{ends}, "
-                f"{slope['cells']} cells, {slope['seeds']} training seeds; rank correlation "
-                f"{slope['rank_correlation']:.2f}.\n"
-            )
+        text += [slope_sentence(method, slope) for method, slope in slopes.items()]
     if "usual" in results:
         draw(results["usual"]["rows"], out / "leads.svg")
         text.append("![leads against headroom](leads.svg)\n")

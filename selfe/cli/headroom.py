@@ -69,7 +69,7 @@ def headroom(
     common = BenchmarkSettings(split=split, limit=limit, images_per_prompt=images_per_prompt)
     opened = common.open_suite(suite)
     if not opened.world_preset:
-        raise ValueError(f"scenes of {suite} cannot be drawn: headroom is of the shapes suites")
+        raise ValueError(f"{suite} has no scenes to draw: headroom needs a shapes suite")
     model = ExactGenerator(
         ShapesWorld(opened.world_preset),
         opened.records,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +21,9 @@ from selfe.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from evals.scoring.across import Chosen
+    from evals.scoring.across import Chosen, Instruments
+    from evals.scoring.benchmark import BenchmarkSettings, Progress
+    from selfe.cli.targets import Target
 
 Suites = Annotated[
     list[str] | None,
@@ -87,7 +90,7 @@ def measure(
     """Draw each set of prompts once and measure it: accuracy, preference, diversity, distances."""
     from evals.measure import MeasureOptions
     from evals.registry import IMAGES_SUITE, MEASURES
-    from evals.scoring.across import Chosen, Instruments, measure_images, measure_model
+    from evals.scoring.across import Chosen, Instruments, measure_images
     from evals.scoring.benchmark import BenchmarkSettings
     from evals.scoring.processes import join_processes
     from selfe.cli.targets import find_targets
@@ -128,30 +131,50 @@ def measure(
         command=command_line(),
         processes=processes,
     )
-    written: list[Path] = []
     with progress_bar() as bar:
         tick = Ticker(bar) if processes.rank == 0 else lambda name, done, total: None
         if images is not None:
             every = suites or [Chosen(IMAGES_SUITE)]
             written = measure_images(images, every, runs_dir, chosen, instruments, tick)
         else:
-            for target in find_targets(
+            targets = find_targets(
                 model or [],
                 runs_dir=runs_dir,
                 milestones=False,
                 device=place,
                 assignments=settings or [],
                 model_args=model_arg or [],
-            ):
-                generator, every = target.load(), suites or [Chosen(target.suite)]
-                for count in counts:
-                    written += measure_model(
-                        generator, count, every, target.results, chosen, instruments, tick
-                    )
+            )
+            written = draw_and_measure(targets, counts, suites, chosen, instruments, tick)
     processes.leave()
     for path in written:
         typer.echo(_line(path))
         console.print(f"  {path}", markup=False, soft_wrap=True)
+
+
+def draw_and_measure(
+    targets: Sequence[Target],
+    counts: Sequence[int],
+    suites: Sequence[Chosen],
+    settings: BenchmarkSettings,
+    instruments: Instruments,
+    tick: Progress,
+) -> list[Path]:
+    """Measure every model at every number of steps, on its own suite unless others are named.
+
+    Returns:
+        Files of the findings, on process 0.
+    """
+    from evals.scoring.across import Chosen, measure_model
+
+    written: list[Path] = []
+    for target in targets:
+        generator, every = target.load(), suites or [Chosen(target.suite)]
+        for count in counts:
+            written += measure_model(
+                generator, count, every, target.results, settings, instruments, tick
+            )
+    return written
 
 
 def _suites(names: list[str], prompts: list[str]) -> list[Chosen]:
