@@ -181,7 +181,7 @@ def _read_out(device: str) -> Check:
     wrong = check_read_out(device)
     if wrong:
         return Check("detector self-test", False, wrong, "report it, with the versions above")
-    return Check("detector self-test", True, "synthetic objects come back through post-processing")
+    return Check("detector self-test", True, "post-processing returns the synthetic objects")
 
 
 def _mmdet(device: str) -> Check:

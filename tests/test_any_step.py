@@ -105,7 +105,9 @@ def test_a_flow_map_is_not_drawn_by_way_of_images_it_does_not_have():
     generator.prediction = "flow-map"
     generator.sampling_at(4)
     for ask in (generator.sampling_at, generator.nfe):
-        with pytest.raises(ValueError, match="Tiny cannot be drawn so at 8 steps: sampling.eta = "):
+        with pytest.raises(
+            ValueError, match="Tiny cannot be sampled like that at 8 steps: sampling.eta = "
+        ):
             ask(8)
 
 

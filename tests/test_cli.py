@@ -89,7 +89,7 @@ def test_every_help(run, command):
         (("geneval", "--steps", "2,x"), "positive integers"),
         (("geneval", "--steps", "2"), "no finished run"),
         (("geneval", "--images", "nowhere"), "nowhere"),
-        (("geneval", "--images", "x", "--model", "sdxl"), "do not go with it"),
+        (("geneval", "--images", "x", "--model", "sdxl"), "leave out --model"),
         (("geneval", "--set", "optim.lr=1"), "sampling.KEY=VALUE"),
         (("prompts", "--suite", "geneval@9"), "unknown suite"),
         (("report", "--grid", "x"), "--prompts FILE"),

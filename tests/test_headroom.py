@@ -223,7 +223,7 @@ def test_command(tmp_path) -> None:
     assert [cell["steps"] for cell in found["cells"]] == [1, 4]
     assert found["protocol"]["signal"] == 0.5 and found["environment"]["commit"]
     for wrong, words in (
-        (["--suite", "geneval@1"], "cannot be drawn"),
+        (["--suite", "geneval@1"], "no scenes to draw"),
         (["--signal", "0"], "greater than 0"),
         (["--scenes", "64", "--most-scenes", "32"], "more than --most-scenes"),
     ):

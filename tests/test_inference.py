@@ -136,7 +136,7 @@ def test_flow_matching_is_asked_at_s_equal_to_t():
     assert as_drawn(SamplingConfig(s_fraction=0.0), "velocity").s_fraction == 1.0
     assert "s" not in sampling_facts(SamplingConfig())
     assert as_drawn(SamplingConfig(s_fraction=0.0), "posterior").s_fraction == 0.0
-    with pytest.raises(ValueError, match="Flow Matching was trained at s = t alone"):
+    with pytest.raises(ValueError, match="Flow Matching was trained only at s = t"):
         chosen_sampling(resolve("shapes", "fm"), {"s_fraction": 0.0})
 
 
@@ -166,7 +166,7 @@ def test_inference_has_names_that_are_known():
     assert chosen_sampling(config, {}, "paper").batch_slots == 8
     with pytest.raises(ValueError, match="paper or paper-ancestral or searched, got 'papers'"):
         chosen_sampling(config, {}, "papers")
-    with pytest.raises(ValueError, match="names every sampling setting"):
+    with pytest.raises(ValueError, match="sets every sampling setting"):
         chosen_sampling(config, {"eta": 0.0}, "paper")
     with pytest.raises(ValueError, match="no sampling was searched for Self-E"):
         chosen_sampling(resolve("0.5b", "selfe"), {}, "searched")

@@ -269,7 +269,7 @@ def test_the_command_measures_a_folder(prompts: Path, tmp_path: Path) -> None:
     [
         (("--with", "fidd"), "did you mean 'fid'"),
         (("--prompts", "geneval2@1"), "SUITE=FILE"),
-        (("--prompts", "dpg@1=x"), "which no --suite asks for"),
+        (("--prompts", "dpg@1=x"), "but no --suite does"),
         (("--weights", "a=b", "--weights", "a=c"), "given twice"),
         (("--suite", "geneval2@1"), "--prompts FILE"),
     ],

@@ -174,7 +174,7 @@ def test_a_limit_is_spread_over_the_shards(tmp_path):
 def test_other_settings_do_not_go_on(tmp_path):
     spelling = write_tars(tmp_path / "tars", ITEMS[:5], 5)
     run_prepare(spelling, tmp_path / "out")
-    with pytest.raises(ValueError, match="begun with another dtype, fake: .* another --out"):
+    with pytest.raises(ValueError, match="started with another dtype, fake: .* another --out"):
         run_prepare(spelling, tmp_path / "out", dtype="bf16", fake=True)
     write_tar(tmp_path / "tars" / "more.tar", ITEMS[:2])
     with pytest.raises(ValueError, match="begun with another shards"):

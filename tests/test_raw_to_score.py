@@ -146,7 +146,7 @@ def test_processes_of_torchrun_share_the_shards(run, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     code, out, _ = run("prepare", "--data", "tars", "--out", "cache", *SHAPES)
-    assert code == 0 and "process 1 of 2 is done; others still encode" in out
+    assert code == 0 and "process 1 of 2 is done; others are still encoding" in out
     assert not (tmp_path / "cache" / "index.json").exists()
     monkeypatch.setenv("RANK", "0")
     code, out, _ = run("prepare", "--data", "tars", "--out", "cache", *SHAPES)

@@ -195,5 +195,5 @@ def test_every_change_of_the_history_is_noticed(run):
 
 
 def test_resuming_with_other_settings_names_them(run):
-    with pytest.raises(ValueError, match=r"optim\.lr is 0\.002 there and 0\.5 here\)"):
+    with pytest.raises(ValueError, match=r"optim\.lr was 0\.002 and is now 0\.5\)"):
         tiny_train(tiny_config("fm", "optim.lr=0.5"), run, resume=True)

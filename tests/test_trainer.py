@@ -385,7 +385,7 @@ def test_resume_before_the_first_checkpoint_refuses_another_configuration(tmp_pa
 
     for resume in (True, None):
         with pytest.raises(
-            ValueError, match=r"\(method is selfe there and fm here.*; resume with the same"
+            ValueError, match=r"\(method was selfe and is now fm.*; resume with the same"
         ):
             train_run(
                 tiny_config("fm", "data.size=64"),

@@ -187,7 +187,7 @@ class ShapesColorClassifier:
 
     def _classify_one(self, image: np.ndarray, detection: Detection) -> str:
         if detection.mask is None:
-            raise ValueError("classifying colours needs detections with masks: detect anew")
+            raise ValueError("classifying colours needs detections with masks: detect again")
         x1, y1, x2, y2 = (int(v) for v in detection.box)
         mask = np.pad(detection.mask[y1:y2, x1:x2], 1)
         inner = (

@@ -51,8 +51,8 @@ def open_reference(suite: Suite, extractor: FeatureExtractor, options: MeasureOp
     if suite.world_preset:
         return shapes_reference(suite, extractor)
     raise ValueError(
-        f"a distance needs images to be distant from: give --reference FOLDER with photographs "
-        f"such as those of COCO (the choice decides the figures of {suite.name})"
+        "a distance needs reference images: give --reference FOLDER with photographs such as "
+        f"COCO's (this choice decides the values of {suite.name})"
     )
 
 

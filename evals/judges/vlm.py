@@ -46,7 +46,7 @@ class VlmJudge:
         batch_size: int = 8,
     ) -> None:
         if not getattr(processor, "chat_template", None):
-            raise ValueError(f"{identity} has no chat template, so no question can be put to it")
+            raise ValueError(f"{identity} has no chat template, so it cannot be asked a question")
         self.model = model.eval().requires_grad_(False).to(device)
         self.processor = processor
         # the answer follows the last token of every row, whatever its length

@@ -198,7 +198,7 @@ def score_images(
     earlier = _earlier(scores)
     if scanned.problems and earlier is not None and not earlier.scores.partial:
         raise ValueError(
-            f"{images} was complete when {scores} was made from it and is not any more "
+            f"{images} was complete when {scores} was made from it and no longer is "
             f"({scanned.problems[0]}): correct it, or score what is left from a copy"
         )
     facts = ResultFacts(

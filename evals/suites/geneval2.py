@@ -125,7 +125,8 @@ def geneval2_suite(split: str = "", prompts: str | Path | None = None) -> Suite:
         raise ValueError(f"{NAME} has no splits; leave out --split")
     if prompts is None:
         raise ValueError(
-            f"{NAME} reads its prompts from your copy, for their licence forbids commercial use: "
+            f"{NAME} reads its prompts from your copy, because their licence forbids "
+            "commercial use: "
             f"give it with --prompts FILE; it is published at {HOME}"
         )
     path = Path(prompts)

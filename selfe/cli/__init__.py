@@ -84,7 +84,10 @@ def root(
         bool, typer.Option("--quiet", "-q", help="No progress, no notes: results and errors only.")
     ] = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Warnings of libraries, and where errors arose.")
+        bool,
+        typer.Option(
+            "--verbose", "-v", help="Show warnings of libraries, and the traceback of an error."
+        ),
     ] = False,
 ) -> None:
     """Options of every command."""

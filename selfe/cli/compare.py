@@ -21,16 +21,20 @@ def compare(
         ),
     ],
     b: Annotated[
-        str, typer.Argument(help="Another one, of the same kind.", autocompletion=complete_runs)
+        str, typer.Argument(help="A second one of the same kind.", autocompletion=complete_runs)
     ],
     steps: Annotated[
-        str | None, typer.Option(help="Of runs: only these steps.", show_default="all common")
+        str | None,
+        typer.Option(
+            help="For runs: compare only these numbers of steps.", show_default="all common"
+        ),
     ] = None,
     over: Annotated[
         Path | None,
         typer.Option(
-            help="Of result folders: a folder with results of other training seeds, to compare the "
-            "two configurations over the seeds that both have there. Runs find them by themselves.",
+            help="For result folders: a folder with results of other training seeds. The two "
+            "configurations are compared over the seeds that both have there. Runs find these "
+            "by themselves.",
             file_okay=False,
         ),
     ] = None,
@@ -42,13 +46,15 @@ def compare(
     are_results = [f.is_file() or (f / "result.json").is_file() for f in folders]
     if not any(are_results):
         if over is not None:
-            raise ValueError("--over goes with result folders; runs find their seeds by themselves")
+            raise ValueError(
+                "--over is for result folders: runs find results of other seeds by themselves"
+            )
         typer.echo(_compare_runs(a, b, steps, as_json, runs_dir))
         return
     if not all(are_results):
-        raise ValueError(f"{a} and {b} are not of one kind: name two runs, or two results")
+        raise ValueError(f"{a} and {b} are of different kinds: name two runs or two results")
     if steps is not None:
-        raise ValueError("--steps goes with runs; a result folder is of one number of steps")
+        raise ValueError("--steps is for runs: a result folder has one number of steps")
     typer.echo(_compare_results(folders[0], folders[1], over, as_json))
 
 

@@ -21,7 +21,7 @@ def demo(
     run: Annotated[
         list[str] | None,
         typer.Option(
-            help="Your own run instead of the models that come along; repeatable.",
+            help="Your own run instead of the shipped models; repeatable.",
             autocompletion=complete_runs,
         ),
     ] = None,
@@ -39,7 +39,7 @@ def demo(
     packed = read_manifest(assets / "demo.json")
     if not chosen and not packed:
         raise ValueError(
-            "this installation has no models for the demo: name runs of the shapes world with "
+            "this installation ships no models for the demo: name runs of the shapes world with "
             "--run, or pack them with `python -m scripts.weights.demo_models RUN ...`"
         )
     from selfe.api.demo import demo_prompts, draw_and_judge, write_page

@@ -14,7 +14,7 @@ from selfe.cli.common import RUNS, pick_device
 
 def doctor(
     suite: Annotated[
-        str | None, typer.Option(help="Check what this suite needs only.", show_default="all")
+        str | None, typer.Option(help="Check only what this suite needs.", show_default="all")
     ] = None,
     as_json: options.AsJson = False,
     cache_dir: options.CacheDir = None,

@@ -94,8 +94,8 @@ def geneval(
     counts = parse_steps(steps)
     if images is not None and (model or milestones or settings or model_arg or inference or crop):
         raise ValueError(
-            "--images scores what was drawn: --model, --milestones, --set, --inference, "
-            "--crop-black-borders and --model-arg do not go with it"
+            "--images scores images that exist already: leave out --model, --milestones, "
+            "--set, --inference, --crop-black-borders and --model-arg"
         )
     targets: list[Target] = []
     if images is None:  # a typing error is answered before torch starts

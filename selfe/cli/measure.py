@@ -99,7 +99,7 @@ def measure(
     suites = _suites(suite or [], prompts or [])
     if images is not None and (model or settings or model_arg):
         raise ValueError(
-            "--images measures what was drawn: --model, --set and --model-arg do not go with it"
+            "--images measures images that exist already: leave out --model, --set and --model-arg"
         )
     for name in with_ or []:
         if name not in MEASURES:
@@ -190,7 +190,7 @@ def _suites(names: list[str], prompts: list[str]) -> list[Chosen]:
     }
     chosen = [Chosen(name, files.pop(name, None)) for name in names]
     if files:
-        raise ValueError(f"--prompts names {', '.join(files)}, which no --suite asks for")
+        raise ValueError(f"--prompts names {', '.join(files)}, but no --suite does")
     return chosen
 
 

@@ -101,7 +101,9 @@ def prepare(
 
     if data is None:
         if not verify:
-            raise ValueError("--data is missing: it names the images, --verify alone checks --out")
+            raise ValueError(
+                "--data is missing: name the images with it, or check --out with --verify"
+            )
         there = read_index(out)
         verify_cache(out, there)
         typer.echo(f"sound: {out}, {there.samples} samples, {there.bytes:,} bytes")
@@ -146,7 +148,8 @@ def prepare(
         )
     if index is None:
         typer.echo(
-            f"process {process.rank} of {process.size} is done; others still encode their shards"
+            f"process {process.rank} of {process.size} is done; others are still encoding "
+            "their shards"
         )
     else:
         typer.echo(describe(out, index))

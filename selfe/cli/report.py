@@ -83,7 +83,7 @@ def report(
         typer.echo("\n".join(f"wrote {path}" for path in written))
         return
     if baseline and not runs:
-        raise ValueError("--baseline is one of --runs: name the runs too")
+        raise ValueError("--baseline names one of --runs: give --runs, too")
     # no run yet is no error: the report then says what to run
     roots = [runs_dir] if runs_dir.is_dir() or runs_dir != RUNS else []
     for path in [*roots, *(results or [])]:
@@ -121,7 +121,7 @@ def _tell(summary: ReportSummary, out: Path, lists_not_run: bool = False) -> Non
         typer.echo(f"not run: {command}")
     if summary.left_over:
         names = ", ".join(path.name for path in summary.left_over)
-        typer.echo(f"not of this report, but of an earlier one in {out}: {names}")
+        typer.echo(f"left over from an earlier report in {out}: {names}")
     count = f"{summary.results} result{'s' * (summary.results != 1)}"
     typer.echo(f"{count} rendered; open {out / 'index.html'} (as text: {out / PAGE})")
 

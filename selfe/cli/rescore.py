@@ -44,13 +44,15 @@ def rescore(
     }
     thresholds = {k: v for k, v in given.items() if v is not None}
     if (detections is None) == (answers is None):
-        raise ValueError("rescore reads --detections FILE or --answers FILE, one of the two")
+        raise ValueError("give either --detections FILE or --answers FILE")
     asked = limited(open_suite(suite, split, prompts), limit)
     if answers is not None:
         from evals.scoring.judged import rescore_answers
 
         if thresholds:
-            raise ValueError(f"--answers has no thresholds: leave out {', '.join(thresholds)}")
+            raise ValueError(
+                f"thresholds do not apply to --answers: leave out {', '.join(thresholds)}"
+            )
         for name, value in rescore_answers(asked, answers, out).items():
             typer.echo(f"{name}: {value.mean:.4f} [{value.low:.4f}, {value.high:.4f}]")
         typer.echo(f"scores of every image in {out}")

@@ -108,7 +108,7 @@ def rate(
     study = replace(study, runs_dir=runs_dir, out=out)
     left = only_new(study, out)
     if not left.entries:
-        typer.echo(f"all of it is scored already; look at {out / 'learning_rate.md'}")
+        typer.echo(f"everything is scored already; see {out / 'learning_rate.md'}")
         return
     machine = machine_of(
         device, cores, gpus, per_run, None, 0.5, planned=dry_run or commands, study=study

@@ -31,7 +31,8 @@ SamplingOfRecipe = Annotated[
     bool,
     typer.Option(
         "--sampling-of-recipe",
-        help="Draw as the recipe says today, also from runs trained before it did.",
+        help="Use the recipe's present sampling settings, also for runs trained under earlier "
+        "ones.",
     ),
 ]
 
@@ -148,16 +149,17 @@ def machine_of(
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     on_gpu = device == "cuda" or bool(gpu or gpus) or (device == "auto" and there > 0)
     if device == "cpu" and (gpu or gpus):
-        raise ValueError("--gpu and --gpus do not go with --device cpu")
+        raise ValueError("--gpu and --gpus cannot be combined with --device cpu")
     if not on_gpu:
         usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
         return Machine("cpu", cores or usable or os.cpu_count() or 1, per_run)
     if cores is not None:
-        raise ValueError("--cores is for --device cpu; GPUs are counted by --gpus")
+        raise ValueError("--cores is for --device cpu; --gpus sets the number of GPUs")
     units = gpus or there or 8
     if not planned and units > there:
         raise ValueError(
-            f"{units} GPUs are asked for and {there} are here: add --dry-run to plan only"
+            f"{units} GPUs were asked for and this machine has {there}: add --dry-run to print "
+            "the plan only"
         )
     found = gpu_named(torch.cuda.get_device_name(0)) if there else None
     return Machine("gpu", units, per_run, gpu or found or "h200", mfu)
@@ -232,10 +234,10 @@ def _require_data(schedule: Schedule) -> None:
 
 def _tell_failures(failed: dict[str, int], skipped: Sequence[str]) -> None:
     names = ", ".join(f"{name} (exit code {code})" for name, code in failed.items())
-    waiting = f"; not run for that: {', '.join(skipped)}" if skipped else ""
+    waiting = f"; skipped because of that: {', '.join(skipped)}" if skipped else ""
     console.print(
-        f"error: failed: {names}{waiting}. What else there was to do is done; the same command "
-        "tries again",
+        f"error: failed: {names}{waiting}. All other jobs are done; run the same command to "
+        "try again",
         markup=False,
         soft_wrap=True,
     )

@@ -38,14 +38,14 @@ def chosen_sampling(
     if not inference:
         if row.prediction == "velocity" and over.get("s_fraction", 1) != 1:
             raise ValueError(
-                f"{row.label} was trained at s = t alone and is drawn there: leave --set "
-                "sampling.s_fraction out"
+                f"{row.label} was trained only at s = t and is sampled there: leave out --set "
+                "sampling.s_fraction"
             )
         return override_sampling(config.sampling, over)
     if over:
         raise ValueError(
-            f"--inference {inference} names every sampling setting: leave --set sampling.KEY=VALUE "
-            "out, or leave --inference out"
+            f"--inference {inference} sets every sampling setting: leave out either --set "
+            "sampling.KEY=VALUE or --inference"
         )
     family = FAMILIES.get(config.recipe, "")
     named = inference_settings(family, row, inference)

@@ -45,13 +45,13 @@ def sampling_problem(settings: SamplingConfig, prediction: Prediction) -> str:
     sampler = settings.sampler
     if prediction == "velocity" and sampler != "any-step":
         return (
-            f"sampling.sampler = {sampler} asks for V at s < t, where it was never trained: use "
-            "any-step"
+            f"sampling.sampler = {sampler} evaluates V at s < t, where it was never trained: "
+            "use any-step"
         )
     if prediction == "velocity" and 0 < settings.s_fraction < 1:
         return (
-            f"sampling.s_fraction = {settings.s_fraction:g} asks for V at s < t, where it never "
-            "learnt it: leave it out"
+            f"sampling.s_fraction = {settings.s_fraction:g} evaluates V at s < t, where it was "
+            "never trained: leave it out"
         )
     if prediction != "flow-map":
         return ""
@@ -74,7 +74,7 @@ def sampling_problem(settings: SamplingConfig, prediction: Prediction) -> str:
 def check_step(settings: SamplingConfig, method: str, prediction: Prediction, steps: int) -> None:
     """Raise ValueError, in one sentence, where images of `steps` steps cannot be drawn so."""
     if problem := sampling_problem(settings.at(steps), prediction):
-        raise ValueError(f"{method} cannot be drawn so at {_steps(steps)}: {problem}")
+        raise ValueError(f"{method} cannot be sampled like that at {_steps(steps)}: {problem}")
 
 
 def check_sampling(settings: SamplingConfig, method: str) -> None:

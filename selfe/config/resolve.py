@@ -223,7 +223,9 @@ def resolve(
             raise ValueError(f"--set takes section.key=value; for {name} there is --{name}")
     rates = given.get("optim")
     if isinstance(rates, Mapping) and {"final_lr", "final_share"} <= rates.keys():
-        raise ValueError("optim.final_lr and optim.final_share say the same: give one of them")
+        raise ValueError(
+            "optim.final_lr and optim.final_share both set the last learning rate: give one of them"
+        )
     for name in given:
         if name not in RunConfig.model_fields:
             raise ValueError(_without_section(name, fields_of(settings_class(method))))

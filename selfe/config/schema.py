@@ -32,16 +32,18 @@ class ModelConfig(Section):
     joint_attention_dim: int = Field(4096, ge=1, description="features of a text token")
     pooled_projection_dim: int = Field(768, ge=1, description="features of the pooled text vector")
     axes_dims_rope: tuple[int, int, int] = Field(
-        (8, 28, 28), description="features of a head rotated by (t, y, x), which add up to a head"
+        (8, 28, 28),
+        description="features of a head that the rotary embedding gives to (t, y, "
+        "x); they add up to a head",
     )
     time_factor: float = Field(
-        1000.0, gt=0, description="time features are sinusoids of it times t"
+        1000.0, gt=0, description="the time features are sinusoids of time_factor * t"
     )
     input_sigma: float | None = Field(
         None,
         gt=0,
-        description="deviation of the data by which the network scales its input, to "
-        "x_t / (it sqrt((1-t)^2 + t^2)); null for x_t as it is; objective.scale_input sets it",
+        description="standard deviation sigma of the data: the network's input is x_t / (sigma "
+        "sqrt((1-t)^2 + t^2)); null to leave x_t unscaled; objective.scale_input sets it",
     )
 
 
@@ -64,7 +66,9 @@ class DataConfig(Section):
         1.0, gt=0, description="factor on the latents of the shapes world; below 1 is harder"
     )
     text: str = Field("shapes", description="text encoder: shapes, flux")
-    revision: str = Field("", description="of the encoders on the hub; the newest if empty")
+    revision: str = Field(
+        "", description="revision of the encoders on the hub; the newest if empty"
+    )
     text_tokens: int | None = Field(
         None, ge=1, description="most tokens of a caption; null for the encoder's own limit"
     )
@@ -89,7 +93,7 @@ class OptimConfig(Section):
 
     lr: float = Field(3e-4, gt=0, description="learning rate after the warm-up")
     final_share: float = Field(
-        1 / 30, ge=0, description="of lr: the learning rate at the end of the decay"
+        1 / 30, ge=0, description="share of lr that is left at the end of the decay"
     )
     warmup: int = Field(1000, ge=0, description="iterations until the rate is reached")
     decay_horizon: int | None = Field(
@@ -97,12 +101,18 @@ class OptimConfig(Section):
     )
     betas: tuple[Beta, Beta] = Field((0.9, 0.95), description="of Adam")
     eps: float = Field(1e-8, gt=0, description="of Adam")
-    weight_decay: float = Field(0.0, ge=0, description="of Adam, added to the gradient")
+    weight_decay: float = Field(0.0, ge=0, description="Adam's weight decay, added to the gradient")
     clip_norm: float = Field(
-        1.0, gt=0, allow_inf_nan=True, description="of the gradient; Infinity for no limit"
+        1.0,
+        gt=0,
+        allow_inf_nan=True,
+        description="largest norm of the gradient; Infinity for no limit",
     )
     ema_decay: float = Field(
-        0.9999, ge=0, lt=1, description="of the moving average of the weights, which is scored"
+        0.9999,
+        ge=0,
+        lt=1,
+        description="decay of the moving average of the weights, which is scored",
     )
     ema_warmup: bool = Field(True, description="decay min(d, (1 + n) / (10 + n)) at update n")
 
@@ -153,7 +163,9 @@ class TrainConfig(Section):
         None, ge=1, description="at most so many samples at once; null for the whole batch"
     )
     stages: tuple[StageConfig, ...] = Field(
-        (), description="later stages, by rising start: what changes of batch_size and resolutions"
+        (),
+        description="later stages in order of their start, each with the batch_size and "
+        "resolutions that change",
     )
     caption_dropout: float = Field(
         0.1, ge=0, le=1, description="probability of the null prompt instead of the caption"
@@ -178,7 +190,9 @@ class TrainConfig(Section):
     sample_every: int | None = Field(
         None, ge=1, description="iterations from one sheet of images to the next; null for none"
     )
-    max_nonfinite: int = Field(5, ge=0, description="steps in a row without update allowed")
+    max_nonfinite: int = Field(
+        5, ge=0, description="iterations in a row that may pass without an update"
+    )
 
 
 class StepSampling(Section):
@@ -209,9 +223,9 @@ class SamplingConfig(Section):
         description="classifier-free; ep- keeps the energy of the conditional velocity or x0_hat",
     )
     guidance_scale: float = Field(5.0, ge=0, description="omega; 1 is no guidance")
-    eta: float = Field(1.0, ge=0, le=1, description="noise of a step; 0 is deterministic")
+    eta: float = Field(1.0, ge=0, le=1, description="noise added in a step; 0 is deterministic")
     update: Literal["ancestral", "minfm"] = Field(
-        "ancestral", description="how eta splits old and fresh noise"
+        "ancestral", description="how eta mixes old and fresh noise"
     )
     s_fraction: float = Field(
         0.0, ge=0, le=1, description="s of a step from t to t': 0 is t', 1 is t, 0.5 halfway"
@@ -224,13 +238,13 @@ class SamplingConfig(Section):
     warp: bool = Field(True, description="warp the time grid as training warps t (Eq. s.12)")
     shift: float | None = Field(
         None,
-        description="mu of that warp in place of the one training has, or a warp of IMM's even "
-        "grid; less is nearer to the data",
+        description="mu of that warp instead of training's; it warps IMM's even grid, too; a "
+        "smaller mu puts more steps near the data",
     )
     base_len: int = Field(512, ge=1, description="as times.base_len, for the grid")
     batch_slots: int = Field(32, ge=1, description="fixed batch of the sampler, padded")
     by_steps: dict[int, StepSampling] = Field(
-        {}, description="other settings from a number of steps on"
+        {}, description="settings that replace these from a given number of steps on"
     )
 
     def at(self, num_steps: int) -> SamplingConfig:

@@ -50,7 +50,7 @@ def _lines(run_dir: Path, config: RunConfig, checkpoint: Checkpoint) -> Iterator
     )
     yield from ("", "## Use", "", "```python", _USE.format(prompt=prompt), "```", "")
     yield (
-        "The folder holds its own code, which `trust_remote_code=True` runs. `negative_prompt`, "
+        "The folder contains its own code, which `trust_remote_code=True` runs. `negative_prompt`, "
         "`guidance`, `guidance_scale`, `seed` and `output_type` (pil, np, pt) are optional; "
         "guidance and noise default to what was found best for the number of steps."
     )

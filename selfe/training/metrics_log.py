@@ -62,8 +62,8 @@ class RunLog:
             kept = [r for r in read_lines(path, run) if r.get("step", 0) <= resume_step]
         except JsonFault as fault:
             raise ValueError(
-                f"{path} is damaged ({fault.detail}): move it away to go on without the history "
-                "before this point"
+                f"{path} is damaged ({fault.detail}): move it away to continue without the "
+                "history before this point"
             ) from None
         write_atomically(path, "".join(self._sealed(record) for record in kept))
         self._file = path.open("a")

@@ -93,7 +93,7 @@ def check_configuration(run_dir: Path, digest: str, config: RunConfig) -> None:
     other = ""
     with contextlib.suppress(ValueError):  # what is there is damaged, or no run that could tell
         differing = differing_settings(read_config(run_dir), config)
-        shown = [f"{name} is {there} there and {here} here" for name, there, here in differing]
+        shown = [f"{name} was {there} and is now {here}" for name, there, here in differing]
         more = f"; and {len(shown) - _NAMED} more" if len(shown) > _NAMED else ""
         other = f" ({'; '.join(shown[:_NAMED])}{more})" if shown else ""
     raise ValueError(

@@ -245,7 +245,7 @@ class Mask2FormerDetector:
             ) from error
         require_complete(name, loaded, optional=sorted(keys._NEVER_READ))
         if network.class_predictor.out_features != len(COCO_CLASSES) + 1:
-            raise ValueError(f"{name} has not the 80 COCO classes")
+            raise ValueError(f"{name} does not have the 80 COCO classes")
         network = network.eval().requires_grad_(False)
         options.setdefault("min_score", PUBLISHED_MIN_SCORE)
         return cls(network, f"mask2former-hf:{name}:{digest_of(network)[:8]}", device, **options)

@@ -179,28 +179,28 @@ def read_index(root: Path) -> CacheIndex:
         ValueError: names the damaged, missing or shortened file and the command that repairs it.
     """
     path = root / "index.json"
-    mend = f"run the command in {root / 'prepare.json'} again: it makes what is missing"
+    remedy = f"run the command in {root / 'prepare.json'} again: it writes what is missing"
     if not path.is_file():
         if (root / "prepare.json").is_file():
-            raise ValueError(f"the cache {root} is not finished: {mend}")
+            raise ValueError(f"the cache {root} is not finished: {remedy}")
         raise ValueError(
             f"no latent cache at {root}: write one with `selfe-bench prepare --out {root}`"
         )
     try:
         index = _parse_index(path)
     except JsonFault as fault:
-        raise ValueError(f"{path} is damaged ({fault.detail}): {mend}") from None
+        raise ValueError(f"{path} is damaged ({fault.detail}): {remedy}") from None
     for number, shard in enumerate(index.shards):
         for name, record in shard.files.items():
             file = shard_folder(root, number) / name
             try:
                 size = file.stat().st_size
             except OSError:
-                raise ValueError(f"the shard {file} of the cache is missing: {mend}") from None
+                raise ValueError(f"the shard {file} of the cache is missing: {remedy}") from None
             if size != record.bytes:
                 raise ValueError(
                     f"the shard {file} of the cache is cut short ({size} of {record.bytes} bytes): "
-                    + mend
+                    + remedy
                 )
     return index
 
@@ -210,7 +210,7 @@ def _parse_index(path: Path) -> CacheIndex:
     value = parse_json(data, path)
     found = value.get("format") if isinstance(value, dict) else None
     if found not in (FORMAT, FIRST_FORMAT):
-        raise JsonFault(path, None, f"its format is {found!r}, and {FORMAT!r} is read")
+        raise JsonFault(path, None, f"its format is {found!r}; this version reads {FORMAT!r}")
     value = unseal(value, "latent cache", path, required=found == FORMAT)
     content = {key: each for key, each in value.items() if key != "format"}
     index = fit(CacheIndex, content, path, data.decode("utf-8-sig"))

@@ -100,8 +100,8 @@ def prepare(
         changed = record is not None and record.source not in ("", source)
         if changed and (out / "index.json").exists():
             raise ValueError(
-                f"{out} is finished, and the data of {names[number]!r} changed after it: choose "
-                "another --out, for runs may go on with this one"
+                f"{out} is complete, and the data of {names[number]!r} changed since: choose "
+                "another --out, because runs may still use this one"
             )
         if record is None or changed:
             if folder.exists():
@@ -183,7 +183,8 @@ def _claim(
     other = [key for key in wanted if there.get(key) != wanted[key]]
     if other:
         raise ValueError(
-            f"{out} was begun with another {', '.join(other)}: give the same options to go on, or "
+            f"{out} was started with another {', '.join(other)}: give the same options to "
+            "continue, or "
             "choose another --out"
         )
 

@@ -153,7 +153,7 @@ class HubReader(CheckedReader):
                 else (f"; fetch it with: hf download --repo-type dataset {self.name}")
             )
             raise ValueError(
-                f"the data set {self.name} cannot be had ({first_line(error)}){fetch}"
+                f"the data set {self.name} cannot be loaded ({first_line(error)}){fetch}"
             ) from None
 
     def _undecoded(self, data: Any) -> Any:
