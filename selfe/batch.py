@@ -153,5 +153,6 @@ class ReadsAhead(Protocol):
     """A source that profits from knowing which batches come next."""
 
     def expect(self, upcoming: Iterable[SampleRng]) -> None:
-        """Announce batches, in order; what was announced before and is not any more is dropped."""
+        """Announce batches, in order; batches that were announced earlier and are not among these
+        are dropped."""
         ...

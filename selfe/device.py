@@ -21,12 +21,12 @@ PEAK_SHARES = {"bf16": 1.0, "tf32": 1 / 2, "fp32": 1 / 16}
 
 
 def without_device(precision: str) -> str:
-    """What a GPU of today makes of it: a key of `PEAK_SHARES`."""
+    """The precision that a current GPU uses for it: a key of `PEAK_SHARES`."""
     return "bf16" if precision == "auto" else precision
 
 
 def used_on(device: torch.device, precision: str) -> str:
-    """What a device makes of it: "bf16", "tf32" or "fp32"."""
+    """The precision that a device uses for it: "bf16", "tf32" or "fp32"."""
     if uses_bf16(device, precision):
         return "bf16"
     return "tf32" if precision == "tf32" and device.type == "cuda" else "fp32"

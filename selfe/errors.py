@@ -1,5 +1,5 @@
-"""What ends a run early, in a module of its own: the command line, which gives each an exit code,
-must not load torch to know them."""
+"""Exceptions that end a run early. They have a module of their own because the command line, which
+gives each an exit code, must not load torch for them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 
 
 class Stopped(Exception):
-    """A signal asked the run to stop, and it did after saving."""
+    """A signal asked the run to stop; it stopped after saving."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal.Signals(signal_number).name)
@@ -15,7 +15,7 @@ class Stopped(Exception):
 
 
 class PeerError(Exception):
-    """Another process failed, and says why itself; this one only has to end."""
+    """Another process failed and reports the reason; this one only ends."""
 
 
 class WorkerDied(Exception):

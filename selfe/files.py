@@ -26,7 +26,8 @@ def file_sha256(path: str | Path) -> str:
 
 @contextlib.contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Errors of the system within, such as a full disk, name the file that was being written."""
+    """A context in which system errors, such as a full disk, name the file that was being
+    written."""
     try:
         yield
     except OSError as error:
@@ -36,7 +37,8 @@ def naming(path: str | Path) -> Iterator[None]:
 
 
 def fsync_directory(path: str | Path) -> None:
-    """Make renames in a folder last. Without effect where folders cannot be opened (Windows)."""
+    """Make renames in a folder durable. It has no effect where folders cannot be opened
+    (Windows)."""
     if os.name != "posix":
         return
     with naming(path):

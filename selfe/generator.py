@@ -20,7 +20,7 @@ class GeneratorFacts:
     """What a result must record of the model that made the images.
 
     Attributes:
-        name: how the user names it: "sdxl", "runs/shapes-selfe@3000".
+        name: the user's name for it: "sdxl", "runs/shapes-selfe@3000".
         label: how tables print it: "SDXL", "Self-E".
         method: objective or family: "selfe", "fm", "imm", "sdxl", ...
         variant: "" or an ablation such as "no-target-norm".

@@ -1,5 +1,4 @@
-"""The one door through which JSON enters: strict, limited in size and depth, faults with their
-line.
+"""The only reader of JSON: strict, limited in size and depth, faults with their line.
 
 What the standard reader lets in and nothing here wants: NaN and Infinity, numbers that overflow,
 keys given twice, surrogates without a partner, text that is not UTF-8, nesting that ends in a

@@ -1,4 +1,5 @@
-"""The one loader of published weights and tokenizers: complete, or a sentence that says why not.
+"""The only loader of published weights and tokenizers: it loads all of them, or says what is
+missing.
 
 The libraries fill keys that a file lacks with random numbers, and take a tokenizer without its
 vocabulary for one whose every word is unknown; both say so at most in a log. Here every load is

@@ -1,4 +1,4 @@
-"""State that notices its own damage: sealed JSON documents, and chains of sealed lines.
+"""State whose damage is noticed: sealed JSON documents, and chains of sealed lines.
 
 A sealed document says "what" it is and has the key "checksum", the sha256 of all its other keys: a
 flipped digit, a key less or a value of another type is noticed by whoever reads it, and so is one

@@ -30,7 +30,7 @@ from selfe.training.loop import ObjectiveError, accumulate
 from selfe.training.metrics_log import RunLog, read_lines
 from selfe.training.optim import learning_rate
 from selfe.training.run import train_run
-from selfe.training.update import NonFiniteLoss, ask_and_update, update_of, update_unasked
+from selfe.training.update import NonFiniteLoss, check_then_update, update_if_finite, update_of
 from tests.helpers.tiny import differing, tiny_config, tiny_source, tiny_train
 
 
@@ -186,11 +186,11 @@ class Breaking:
 def decision(request, monkeypatch):
     """Who keeps a non-finite update from the weights."""
     if request.param == "the host decides":
-        monkeypatch.setattr(loop, "update_of", lambda processes: (ask_and_update, 0))
+        monkeypatch.setattr(loop, "update_of", lambda processes: (check_then_update, 0))
 
 
 def test_both_ways_to_decide_make_the_same_updates(tmp_path, monkeypatch):
-    assert update_of(1) == (update_unasked, 1)
+    assert update_of(1) == (update_if_finite, 1)
     unasked = tiny_train(tiny_config(), tmp_path / "unasked")
     monkeypatch.setattr(loop, "update_of", lambda processes: update_of(2))
     asked = tiny_train(tiny_config(), tmp_path / "asked")

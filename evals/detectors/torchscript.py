@@ -1,4 +1,4 @@
-"""Tensors of a TorchScript archive, read without running anything that is in it.
+"""Reads the tensors of a TorchScript archive without executing anything in it.
 
 OpenAI published CLIP as a traced program. torch.jit.load would interpret it, is deprecated and does
 not promise to work from Python 3.14 on; all that is wanted are the weights. The archive is a zip

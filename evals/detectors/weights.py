@@ -1,7 +1,8 @@
-"""Published weights that scoring needs: where they are, how to know them, how to get them.
+"""Published weights that scoring needs: where they are kept, their hashes, and how to download
+them.
 
-Every file is known by the start of its sha256. Downloads go on where they stopped, and a file
-appears under its name only after its hash was found right.
+Every file is known by the start of its sha256. Interrupted downloads continue, and a file appears
+under its name only after its hash was checked.
 """
 
 from __future__ import annotations
@@ -208,7 +209,7 @@ def fetch(
 
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Wait until no other process fetches this file, and keep others waiting; leaves no file.
+    """Wait until no other process fetches this file, and make others wait. No file is left.
 
     Raises:
         ValueError: where the folder cannot be written or locked.

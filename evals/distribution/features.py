@@ -1,7 +1,7 @@
-"""Features of images: what a distance between sets of images is a distance of.
+"""Features of images, between which distances are measured.
 
-Preparation decides figures as much as the network does, so each extractor states how it cuts,
-resizes and rounds; all of it is recorded.
+Preparation changes the figures as much as the network does, so each extractor states how it cuts,
+resizes and rounds; all of that is recorded.
 """
 
 from __future__ import annotations

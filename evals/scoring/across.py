@@ -287,7 +287,7 @@ def _write(
     sampling: SamplingFacts,
     settings: BenchmarkSettings,
 ) -> Path:
-    """Writes a measurement, unless the same is there: figures found again keep their date."""
+    """Write a measurement, unless an equal one exists: equal figures keep their date."""
     values: dict[str, Interval] = dict(finding.values)
     found = Measurement(
         images=image_set(drawn.suite),

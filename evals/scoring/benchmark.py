@@ -309,7 +309,8 @@ def _score(
 
 
 def _earlier(folder: Path) -> Result | None:
-    """The result there; None where there is none that can be read: it is made again."""
+    """The result in a folder; None where there is none that can be read, so that it is made
+    again."""
     try:
         return read_result(folder)
     except ValueError:
@@ -317,6 +318,6 @@ def _earlier(folder: Path) -> Result | None:
 
 
 def _changed(old: Result, result: Result) -> bool:
-    """Whether anything differs but when, where and by which command it was found again."""
+    """Whether anything differs except time, machine and command."""
     incidental = {"environment", "command", "cost"}
     return old.model_dump(exclude=incidental) != result.model_dump(exclude=incidental)

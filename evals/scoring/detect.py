@@ -81,7 +81,7 @@ class DetectionRun:
         self.provenance = {**identity, "images": digest}
 
     def detect(self, progress: Progress) -> int:
-        """Detect what this process must and nobody has; returns the number of images."""
+        """Detect this process's share of what is not done yet; returns the number of images."""
         total = len(self.folder.images)
         if self._already_final():
             progress(total, total)

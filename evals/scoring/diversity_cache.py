@@ -1,4 +1,5 @@
-"""The data's side of diversity on disk: detecting it takes longer than judging a small model.
+"""The data's side of diversity, kept on disk because detecting it takes longer than judging a small
+model.
 
 A file is named by everything its contents depend on: the world and how it renders, the records,
 detector, classifier, thresholds, number of images and seed. A damaged file is made again.

@@ -1,4 +1,4 @@
-"""Where results lie, and the facts of what lies there."""
+"""Folders of results, and the facts that a result records of its model and images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from selfe.generator import TextToImage
 def result_folder(
     root: Path, suite: Suite, generator: TextToImage, num_steps: int, seed: int
 ) -> Path:
-    """Where the result of a model lies (`result_folder_of`)."""
+    """The folder of a model's result (`result_folder_of`)."""
     sampling = generator.sampling_at(num_steps)
     return result_folder_of(root, suite, generator.facts.digest, sampling, num_steps, seed)
 
@@ -25,7 +25,7 @@ def result_folder(
 def result_folder_of(
     root: Path, suite: Suite, weights: str, sampling: Mapping[str, Any], num_steps: int, seed: int
 ) -> Path:
-    """Where a result lies: named by suite, split and steps, and by a digest of what else decides
+    """The folder of a result: named by suite, split and steps, and by a digest of what else decides
     the images, so that other settings never overwrite it.
 
     Args:
@@ -54,7 +54,7 @@ def sampling_facts(generator: TextToImage, num_steps: int, seed: int) -> Samplin
 
 
 def own_folder(images: Path, suite: Suite, runs_dir: Path) -> Path:
-    """Where findings on a user's own folder of images lie."""
+    """The folder of findings on a user's own folder of images."""
     place = hashlib.sha256(str(images.resolve()).encode()).hexdigest()[:8]
     protocol = f"{len(suite.records)}x{suite.images_per_prompt}-{suite.prompts_sha256[:6]}"
     out = runs_dir / "images" / f"{images.resolve().name}-{place}"

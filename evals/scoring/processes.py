@@ -1,4 +1,5 @@
-"""Several processes on one benchmark: who this one is, and waiting for the others (torchrun)."""
+"""Several processes on one benchmark: the rank of this one, and waiting for the others
+(torchrun)."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from selfe.data.shapes_world import ShapesWorld
 
 @dataclass
 class Scorer:
-    """A suite's detector and colour classifier, and what the data of its world look like to them.
+    """A suite's detector and colour classifier, and their findings on data of its world.
 
     Attributes:
         references: by digest of the prompts and images per prompt; filled when first asked for.
@@ -33,7 +33,8 @@ class Scorer:
     references: dict[tuple[str, int], DiversityReference] = field(default_factory=dict)
 
     def diversity(self, suite: Suite, rows: Sequence[Row]) -> dict[str, Any]:
-        """What GenEval cannot see, where the world knows its nuisance factors; {} elsewhere.
+        """Diversity, which GenEval does not measure, where the world knows its nuisance factors; {}
+        elsewhere.
 
         Args:
             rows: stored detections of the model's images.

@@ -1,9 +1,9 @@
-"""A line of findings per image, kept as they are found, so that a killed run continues.
+"""A line of findings per image, saved as they are found, so that a killed run continues.
 
 Images are looked at in batches whose composition depends on the folder alone. A finished batch is
 appended to a working file and synced; a batch that is not there in full is looked at again as a
-whole. The final file is therefore the same after any number of kills. Beside it lies what it was
-made from; another instrument or other images begin anew.
+whole. The final file is therefore the same after any number of kills. A file beside it records what
+it was made from; another instrument or other images start again.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class StoredRows:
         return self.path.with_name(f".{self.path.stem}-{rank}.work.jsonl")
 
     def look(self, look: Look, progress: Progress = lambda done, total: None) -> int:
-        """Look at what this process must and nobody has; returns the number of images."""
+        """Look at this process's share of what is not done yet; returns the number of images."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         total = len(self.images)
         if self._is_final():

@@ -1,5 +1,5 @@
-"""Rows that are kept as they are found, each sealed with the one before it: a killed or damaged
-working file costs what was torn or changed, never the whole, and no changed digit is accepted."""
+"""Rows that are saved as they are found, each sealed with the one before it. A killed process or a
+damaged file loses only the rows that were torn or changed; no changed digit is accepted."""
 
 from __future__ import annotations
 

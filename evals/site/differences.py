@@ -20,8 +20,8 @@ from evals.site.summary import ResultIds, rounded
 def mean_differences(frame: pd.DataFrame, means: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Differences over training seeds at the last iteration, from `trainings_frame`.
 
-    Their p follows from the interval, taken as a normal one: it is rather too large, for the
-    interval is wider by Student's quantile.
+    p follows from the interval as if it were a normal one. It is slightly too large, because the
+    interval uses Student's quantile.
 
     Args:
         means: of `mean_lines`, from the same frame.

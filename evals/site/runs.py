@@ -68,8 +68,8 @@ def find_run_folders(root: Path) -> list[Path]:
 
 
 def read_run(path: Path) -> RunRecord:
-    """A run's records; what is not there, or not yet, is left out. A damaged metrics.jsonl is told
-    of in the run's state: the results of the run do not depend on it."""
+    """A run's records; missing ones are left out. The run's state reports a damaged metrics.jsonl:
+    the results of the run do not depend on it."""
     metrics = path / METRICS
     run = RunRecord(path.name, path, changed_at=metrics.stat().st_mtime)
     try:

@@ -1,4 +1,4 @@
-"""What the page knows of all results at once: scores, lines, tables, runs.
+"""Facts of all results together, for the page: scores, lines, tables, runs.
 
 Each function makes one part of what the page is given.
 """

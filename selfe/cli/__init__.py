@@ -98,7 +98,7 @@ def root(
 
 
 def _arguments(words: list[str]) -> list[str]:
-    """Flags of every command moved before its name; without any word, the help."""
+    """Move flags of every command before the command's name; without any word, ask for the help."""
     if not words:
         return ["--help"]
     end = words.index("--") if "--" in words else len(words)

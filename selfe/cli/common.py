@@ -43,7 +43,7 @@ def tell(line: str) -> None:
 
 
 def warn(sentences: Iterable[str]) -> None:
-    """Notes on what is legal and probably not meant."""
+    """Warnings about choices that are allowed and probably unintended."""
     for sentence in sentences:
         tell(f"warning: {sentence}")
 
@@ -133,8 +133,8 @@ def parse_pairs(
 def progress_bar(*columns: str, disable: bool = False) -> Iterator[Progress]:
     """A bar on stderr; where that is no terminal, callers print lines instead (`Ticker`).
 
-    A narrow terminal shows name, counter and remaining time; the bar, the time that has passed and
-    the end of the note (FLOP/s) go first.
+    A narrow terminal shows name, counter and remaining time; it leaves out the bar, the elapsed
+    time and the end of the note (FLOP/s).
     """
     wide = console.width >= WIDE
     counter = MofNCompleteColumn(table_column=Column(no_wrap=True))

@@ -1,4 +1,4 @@
-"""`selfe-bench compare`: two runs over all they have in common, or two results by prompt."""
+"""`selfe-bench compare`: two runs at all steps they share, or two results prompt by prompt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`selfe-bench fetch`: brings published weights, checked by hash."""
+"""`selfe-bench fetch`: downloads published weights and checks their hashes."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def headroom(
     out: OutFile = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Score the exact Flow Matching model of a shapes world: what is left for any method."""
+    """Score the exact Flow Matching model of a shapes world, which bounds what a method can win."""
     from evals.scoring.benchmark import BenchmarkSettings
     from evals.scoring.headroom import as_markdown, measure_headroom
     from selfe.data.shapes_world import ShapesWorld

@@ -1,4 +1,5 @@
-"""`selfe-bench ls`: what there is, as a table or as JSON. Nothing here starts torch."""
+"""`selfe-bench ls`: runs, results, models, methods and settings as a table or as JSON. Nothing here
+starts torch."""
 
 from __future__ import annotations
 

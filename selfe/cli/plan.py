@@ -42,7 +42,8 @@ def plan(
     settings: options.Settings = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """What a run will cost: parameters, FLOPs, memory, GPU-days and disk. Nothing is started."""
+    """Estimate the cost of a run: parameters, FLOPs, memory, GPU-days and disk. Nothing is
+    started."""
     from selfe.config.resolve import resolve
     from selfe.planning.plan import make_plan
 

@@ -77,7 +77,7 @@ def report(
     paper: Paper = False,
     device: options.Device = "auto",
 ) -> None:
-    """Render Tables 1 and 2, curves and grids from the results there are."""
+    """Render Tables 1 and 2, curves and grids from all results that are found."""
     if grid:
         written = _draw_grid(grid, steps, prompts, seed, runs_dir, out, device)
         typer.echo("\n".join(f"wrote {path}" for path in written))

@@ -39,9 +39,9 @@ def sampling(
     runs_dir: options.RunsDir = RUNS,
     device: options.Device = "auto",
 ) -> None:
-    """Guidance, noise and time grid of finished runs, for each number of steps.
+    """Search guidance, noise and time grid of finished runs for each number of steps.
 
-    What was scored before is not scored again.
+    Scores that exist already are not computed again.
     """
     from selfe.run_folder.records import parse_run, unknown_run
     from selfe.studies.search_sampling import SearchedRun, search_sampling
@@ -90,7 +90,7 @@ def rate(
     as_json: options.PlanAsJson = False,
     commands: options.AsCommands = False,
 ) -> None:
-    """The learning rate of methods, by short trainings side by side.
+    """Search the learning rate of methods with short trainings side by side.
 
     Prints plan and cost first. Stopped or killed at any time, the same command continues.
     """

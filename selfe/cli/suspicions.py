@@ -1,4 +1,4 @@
-"""What is legal and probably not meant on this machine or with this model: a line each.
+"""Warnings about choices that are allowed and probably unintended, one line each.
 
 `selfe.config.suspicious` has the settings that defeat each other.
 """
@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from selfe.config.schema import RunConfig
 
 _LEAST_SHARE = 0.8
-"""Of the memory there is, from which a batch is mentioned."""
+"""Share of the device's memory from which a batch is mentioned."""
 
 
 def of_training(config: RunConfig, device: str, workers: int | None) -> Iterator[str]:
-    """What may be meant otherwise in a training that is about to begin."""
+    """Warnings about a training that is about to start."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cores = cores or 1
     if workers is not None and workers > cores:

@@ -150,7 +150,7 @@ def train(
 
 
 class TrainingDisplay:
-    """What a user sees of a training: the header, then how far data and iterations are.
+    """What a user sees of a training: the header, then the progress of data and iterations.
 
     Args:
         header: printed before the first progress, when folder and data are known to be usable;

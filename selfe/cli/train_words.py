@@ -1,4 +1,4 @@
-"""What `train` says before and after: what will be trained where, and what came of it."""
+"""What `train` prints before and after a run: what is trained where, and the outcome."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def header(config: RunConfig, run_dir: Path, device: str, processes: int) -> str
 def summary(
     run_dir: Path, name: str, steps: int, seconds: float, losses: Sequence[float], runs_dir: Path
 ) -> str:
-    """What came of it, and the command that comes next.
+    """The outcome of a training, and the command that comes next.
 
     Args:
         steps: iterations made now; 0 where the run had been finished before.

@@ -1,4 +1,4 @@
-"""Settings in words: what there are, what they take, and what is wrong with a given one."""
+"""Settings in words: their names, the values they take, and what is wrong with a given value."""
 
 from __future__ import annotations
 

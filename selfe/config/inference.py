@@ -72,7 +72,8 @@ def sampling_problem(settings: SamplingConfig, prediction: Prediction) -> str:
 
 
 def check_step(settings: SamplingConfig, method: str, prediction: Prediction, steps: int) -> None:
-    """Raise ValueError, in one sentence, where images of `steps` steps cannot be drawn so."""
+    """Raise ValueError, in one sentence, if images cannot be drawn in `steps` steps with these
+    settings."""
     if problem := sampling_problem(settings.at(steps), prediction):
         raise ValueError(f"{method} cannot be sampled like that at {_steps(steps)}: {problem}")
 

@@ -1,4 +1,4 @@
-"""Settings that are legal and hardly meant: what `train` warns of before it begins."""
+"""Settings that are allowed and probably unintended: `train` warns of them before it starts."""
 
 from __future__ import annotations
 

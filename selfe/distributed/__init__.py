@@ -1,1 +1,1 @@
-"""Several processes: who they are, how they start, how they speak to each other."""
+"""Several processes: their ranks, how they start, and how they communicate."""

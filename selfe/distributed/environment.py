@@ -1,4 +1,4 @@
-"""What a launcher such as torchrun says through the environment: which process this is."""
+"""Reads the environment variables of a launcher such as torchrun: which process this is."""
 
 from __future__ import annotations
 

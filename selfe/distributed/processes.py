@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class OneProcess:
-    """A run on one process: nothing is sharded, nobody is asked."""
+    """A run on one process: nothing is sharded, nothing is communicated."""
 
     rank, size = 0, 1
     sharded = False

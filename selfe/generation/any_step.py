@@ -41,8 +41,8 @@ def sampling_facts(
 ) -> dict[str, object]:
     """The settings that decide an image at one number of steps, as a result records them.
 
-    Of a velocity it says s = t: results that were drawn at another s, before that was refused, have
-    a fraction in its place.
+    For a model that predicts a velocity they record s = t; results that were drawn at another s,
+    before that was refused, record the fraction instead.
     """
     settings = as_drawn(settings, prediction)
     facts = settings.model_dump(mode="json", exclude={"batch_slots", "by_steps"})

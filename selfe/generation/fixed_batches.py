@@ -1,7 +1,7 @@
-"""Batches of fixed size, so that an image is drawn alike whatever it meets in its batch.
+"""Batches of fixed size, so that an image does not depend on the others in its batch.
 
-Captions meet only captions of their padded length, and a batch that is not full is padded by
-repetition, so the shapes of all matrices depend on nothing but the caption.
+A batch holds only captions of one padded length, and a batch that is not full is padded by
+repetition. The shapes of all matrices therefore depend on the caption alone.
 """
 
 from __future__ import annotations

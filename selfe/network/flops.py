@@ -4,7 +4,7 @@ A multiply-add counts 2 FLOPs; norms, activations and rotations count nothing. T
 the architecture: our last block skips text outputs that nobody reads, which is not credited, so
 that figures compare with other implementations.
 
-Nothing here imports torch before a pass is made, so that a plan costs no start of it.
+Nothing here imports torch until a pass is made, so that `plan` does not wait for it.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def parameter_counts(config: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def cost_of_pass(x_t: Tensor) -> int:
-    """Of these the one that applies to a network called with x_t now."""
+    """The one of these constants that applies to a network called with x_t now."""
     import torch
 
     from selfe.network.derivative import carries_tangent

@@ -31,7 +31,7 @@ class Nets:
 
 @dataclass(frozen=True)
 class LossOutput:
-    """What a step is minimised on, and what is worth logging.
+    """The loss that a step minimises, and what is logged.
 
     Attributes:
         loss: scalar, with gradient.
@@ -63,7 +63,7 @@ class Objective(Protocol):
     needs_fake_captions: bool
     """Whether batches must carry `fake`."""
     group_size: int
-    """Samples that belong together; the batch on each process is a multiple of it."""
+    """Number of samples that belong together; the batch on each process is a multiple of it."""
 
     def loss(self, batch: LatentBatch, nets: Nets, step: int, rng: SampleRng) -> LossOutput:
         """Loss of one (micro-)batch at iteration `step`."""

@@ -1,4 +1,4 @@
-"""The methods there are, one row each: what `--method` takes and what comes with it.
+"""All training methods, one row each: what `--method` accepts, and everything that belongs to it.
 
 A method of another package is an entry point of the group "selfe_bench.methods" that leads to a
 `Method`.

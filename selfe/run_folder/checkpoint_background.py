@@ -16,8 +16,8 @@ from selfe.run_folder.checkpoint import Parts, collect_parts, prune, write_check
 
 
 class BackgroundWriter(ABC):
-    """Writes a run's checkpoints one at a time; training waits for the copy alone, or for the
-    checkpoint before where that is not written yet.
+    """Writes a run's checkpoints one at a time; training waits only for the copy to the host, and
+    for the previous checkpoint if that is still being written.
 
     Args:
         folder: of the checkpoints.

@@ -1,4 +1,4 @@
-"""From a configuration to the objects it names. Names live in lazy tables: one line each."""
+"""Builds the objects that a configuration names, and loads a run as a model that draws."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class RunOverview:
 
 
 def overview(run_dir: Path, name: str, config: RunConfig | None = None) -> RunOverview:
-    """Everything `ls runs` says of a run.
+    """Everything that `ls runs` prints about a run.
 
     Raises:
         ValueError: if config.json is missing or damaged.

@@ -2,7 +2,7 @@
 
 Matrices are stored as int8 with one factor per output row, everything else as fp16: a quarter of a
 checkpoint's moving average, and a twelfth of the whole checkpoint. Images differ from the run's in
-details; scores of packed weights are scores of packed weights.
+details, so scores of packed weights are not the run's scores.
 """
 
 from __future__ import annotations

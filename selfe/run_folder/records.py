@@ -1,4 +1,5 @@
-"""Folders of training runs: which there are, what they were trained with, and their checkpoints."""
+"""Folders of training runs: finding them, reading their configuration, finding their
+checkpoints."""
 
 from __future__ import annotations
 
@@ -123,7 +124,7 @@ def recorded_data(run_dir: Path) -> dict[str, str]:
 
 
 def check_data(run_dir: Path, facts: Mapping[str, str]) -> None:
-    """Raise ValueError where a run would go on with other data than it was started with."""
+    """Raise ValueError if a run would be resumed on other data than it was started with."""
     recorded = recorded_data(run_dir)
     for name, value in facts.items():
         if recorded.get(name, value) != value:
@@ -134,8 +135,8 @@ def check_data(run_dir: Path, facts: Mapping[str, str]) -> None:
 
 
 def check_encoders(run_dir: Path, codec: LatentCodec, text: TextEncoder) -> None:
-    """Raise ValueError where images would be drawn with other encoders than those that made a
-    run's latents and features."""
+    """Raise ValueError if images would be drawn with other encoders than those of the run's latents
+    and features."""
     recorded = recorded_data(run_dir)
     for name, encoder in (("codec", codec), ("text", text)):
         if recorded.get(name, encoder.digest) != encoder.digest:
@@ -213,8 +214,8 @@ def is_run(folder: Path) -> bool:
 
 
 def run_names(runs: Sequence[Path], runs_dir: Path) -> dict[Path, str]:
-    """What each run is called: its folder's name, with the way below `runs_dir` where several
-    share that."""
+    """The name of each run: its folder's name, or its path below `runs_dir` where several share
+    that name."""
     counts = Counter(path.name for path in runs)
     return {
         path: path.name if counts[path.name] == 1 else path.relative_to(runs_dir).as_posix()
@@ -223,7 +224,7 @@ def run_names(runs: Sequence[Path], runs_dir: Path) -> dict[Path, str]:
 
 
 def unknown_run(text: str, runs_dir: Path, others: Sequence[str] = (), most: int = 12) -> str:
-    """The sentence that answers the name of no run: the nearest name, and which there are.
+    """The message for a name that no run has: the nearest name, and the names of all runs.
 
     Args:
         others: further names that would have been right, of models for example.
@@ -249,7 +250,7 @@ def is_finished(run_dir: Path, config: RunConfig) -> bool:
 def parse_run(text: str, runs_dir: Path) -> tuple[Path, int | None] | None:
     """RUN or RUN@STEP: a folder, or the name of a run anywhere below `runs_dir`.
 
-    A name may have the last folders of its way before it, as in "quickstart/shapes-quick-fm".
+    A name may have the last folders of its path before it, as in "quickstart/shapes-quick-fm".
 
     Returns:
         The run's folder, and the iteration if one was given; None where there is no such run.

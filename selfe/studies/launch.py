@@ -40,7 +40,7 @@ def _completed(pattern: str) -> str:
 
 
 def environment_of(job: Job, machine: Machine, places: Sequence[int]) -> dict[str, str]:
-    """What a job's process is told beside the command: its threads, and which GPUs are its own."""
+    """Environment variables of a job's process: its number of threads and its GPUs."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     if machine.kind == "cpu":
         environment["OMP_NUM_THREADS"] = str(max(1, job.units))

@@ -1,4 +1,4 @@
-"""Runs jobs beside each other on the cores or GPUs of one machine, and ends all of them with it.
+"""Runs jobs side by side on the cores or GPUs of one machine. When the study ends, all jobs end.
 
 Every job is a process of its own, so that a job that fails or is killed takes nothing with it.
 """
@@ -48,7 +48,7 @@ class Progress:
     skipped: list[Job] = field(default_factory=list)
 
     def skip(self) -> None:
-        """Set aside what can no longer run."""
+        """Mark waiting jobs that can no longer run as skipped."""
         while lost := [j for j in self.waiting if any(self._lost(need) for need in j.needs)]:
             self.skipped += lost
             self.waiting = [j for j in self.waiting if j not in lost]
@@ -140,7 +140,7 @@ def run_jobs(
     say: Callable[[str], None],
     grace: float = GRACE,
 ) -> Progress:
-    """Run what is left to do; where a job fails, those that do not need it go on.
+    """Run the jobs that are not done; where a job fails, jobs that do not need it continue.
 
     Args:
         units: cores or GPUs of the machine.
@@ -268,7 +268,7 @@ def _descendants(pid: int) -> list[int]:
 
 @dataclass
 class Clock:
-    """What jobs took against what was expected of them.
+    """Measured and expected durations of jobs.
 
     Attributes:
         begun: when the running jobs began, seconds of the monotonic clock.

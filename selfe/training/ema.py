@@ -36,9 +36,9 @@ class Ema:
 
     @torch.no_grad()
     def update(self, model: nn.Module, update: int, where: Tensor | None = None) -> None:
-        """Move towards `model` after its update number `update` (0-based).
+        """Move the average towards `model` after update number `update` (0-based).
 
-        `where`, a bool scalar on the device, says whether to move at all.
+        `where` is a bool scalar on the device: False leaves the average as it is.
         """
         if model is not self._followed:
             # found at the first update: sharding, which comes before, replaces parameters

@@ -1,4 +1,4 @@
-"""Memory that tensors on the host have freed, and what becomes of it."""
+"""Keeps memory that freed host tensors leave behind, instead of returning it to the system."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GLIBC_OPTIONS = {
 
 
 def keep_freed_memory() -> bool:
-    """Let the C library keep what tensors have freed; whether it does.
+    """Tell the C library to keep freed memory. Returns whether it does.
 
     glibc gives large blocks back to the system, which hands out new pages for the next tensor,
     zeroed one by one: 14,000 in an iteration of the shapes recipe, and hardly any once it is told

@@ -267,7 +267,7 @@ def log_iteration(
         for n in names
     }
     speed = throughput.read()
-    loss, norm = iteration.reading.wait()
+    loss, norm = iteration.outcome.wait()
     step = iteration.step + 1
     record = {"step": step, "loss": loss, "gradient_norm": norm, "learning_rate": rate}
     log.write({**record, **speed.as_record(), **metrics})

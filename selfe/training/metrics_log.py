@@ -36,7 +36,8 @@ def read_lines(path: Path, run: str | None = None) -> list[dict[str, Any]]:
 
 
 class RunLog:
-    """Appends records. Opened at a step, it first forgets what a killed run wrote beyond it.
+    """Appends records. When opened at a step, it first removes records that a killed run wrote
+    after that step.
 
     Args:
         path: the file.
@@ -85,7 +86,7 @@ class RunLog:
 
 
 class NoLog:
-    """The log of a process that keeps none: one of a run writes for all."""
+    """The log of a process that writes none: one process of a run writes for all."""
 
     def write(self, record: Mapping[str, Any]) -> None:
         pass

@@ -106,7 +106,7 @@ def fork(
 
 
 def check_folder(run_dir: Path, resume: bool) -> None:
-    """Refuse to write over a run, or to resume what is not there.
+    """Refuse to overwrite a run, or to resume one that does not exist.
 
     A run that ended before its first checkpoint holds nothing to lose: another may take its place.
     """
@@ -121,7 +121,8 @@ def check_folder(run_dir: Path, resume: bool) -> None:
 
 
 def begin(run_dir: Path, config: RunConfig, facts: Mapping[str, object]) -> None:
-    """Write config.json, and forget the run of that name that made no checkpoint."""
+    """Write config.json, and remove what an earlier run of that name left that made no
+    checkpoint."""
     if (run_dir / "config.json").exists():
         (run_dir / "metrics.jsonl").unlink(missing_ok=True)
         if (run_dir / "samples").exists():
@@ -130,7 +131,7 @@ def begin(run_dir: Path, config: RunConfig, facts: Mapping[str, object]) -> None
 
 
 def occupy(run_dir: Path, resume: bool | None, stack: contextlib.ExitStack) -> bool:
-    """Check and lock the folder until `stack` is closed; whether the run is to be resumed."""
+    """Check the folder and lock it until `stack` is closed. Returns whether the run is resumed."""
     if resume is None:
         resume = (run_dir / "config.json").exists()
     check_folder(run_dir, resume)
@@ -190,8 +191,8 @@ def train_run(
 ) -> TrainState:
     """Train, resume or fork a run in `run_dir`.
 
-    Every process of the run calls this; the main one alone keeps the folder, the log and the
-    callbacks.
+    Every process of the run calls this; only the main one writes the folder and the log and uses
+    the callbacks.
 
     Args:
         device: of a run on this process alone.

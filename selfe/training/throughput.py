@@ -1,4 +1,4 @@
-"""Model FLOP utilisation: what the networks were asked for, over what the accelerator could do.
+"""Model FLOP utilisation: FLOPs that the networks performed, over the accelerator's peak.
 
 The counts are those of `selfe.network.flops` on the shapes that really reach the network, padding
 included; a backward pass counts twice its forward pass, and what is recomputed counts nothing.

@@ -1,8 +1,8 @@
-"""The update at the end of an iteration, which a non-finite loss or gradient never gets past.
+"""The update at the end of an iteration. A non-finite loss or gradient never changes the weights.
 
-Asking the device whether they are finite makes the host wait until it has caught up, and the device
-then wait for the host. Our optimiser, which is fused, can look for itself: the update is queued
-either way, and what came of it is read an iteration later.
+If the host checks the values, it waits for the device, and then the device waits for the host. The
+fused optimiser can check them on the device: the update is queued in any case, and the host reads
+the outcome one iteration later.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from selfe.training.state import TrainState
 
 
 @dataclass(frozen=True)
-class Reading:
-    """Loss and gradient norm of an iteration, perhaps still on their way to the host."""
+class Outcome:
+    """Loss and gradient norm of an iteration, perhaps still being copied to the host."""
 
     values: Tensor
     arrived: torch.cuda.Event | None = None
@@ -37,41 +37,41 @@ class Reading:
         return loss, norm
 
 
-Update = Callable[[TrainState, Tensor, Tensor], Reading]
+Update = Callable[[TrainState, Tensor, Tensor], Outcome]
 """Step the optimiser and the moving average where loss and gradient norm (scalars) are finite."""
 
 
 def update_of(processes: int) -> tuple[Update, int]:
-    """The update to use, and how many iterations later its measurements may be read.
+    """The update to use, and how many iterations later its outcome may be read.
 
-    Several processes ask: their iterations are long, and the sums they wait for anyway.
+    On several processes the host checks: iterations are long, and it waits for sums in any case.
     """
-    return (update_unasked, 1) if processes == 1 else (ask_and_update, 0)
+    return (update_if_finite, 1) if processes == 1 else (check_then_update, 0)
 
 
-def ask_and_update(state: TrainState, loss: Tensor, norm: Tensor) -> Reading:
-    """The host waits for the values and decides."""
-    reading = Reading(torch.stack([loss.float(), norm.float()]).cpu())
-    if all(math.isfinite(value) for value in reading.wait()):
+def check_then_update(state: TrainState, loss: Tensor, norm: Tensor) -> Outcome:
+    """The host waits for the values, checks them and decides."""
+    outcome = Outcome(torch.stack([loss.float(), norm.float()]).cpu())
+    if all(math.isfinite(value) for value in outcome.wait()):
         state.optimizer.step()
         state.ema.update(state.model, state.step)
-    return reading
+    return outcome
 
 
-def update_unasked(state: TrainState, loss: Tensor, norm: Tensor) -> Reading:
-    """The device decides. `found_inf` is how torch's gradient scaler tells a fused optimiser."""
+def update_if_finite(state: TrainState, loss: Tensor, norm: Tensor) -> Outcome:
+    """The device checks and decides: torch's fused optimisers skip a step where `found_inf` is 1."""
     values = torch.stack([loss.float(), norm.float()])
     finite = torch.isfinite(values).all()
     state.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
     state.optimizer.step()
     state.ema.update(state.model, state.step, where=finite)
     if not values.is_cuda:
-        return Reading(values)
+        return Outcome(values)
     on_host = torch.empty(values.shape, pin_memory=True)
     on_host.copy_(values, non_blocking=True)
     arrived = torch.cuda.Event()
     arrived.record()
-    return Reading(on_host, arrived)
+    return Outcome(on_host, arrived)
 
 
 class NonFiniteLoss(ValueError):
@@ -84,12 +84,12 @@ class Iteration:
 
     Attributes:
         step: before it (0-based).
-        reading: its loss and gradient norm.
+        outcome: its loss and gradient norm.
         outputs, indices: of this process' micro-batches.
     """
 
     step: int
-    reading: Reading
+    outcome: Outcome
     outputs: list[LossOutput]
     indices: Tensor
 
@@ -129,7 +129,7 @@ def settle(
         NonFiniteLoss: after more than `max_nonfinite` in a row without one, or if none of the
             whole run made one.
     """
-    if all(math.isfinite(value) for value in iteration.reading.wait()):
+    if all(math.isfinite(value) for value in iteration.outcome.wait()):
         state.skipped = 0
         return
     state.skipped += 1

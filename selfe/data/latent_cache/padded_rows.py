@@ -1,8 +1,8 @@
 """Features of unequal length side by side, padded with zeros, in memory that is used again.
 
 New memory costs more than what is written into it: the system clears every page of a batch, padding
-and all, when it is first touched. A batch that nobody holds any more leaves its memory to the next
-one of its shape, and of the padding only what its rows had filled is cleared.
+and all, when it is first touched. A batch that is no longer referenced passes its memory to the
+next batch of its shape, and only the part of the padding that its rows had filled is cleared.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ class ReadAhead(Generic[T]):
         self._flying: dict[Key, Future[T]] = {}
 
     def expect(self, upcoming: Iterable[SampleRng]) -> None:
-        """Announce the batches to come, in order. What was announced before and is not any more is
-        forgotten."""
+        """Announce the batches to come, in order. Batches that were announced earlier and are not
+        among these are dropped."""
         if self._pool is None:
             return
         wanted = {_key(rng): rng for rng in upcoming}

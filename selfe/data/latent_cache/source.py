@@ -313,10 +313,10 @@ class CachedLatents:
 
 
 def check_places(root: Path, index: CacheIndex) -> None:
-    """Raise ValueError where files of the first format lie in each other's place.
+    """Raise ValueError if files of the first format were swapped.
 
-    Their rows cannot tell, so whole files are read, up to `MOST_COMPARED` bytes; of larger caches a
-    warning says that nobody looked.
+    Rows of that format do not record their place, so whole files are read, up to `MOST_COMPARED`
+    bytes; for larger caches a warning says that they were not compared.
     """
     files = {
         shard_folder(root, number) / name: record

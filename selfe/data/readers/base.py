@@ -1,6 +1,6 @@
 """Raw image-text data: what a reader yields, and which reader a `--data` spelling names.
 
-A spelling is SCHEME:LOCATION, or a path whose kind can be told from what lies there:
+A spelling is SCHEME:LOCATION, or a path whose files show the kind:
 
 | scheme | location |
 |---|---|
@@ -42,7 +42,7 @@ READERS = Registry(
 SHARD_ROWS = 1000
 """Samples of one shard where the data itself has no files to go by."""
 _FAULTS = (ValueError, OSError, RecursionError, OverflowError, TypeError)
-"""What foreign content makes parsers raise."""
+"""What parsers raise on damaged or hostile content."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class RawSample:
 
 @dataclass(frozen=True)
 class Skipped:
-    """Data that cannot be used. `name` says where it lies; `samples` how many were lost, 0 for
-    what only should be known."""
+    """Data that cannot be used. `name` says where; `samples` is the number of samples lost, 0 for a
+    mere note."""
 
     name: str
     reason: str

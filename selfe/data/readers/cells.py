@@ -1,4 +1,4 @@
-"""What a table's cell or a file beside an image says: captions, image bytes, records.
+"""Reads captions, image bytes and records from cells of tables and from files beside images.
 
 All readers understand the same: a caption is text, UTF-8 bytes, or a list whose first text counts;
 an image is bytes, the {"bytes", "path"} of the `datasets` library, or a path.

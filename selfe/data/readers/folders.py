@@ -58,7 +58,7 @@ class FolderReader(CheckedReader):
 
     Captions come from a metadata file, which names the images of its folder and those below (the
     layout of `datasets`' imagefolder), or else from NAME.txt or NAME.json beside each image. Images
-    that their metadata file does not list are no part of the data; how many is told.
+    that their metadata file does not list are not part of the data; their number is reported.
 
     Raises:
         ValueError: if the folder is missing, or a metadata file names an image twice, with the

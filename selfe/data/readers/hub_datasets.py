@@ -37,7 +37,7 @@ class HubReader(CheckedReader):
     name files of the data set alone.
 
     Raises:
-        ValueError: for unknown or unusable options, a data set that cannot be had, and unknown
+        ValueError: for unknown or unusable options, a data set that cannot be loaded, and unknown
             columns.
     """
 

@@ -40,7 +40,7 @@ def walk(root: Path) -> list[str]:
     """Names of all files below a folder, relative to it, sorted; hidden ones are left out.
 
     Linked folders are entered. Every folder is read once, under its own name rather than a link's,
-    so that links in a circle end. Links that lead nowhere count as files: reading them says so.
+    so that links in a circle end. Broken links count as files; reading them raises the error.
 
     Raises:
         ValueError: if a folder cannot be read.
@@ -84,8 +84,8 @@ def walk(root: Path) -> list[str]:
 def expand(location: str, endings: tuple[str, ...], unread: tuple[str, ...] = ()) -> list[str]:
     """Files a location names: `{000..127}` ranges, globs, a folder's files of a kind, a file.
 
-    What lies there under exactly this name is taken first, whatever brackets the name has. Ranges
-    are not looked up, so that a missing shard is noticed and not passed over.
+    A file of exactly this name is taken first, whatever brackets the name has. Ranges are not
+    looked up, so that a missing shard is noticed and not passed over.
 
     Args:
         endings: of the files taken from folders, in lower case.

@@ -1,7 +1,7 @@
-"""metadata.jsonl and metadata.csv: one record a line, read so that a bad line costs itself alone.
+"""metadata.jsonl and metadata.csv: one record a line, read so that a bad line loses only itself.
 
 Python's own reader of CSV drops cells that have no column, and lets a quote that is never closed
-swallow the rows after it. Here both are named, and reading goes on with the next line.
+swallow the rows after it. Here both are reported, and reading continues with the next line.
 """
 
 from __future__ import annotations
