@@ -203,7 +203,7 @@ def _compact_tables(
 
 
 def _left_over(summary: ReportSummary) -> list[Path]:
-    """They are named and not removed: what lies there may have been put there by hand."""
+    """They are named and not removed: a user may have put them there."""
     folders = (summary.out_dir, summary.out_dir / "figures")
     there = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
     return [p for p in there if _OWN_NAMES.fullmatch(p.name) and p not in summary.files]

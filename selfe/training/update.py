@@ -59,7 +59,7 @@ def check_then_update(state: TrainState, loss: Tensor, norm: Tensor) -> Outcome:
 
 
 def update_if_finite(state: TrainState, loss: Tensor, norm: Tensor) -> Outcome:
-    """The device checks and decides: torch's fused optimisers skip a step where `found_inf` is 1."""
+    """The device checks and decides: torch's fused optimisers skip the step if `found_inf` is 1."""
     values = torch.stack([loss.float(), norm.float()])
     finite = torch.isfinite(values).all()
     state.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
