@@ -16,11 +16,13 @@ import torch
 from evals import registry
 from evals.detectors.shapes import ShapesDetector
 from evals.results import read_result
-from evals.scoring import scorer
+from evals.scoring import benchmark, scorer
 from evals.scoring.benchmark import BenchmarkSettings, score_images, score_model
 from evals.scoring.processes import join_processes
+from selfe.cli import targets
 from selfe.cli.common import pick_device
 from selfe.generator import GeneratorFacts
+from tests.helpers.command_line import selfe_bench
 
 SETTINGS = dict(limit=2, images_per_prompt=2, batch_size=3)
 
@@ -141,17 +143,26 @@ def test_each_process_takes_its_own_gpu(monkeypatch):
     assert pick_device("cpu") == "cpu"
 
 
-def test_one_command_opens_one_detector(tmp_path, monkeypatch):
+@pytest.mark.parametrize("command", ["geneval", "measure"])
+def test_a_command_opens_suite_and_detector_once(tmp_path, monkeypatch, command):
+    """At four numbers of steps."""
     monkeypatch.chdir(tmp_path)
     opened = []
-    real = registry.open_detector
-    monkeypatch.setattr(
-        scorer,
-        "open_detector",
-        lambda name, **options: opened.append(name) or real(name, **options),
-    )
-    settings = BenchmarkSettings(**SETTINGS)
-    for steps in (2, 4):
-        score_model(Painter(), steps, "shapes@1", tmp_path / "r", settings, quiet)
-    score_model(Painter(), 2, "shapes@1", tmp_path / "r", settings, quiet)  # all is there
-    assert opened == ["shapes"]
+
+    def counted(kind):
+        real = getattr(registry, kind)
+        return lambda *names, **options: opened.append((kind, names[0])) or real(*names, **options)
+
+    monkeypatch.setattr(scorer, "open_detector", counted("open_detector"))
+    monkeypatch.setattr(scorer, "open_color_classifier", counted("open_color_classifier"))
+    monkeypatch.setattr(benchmark, "open_suite", counted("open_suite"))
+    target = targets.Target("painter", tmp_path / "r", "shapes@1", "", Painter)
+    monkeypatch.setattr(targets, "find_targets", lambda *names, **options: [target])
+    words = ["--steps", "1,2,4,8", "--limit", "1", "--images-per-prompt", "2", "--device", "cpu"]
+    code, out, error = selfe_bench(command, "--suite", "shapes@1", *words)
+    assert code == 0 and out.count("step") >= 4, error
+    assert sorted(opened) == [
+        ("open_color_classifier", "shapes"),
+        ("open_detector", "shapes"),
+        ("open_suite", "shapes@1"),
+    ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 
 from evals.base import ModelFacts, Result, SamplingFacts
@@ -22,7 +21,7 @@ from evals.scoring.detect import DetectionParts
 from evals.scoring.detections import read_detections
 from evals.scoring.draw import draw_images
 from evals.scoring.folders import facts_of_images, own_folder, result_folder, sampling_facts
-from evals.scoring.processes import Processes
+from evals.scoring.processes import ALONE, Processes
 from evals.scoring.score import score_folder
 from evals.scoring.scorer import Scorers
 from evals.suites.base import Suite
@@ -40,6 +39,19 @@ IMAGES_PER_SAVE = 32
 """Images that are detected between two saves, where no batch size is asked for."""
 
 
+@dataclasses.dataclass
+class Opened:
+    """Suites and scorers of one command, each opened once.
+
+    Attributes:
+        suites: by name, split and prompt file.
+        scorers: by device and batch size.
+    """
+
+    suites: dict[tuple[str, str, Path | None], Suite] = dataclasses.field(default_factory=dict)
+    scorers: dict[tuple[str, int | None], Scorers] = dataclasses.field(default_factory=dict)
+
+
 @dataclasses.dataclass(frozen=True)
 class BenchmarkSettings:
     """What a user may choose of a benchmark run.
@@ -53,6 +65,7 @@ class BenchmarkSettings:
         allow_partial: score sets that are not complete, marked as such.
         command: recorded in the result.
         processes: drawing and detection are shared among them; process 0 judges.
+        opened: what was opened under these settings; copies by `dataclasses.replace` share it.
     """
 
     split: str = ""
@@ -66,15 +79,29 @@ class BenchmarkSettings:
     batch_size: int | None = None
     allow_partial: bool = False
     command: str = ""
-    processes: Processes = Processes()
+    processes: Processes = ALONE
+    opened: Opened = dataclasses.field(default_factory=Opened, compare=False, repr=False)
 
-    @cached_property
+    @property
     def scorers(self) -> Scorers:
-        """Opened once for everything that is scored under these settings."""
-        return Scorers(self.device, self.batch_size)
+        """One for everything that is scored under these settings."""
+        key = (self.device, self.batch_size)
+        return self.opened.scorers.setdefault(key, Scorers(*key))
+
+    def whole_suite(self, name: str) -> Suite:
+        """A suite with its own detector and all its prompts. Raises as `open_suite`."""
+        key = (name, self.split, self.prompts)
+        if key not in self.opened.suites:
+            self.opened.suites[key] = open_suite(*key)
+        return self.opened.suites[key]
 
     def open_suite(self, name: str) -> Suite:
-        suite = limited(open_suite(name, self.split, self.prompts), self.limit)
+        """A suite with the limit, number of images, detector and classifier of these settings.
+
+        Raises:
+            ValueError: as `evals.registry.open_suite`.
+        """
+        suite = limited(self.whole_suite(name), self.limit)
         if self.images_per_prompt is not None:
             suite = dataclasses.replace(suite, images_per_prompt=self.images_per_prompt)
         if self.detector is not None and self.detector != suite.detector:
@@ -217,13 +244,13 @@ def numbers_kept(
     """Which folder holds which prompt of a limited suite; None for one after the other."""
     if settings.limit is None or max(folder_numbers(images), default=0) < len(suite.records):
         return None
-    return places_kept(open_suite(suite_name, settings.split, settings.prompts), settings.limit)
+    return places_kept(settings.whole_suite(suite_name), settings.limit)
 
 
 def _scores_folder(folder: Path, suite: Suite, settings: BenchmarkSettings) -> Path:
     """Beside the images, or in a folder of its own for a detector or colour classifier that is not
     the suite's."""
-    usual = open_suite(suite.name, settings.split, settings.prompts)
+    usual = settings.whole_suite(suite.name)
     name = "-".join(
         f"{kind}-{file_name(chosen)}"
         for kind, chosen, own in (
