@@ -9,7 +9,8 @@ import pytest
 
 from evals.base import Interval, ProtocolFacts, Scores
 from evals.registry import open_suite
-from evals.report.compact import compact_table, compact_text, headline
+from evals.report.compact import compact_table, headline
+from evals.report.compact_text import compact_text
 from evals.report.exact_model import NAME, exact_scores
 from evals.report.lines import build_lines
 from evals.report.render import render

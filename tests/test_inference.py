@@ -119,7 +119,7 @@ def test_the_fault_that_the_check_is_for():
         ("meanflow", "sampling.s_fraction=0.5", "s_fraction = 0.5"),
         ("shortcut", "sampling.guidance=ep-x0", "ep-x0"),
         ("fm", "sampling.sampler=pushforward", "never trained"),
-        ("fm", "sampling.s_fraction=0.5", "never learnt"),
+        ("fm", "sampling.s_fraction=0.5", "never trained"),
         ("meanflow", 'sampling.by_steps={"8": {"eta": 1.0}}', "at 8 steps"),
     ],
 )

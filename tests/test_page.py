@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from evals.report.chosen import choose_runs, render_runs
-from evals.report.compact import compact_table, compact_text, headline
+from evals.report.compact import compact_table, headline
+from evals.report.compact_text import compact_text
 from evals.report.lines import build_lines
 from evals.report.result_folders import ResultFolder, collect
 from evals.site.files import script_json

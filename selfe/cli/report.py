@@ -107,7 +107,7 @@ _MOST_NOTES = 6
 
 def _tell(summary: ReportSummary, out: Path, lists_not_run: bool = False) -> None:
     """The compact tables, what a reader must know, and where the rest is."""
-    from evals.report.compact import compact_text
+    from evals.report.compact_text import compact_text
     from evals.report.render import PAGE
 
     width = shutil.get_terminal_size((100, 24)).columns

@@ -25,6 +25,7 @@ from selfe.data.readers.locations import IMAGE_ENDINGS, PARQUET_ENDINGS, TAR_END
 from selfe.data.readers.locations import digest_of_sizes as digest_of_sizes
 from selfe.data.readers.locations import read_below as read_below
 from selfe.data.readers.locations import require_file as require_file
+from selfe.data.readers.parquet_files import image_columns
 from selfe.registry import Registry
 from selfe.text import first_line, printable, without_secrets
 
@@ -179,7 +180,7 @@ def _scheme_of_folder(folder: Path) -> str:
     }
     # tables without images list what lies beside them, as those of img2dataset do
     kinds["parquet"] = bool(tables) and (
-        not any(kinds.values()) or _holds_images(str(folder / tables[0]))
+        not any(kinds.values()) or bool(image_columns(str(folder / tables[0])))
     )
     found = [kind for kind, there in kinds.items() if there]
     if not found:
@@ -191,12 +192,6 @@ def _scheme_of_folder(folder: Path) -> str:
         choices = " or ".join(f"{kind}:{folder}" for kind in found)
         raise ValueError(f"--data {folder}: the folder holds several kinds of data: say {choices}")
     return found[0]
-
-
-def _holds_images(path: str) -> bool:
-    from selfe.data.readers.parquet import image_columns
-
-    return bool(image_columns(path))
 
 
 def open_reader(text: str, **columns: str) -> RawReader:

@@ -19,8 +19,8 @@ from selfe.data.readers.locations import (
     digest_of_sizes,
     expand,
     read_below,
-    require_file,
 )
+from selfe.data.readers.parquet_files import columns_of_images, open_parquet
 from selfe.text import first_line
 
 
@@ -41,7 +41,7 @@ class ParquetReader(CheckedReader):
     def shards(self) -> list[str]:
         names = []
         for path in self.files:
-            with _open(path) as file:
+            with open_parquet(path) as file:
                 self._columns(path, file)
                 names += [f"{path}#{group}" for group in range(file.num_row_groups)]
         if not names:
@@ -55,7 +55,7 @@ class ParquetReader(CheckedReader):
         import pyarrow
 
         path, _, group = shard.rpartition("#")
-        with _open(path) as file:
+        with open_parquet(path) as file:
             columns = self._columns(path, file)
             read = partial(read_below, Path(path).parent)
             rows = file.metadata.row_group(int(group)).num_rows
@@ -76,7 +76,7 @@ class ParquetReader(CheckedReader):
         """The columns of images and captions."""
         schema, image = file.schema_arrow, self.image_column
         names = list(schema.names)
-        holding = [name for name in _images_of(schema) if name.lower() in IMAGE_NAMES]
+        holding = [name for name in columns_of_images(schema) if name.lower() in IMAGE_NAMES]
         choice = names if image or not holding else holding
         try:
             return [
@@ -89,39 +89,3 @@ class ParquetReader(CheckedReader):
 
 def _bytes_of(cell: Any, read: Callable[[str], bytes]) -> bytes:
     return image_bytes(cell.as_py(), read)
-
-
-def image_columns(path: str) -> list[str]:
-    """Columns under a usual name whose type can hold an image.
-
-    Raises:
-        ValueError: if the file is missing or not parquet.
-    """
-    with _open(path) as file:
-        return [name for name in _images_of(file.schema_arrow) if name.lower() in IMAGE_NAMES]
-
-
-def _images_of(schema: Any) -> list[str]:
-    import pyarrow.types as kinds
-
-    def holds(kind: Any) -> bool:
-        if kinds.is_struct(kind):
-            return kind.get_field_index("bytes") >= 0 or kind.get_field_index("path") >= 0
-        return kinds.is_binary(kind) or kinds.is_large_binary(kind) or kinds.is_binary_view(kind)
-
-    return [field.name for field in schema if holds(field.type)]
-
-
-def _open(path: str) -> Any:
-    import pyarrow
-    import pyarrow.parquet
-
-    require_file(path)
-    try:
-        file = pyarrow.parquet.ParquetFile(path, memory_map=True, page_checksum_verification=True)
-        _ = file.schema_arrow.names  # of a damaged footer, bytes that are no text
-        return file
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path} cannot be read as parquet ({first_line(error)}): fetch it again"
-        ) from None
