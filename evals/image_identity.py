@@ -79,7 +79,7 @@ def misplaced(stated: ImageIdentity | None, wanted: ImageIdentity, *, same_set: 
 
     Args:
         same_set: whether set and number of the prompt must be the same, too; a folder that a user
-            names may hold a part of a suite, numbered anew.
+            names may hold a part of a suite, with numbers of its own.
     """
     if stated is None:
         return None

@@ -149,7 +149,7 @@ class FoundImage:
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """What a folder holds for a suite: usable images in order, and everything that is amiss.
+    """What a folder holds for a suite: usable images in order, and everything that is wrong.
 
     Attributes:
         path: of the folder.

@@ -115,7 +115,7 @@ def images_path(measurement: str | Path) -> Path:
 
 
 def with_images(found: Measurement, values: Sequence[tuple[int, int, float]]) -> Measurement:
-    """A measurement that vouches for the (prompt_id, sample_id, value) of every image."""
+    """A measurement whose checksum covers the (prompt_id, sample_id, value) of every image."""
     digest = hashlib.sha256(_as_lines(values).encode()).hexdigest() if values else ""
     return found.model_copy(update={"images_sha256": digest})
 

@@ -133,7 +133,7 @@ def fetch(what: str, cache_dir: Path | None = None, progress: Progress | None = 
         Files, or folders of the hub's cache.
 
     Raises:
-        ValueError: for an unknown name, or what cannot be had (says how to get it).
+        ValueError: for an unknown name, or a file that cannot be downloaded (says how to get it).
     """
     found: list[Path] = []
     for name in GROUPS.get(what, (what,)):

@@ -21,7 +21,7 @@ class TextCondition:
         mask: (B, L) bool, True on real tokens. Padding is always on the right.
         pooled: (B, D_pooled) one global vector per caption.
         no_padding: the mask is known to be all True, so that attention needs none. A plain Python
-            value, so that nobody has to read the mask back from an accelerator; False only means
+            value, so that the mask need not be copied back from an accelerator; False only means
             "not known".
     """
 
@@ -75,8 +75,8 @@ class TextCondition:
 def join_conditions(parts: Sequence[TextCondition], length: int | None = None) -> TextCondition:
     """Concatenate along the batch, padding shorter parts on the right with masked zeros.
 
-    All are padded to the longest. Where `length` says to how many columns instead, nobody looks
-    whether padding is left: what becomes of a caption must not depend on its neighbours.
+    All are padded to the longest. With `length`, they are padded to that many columns, and padding
+    is not trimmed: a caption's result must not depend on its neighbours.
 
     Raises:
         ValueError: if a part is longer than `length`.

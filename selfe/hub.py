@@ -47,7 +47,7 @@ FindMissing = Callable[[Path], list[str]]
 
 
 class MissingFilesError(ValueError):
-    """Files of a model are neither on disk nor to be had from the hub."""
+    """Files of a model are neither on disk nor available from the hub."""
 
 
 @dataclass(frozen=True)

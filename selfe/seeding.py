@@ -2,8 +2,8 @@
 
 Philox4x32-10 (Salmon et al., SC 2011) written in tensor operations: the counter holds a sample's
 global position, its purpose and the element, the key holds the seed. So any process can draw the
-noise of any sample, in any batch, and a resumed run draws what the uninterrupted run would have.
-A torch.Generator cannot do that without being seeded anew for every sample.
+noise of any sample, in any batch, and a resumed run draws what the uninterrupted run would have. A
+torch.Generator would have to be seeded again for every sample.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Distances between two sets of features: CMMD here, FID, KID and precision and recall by
 torch-fidelity.
 
-Every distance is a function of how often each prompt is drawn, so that intervals can be had by
+Every distance is a function of how often each prompt is drawn, so that intervals follow from
 drawing prompts again (`evals.clustered.resampled_interval`). The reference set is taken as fixed.
 """
 
@@ -119,7 +119,7 @@ def kid_by_prompt(x: np.ndarray, groups: np.ndarray, y: np.ndarray) -> Distance:
     """Kernel distance, polynomial of degree 3, unbiased, mean over random subsets; x 1000.
 
     All prompts are looked at with as many subsets as torch-fidelity's default, parts of them with
-    fewer, for they are many.
+    fewer, because there are many parts.
     """
     code = _fidelity("metric_kid")
     reference, part = _tensors(x, groups, y)

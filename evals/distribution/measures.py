@@ -127,7 +127,7 @@ def kid(options: MeasureOptions) -> DistanceMeasure:
 
 
 def precision_recall(options: MeasureOptions) -> DistanceMeasure:
-    """Improved precision and recall by torch-fidelity; recall is the headline, for it sees
+    """Improved precision and recall by torch-fidelity; recall is the headline, because it shows
     collapse."""
     settings = {"by": "torch-fidelity", "neighbours": distances.NEIGHBOURS}
     return DistanceMeasure(

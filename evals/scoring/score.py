@@ -32,7 +32,7 @@ class ScoredFolder:
     Attributes:
         scores: of tasks, groups and overall.
         verdicts: by prompt and sample.
-        problems: what is amiss with the set, one sentence each.
+        problems: what is wrong with the set, one sentence each.
         detected: images on which the detector ran now (not those found done).
     """
 

@@ -61,7 +61,7 @@ def difference_rows(
     """Every line's last iteration against the reference at the same steps.
 
     Configurations that were trained with several seeds stand for all of them; single trainings of
-    such a configuration are left out, for they would be compared with one training of Self-E.
+    such a configuration are left out, because they would be compared with one training of Self-E.
 
     Args:
         lines: of one protocol.

@@ -1,7 +1,7 @@
 """What the gallery shows: thumbnails in sheets, verdicts, reasons and detections, a file a result.
 
 Images of one prompt and seed lie beside each other in the sheets, whatever their model, so that
-whoever scrolls through prompts reads one sheet after another.
+scrolling through prompts loads one sheet after another.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""GenEval's 553 prompts, drawn anew, and the rewritten long prompts read from the user's file.
+"""GenEval's 553 prompts, drawn again by its own rules, and the long prompts from the user's file.
 
 Draw order of the published list: one numpy generator seeded with 43 serves the six tasks in turn;
 exact duplicates are dropped at the end, the first kept.

@@ -39,7 +39,7 @@ def train(
     tracker: str | None = None,
     progress: bool = True,
 ) -> Run:
-    """Train a model, or go on with the run of that name; a finished one is returned at once.
+    """Train a model, or continue the run of that name; a finished run is returned at once.
 
     The same call gives the same weights. Interrupted (Ctrl-C, or the kernel's stop button) it saves
     a checkpoint, and the same call continues from it.

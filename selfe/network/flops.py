@@ -1,7 +1,7 @@
 """Sizes of the denoiser that follow from its configuration: FLOPs of a pass, numbers of weights.
 
 A multiply-add counts 2 FLOPs; norms, activations and rotations count nothing. The count is that of
-the architecture: our last block skips text outputs that nobody reads, which is not credited, so
+the architecture: our last block skips text outputs that are never read, which is not credited, so
 that figures compare with other implementations.
 
 Nothing here imports torch until a pass is made, so that `plan` does not wait for it.

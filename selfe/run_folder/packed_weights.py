@@ -132,7 +132,7 @@ def load_packed(
     path = folder / model.file
     if not path.is_file() or file_sha256(path) != model.sha256:
         raise ValueError(
-            f"{path} is not the file that its manifest names: install the package anew"
+            f"{path} is not the file that its manifest names: install the package again"
         )
     config = validate(model.config)
     network = build_model(config, device)

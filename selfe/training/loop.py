@@ -36,7 +36,7 @@ from selfe.training.update import Iteration, settle, update_of
 
 
 class ObjectiveError(RuntimeError):
-    """An objective failed on a batch. Its cause says where, for whoever writes the objective."""
+    """An objective failed on a batch. Its cause says where, for the author of the objective."""
 
 
 def micro_batches(

@@ -48,7 +48,7 @@ class Throughput:
     """Images and model FLOPs per second, without waiting for the device.
 
     Attributes:
-        images: since the last `restart`; whoever trains counts them.
+        images: since the last `restart`; the training loop counts them.
         flops: asked of the watched networks since then, on this process's device.
     """
 

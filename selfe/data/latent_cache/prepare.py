@@ -79,8 +79,8 @@ def prepare(
         The index, or None where other processes still work on their shards.
 
     Raises:
-        ValueError: for an empty or missing source, a folder begun with other settings, or too many
-            damaged samples, with their number and names.
+        ValueError: for an empty or missing source, a folder started with other settings, or too
+            many damaged samples, with their number and names.
     """
     shards = list(reader.shards())
     names = [without_secrets(shard) for shard in shards]

@@ -172,7 +172,7 @@ class FolderReader(CheckedReader):
         return found
 
     def _unlisted(self, images: Sequence[str], folders: dict[str, str]) -> list[str]:
-        """Images that no metadata file speaks for; those it should speak for are told of."""
+        """Images without a metadata file; images that theirs does not list are reported."""
         free, passed_over = [], dict.fromkeys(folders, 0)
         for name in images:
             if name in self.listed:

@@ -17,7 +17,7 @@ from selfe.text import decode_text, first_line
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 _MOST_LINES = 1000
-"""Lines of one quoted cell; more are a quote that nobody closed."""
+"""Most lines of one quoted cell; more mean a quote that was never closed."""
 
 Record = dict[str, Any] | str
 """A record, or why a line holds none."""
@@ -100,7 +100,7 @@ def _cells(
 ) -> list[str] | str:
     """The cells of the record that begins in a line, or what is wrong with it.
 
-    Lines that a quoted cell goes on in are taken from `waiting`, the last first; where the quote is
+    Further lines of a quoted cell are taken from `waiting`, the last first; where the quote is
     never closed, none are.
     """
     taken: list[tuple[int, bytes]] = []
@@ -125,7 +125,7 @@ def _cells(
 
 
 class _OpenQuote(ValueError):
-    """The record goes on in the next line."""
+    """The record continues in the next line."""
 
 
 def _parse_csv(content: bytes) -> list[str]:
