@@ -106,7 +106,7 @@ def test_a_complete_result_is_not_replaced_by_a_partial_one(score, tmp_path, mon
     (result,) = (tmp_path / "images").rglob("result.json")
     before = result.read_bytes()
     sample_path(images, 2, 0).unlink()
-    with pytest.raises(ValueError, match="is not any more .*correct it, or score what is left"):
+    with pytest.raises(ValueError, match="no longer is .*correct it, or score what is left"):
         score(images, limit=1, allow_partial=True)
     assert result.read_bytes() == before
 

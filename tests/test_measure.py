@@ -159,7 +159,7 @@ def test_stored_answers_give_the_same_scores_without_a_judge(prompts: Path, tmp_
         *("rescore", "--suite", "geneval2@1", "--prompts", str(prompts)),
         *("--answers", str(answers), "--out", str(tmp_path / "x"), "--threshold", "0.5"),
     )
-    assert code == 2 and "no thresholds" in err
+    assert code == 2 and "thresholds do not apply" in err
 
 
 def _judge_and_die(folder: Path, prompts: Path, sha: tuple[str, str], out: Path, at: int) -> None:

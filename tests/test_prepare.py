@@ -177,7 +177,7 @@ def test_other_settings_do_not_go_on(tmp_path):
     with pytest.raises(ValueError, match="started with another dtype, fake: .* another --out"):
         run_prepare(spelling, tmp_path / "out", dtype="bf16", fake=True)
     write_tar(tmp_path / "tars" / "more.tar", ITEMS[:2])
-    with pytest.raises(ValueError, match="begun with another shards"):
+    with pytest.raises(ValueError, match="started with another shards"):
         run_prepare(spelling, tmp_path / "out")
 
 
