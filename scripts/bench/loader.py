@@ -24,6 +24,7 @@ import torch
 from safetensors.torch import save_file
 
 from scripts.bench.paired_timing import measurement_facts, paired_ratio, print_table, write_report
+from selfe.batch import LatentBatch
 from selfe.config.resolve import resolve
 from selfe.data.latent_cache.buckets import Bucket
 from selfe.data.latent_cache.index import (
@@ -151,6 +152,21 @@ def fingerprints(x_0: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor) ->
     }
 
 
+def cached_batches(source: CachedLatents, samples: int) -> Iterator[LatentBatch]:
+    for start in range(0, samples, BATCH):
+        yield source.batch(SampleRng(0, torch.arange(start, start + BATCH)))
+
+
+def same_samples(source: CachedLatents, paths: list[str], samples: int) -> bool:
+    """Whether both sides hand out the same samples, each once, in any order."""
+    seen, expected = set(), set()
+    for batch in cached_batches(source, samples):
+        seen |= fingerprints(batch.x_0, batch.condition.tokens, batch.condition.mask)
+    for x_0, tokens, mask, _ in webdataset_batches(paths):
+        expected |= fingerprints(x_0, tokens, mask)
+    return seen == expected and len(seen) == samples
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, default=512)
@@ -178,20 +194,14 @@ def main() -> None:
         source = CachedLatents(config, with_fake=False)
 
         def ours() -> None:
-            for start in range(0, len(samples), BATCH):
-                source.batch(SampleRng(0, torch.arange(start, start + BATCH)))
+            for _ in cached_batches(source, len(samples)):
+                pass
 
         def theirs() -> None:
             for _ in webdataset_batches(paths):
                 pass
 
-        seen, expected = set(), set()
-        for start in range(0, len(samples), BATCH):
-            batch = source.batch(SampleRng(0, torch.arange(start, start + BATCH)))
-            seen |= fingerprints(batch.x_0, batch.condition.tokens, batch.condition.mask)
-        for x_0, tokens, mask, _ in webdataset_batches(paths):
-            expected |= fingerprints(x_0, tokens, mask)
-        equal = seen == expected and len(seen) == len(samples)
+        equal = same_samples(source, paths, len(samples))
         row = paired_ratio(
             "CPU time per sample, cache / webdataset",
             ours,

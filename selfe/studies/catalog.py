@@ -31,7 +31,7 @@ _PLACES_OF_S = (
 )
 """Figs S.3 and S.4 beside s = next time, which every run is scored with."""
 
-_READINGS = tuple(
+_OPEN_CHOICES = tuple(
     Entry("selfe", settings=settings)
     for settings in (
         ("objective.renoise=same",),
@@ -98,10 +98,14 @@ _STUDIES = (
         cores_per_run=1,
     ),
     Study(
-        "readings",
+        "open-choices",
         "what the paper leaves open: each switch alone and both weights without target norm",
         "shapes-quick",
-        (Entry("selfe"), *_READINGS, *(Entry("selfe", f"no-target-norm{w}") for w in ("", "-one"))),
+        (
+            Entry("selfe"),
+            *_OPEN_CHOICES,
+            *(Entry("selfe", f"no-target-norm{w}") for w in ("", "-one")),
+        ),
         seeds=(0, 1, 2),
         limit=12,
         cores_per_run=1,
