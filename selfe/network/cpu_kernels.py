@@ -34,7 +34,7 @@ _PART = 2**16
 
 def kernels_for(x_t: Tensor, t: Tensor) -> Kernels:
     """What a forward pass of the network with these inputs computes with; asked once a pass."""
-    if x_t.device.type != "cpu" or carries_tangent(x_t) or carries_tangent(t):
+    if x_t.device.type != "cpu" or carries_tangent(x_t, t):
         return PLAIN
     return PROCESSOR
 

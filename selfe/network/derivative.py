@@ -12,9 +12,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from selfe.batch import TextCondition
 
 
-def carries_tangent(x: Tensor) -> bool:
-    """Whether x is being differentiated in forward mode."""
-    return forward_ad.unpack_dual(x).tangent is not None
+def carries_tangent(*tensors: Tensor) -> bool:
+    """Whether any of the tensors is being differentiated in forward mode."""
+    return any(forward_ad.unpack_dual(x).tangent is not None for x in tensors)
 
 
 def time_derivative(
