@@ -16,7 +16,7 @@ class Question:
     Attributes:
         text: the question itself: "Is the backpack green?".
         accepted: every spelling of the right answer.
-        instruction: what a chat model is told besides, "Answer in one word."; models trained to
+        instruction: what a chat model is told in addition, "Answer in one word."; models trained to
             answer bare questions are not told it.
     """
 

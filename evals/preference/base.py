@@ -35,7 +35,7 @@ class PreferenceMeasure:
         self.name = model.name
 
     def prepare(self, suite: Suite) -> None:
-        """Everything is open already."""
+        """Nothing is left to open."""
 
     def measure(self, drawn: DrawnImages, progress: Progress) -> Finding:
         model, records = self.model, drawn.suite.records

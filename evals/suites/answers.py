@@ -1,4 +1,4 @@
-"""What a suite scored by a judge must say: its questions, and what their answers add up to."""
+"""The contract of a suite that a judge scores: its questions, and its scores from their answers."""
 
 from __future__ import annotations
 

@@ -71,8 +71,8 @@ class GenEval:
 
         Args:
             images: PIL images, or numpy arrays or tensors of shape (H, W, 3) or (3, H, W), uint8 or
-                floating point in [0, 1]; a batch with a leading dimension is as good. One that
-                holds a number that is not finite is wrong for that reason.
+                floating point in [0, 1]; a batch with a leading dimension is accepted, too. One
+                that holds a number that is not finite is wrong for that reason.
             prompts: of each image, or one for all: a prompt of the suite, any prompt in GenEval's
                 wording, or a record (tag, include, exclude) for prompts of your own.
 
@@ -111,7 +111,7 @@ class GenEval:
         return np.asarray(values, dtype=np.float32)
 
     def open(self) -> GenEval:
-        """Open the detector now, so that missing weights are said before the first image."""
+        """Open the detector now, so that missing weights are reported before the first image."""
         with self._turn:
             self._parts()
         return self

@@ -1,4 +1,4 @@
-"""Images drawn by a model, for notebooks: a list that shows itself."""
+"""Images drawn by a model: a list that notebooks display."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def train(
 
     Args:
         method: objective, as `selfe-bench ls methods` lists them.
-        recipe: what is trained on what for how long (`selfe-bench ls recipes`).
+        recipe: network, data and length of the training (`selfe-bench ls recipes`).
         variant: ablation of the method.
         settings: what differs from the recipe (`selfe-bench ls settings`).
         seed: of initialisation, data order and noise, at least 0.
@@ -144,7 +144,7 @@ class Run:
 
     @property
     def overview(self) -> RunOverview:
-        """How far it came and what it scored, as `selfe-bench ls runs` says it."""
+        """Progress and scores of the run, as `selfe-bench ls runs` lists them."""
         return overview(self.folder, self.name, self.config)
 
     def at(self, step: int) -> Run:
@@ -210,7 +210,7 @@ class Run:
         settings: Settings | None = None,
         progress: bool = True,
     ) -> Scores:
-        """Draw a suite's images and score them. What is there already is not made again.
+        """Draw a suite's images and score them. Images and scores that exist already are kept.
 
         Args:
             steps: numbers of sampler steps.
@@ -252,7 +252,7 @@ class Run:
         return Scores(folders, benchmark.open_suite(name))
 
     def scores(self) -> Scores:
-        """Results that are there already, of every suite, checkpoint and number of steps."""
+        """Existing results of the run, of every suite, checkpoint and number of steps."""
         from evals.report.result_folders import collect
         from selfe.api.scores import Scores
 

@@ -128,7 +128,7 @@ def duration(seconds: float) -> str:
 
 
 def as_script(schedule: Schedule) -> str:
-    """What is left to do as a shell script, one command after the other."""
+    """The jobs that are not done as a shell script, one command after the other."""
     lines = ["set -e"]
     for job in schedule.jobs:
         if not job.done:

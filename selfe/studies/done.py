@@ -1,4 +1,4 @@
-"""Where the results of a `geneval` command lie, and whether they are there; no model is opened."""
+"""Finds the results of a `geneval` command, and whether they exist; no model is opened."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def result_folders(
     settings: Sequence[str] = (),
     inference: str = "",
 ) -> Iterator[Path]:
-    """Where the results of a run lie or will lie, checkpoint by checkpoint; those of checkpoints
-    that are not there are left out.
+    """Folders of a run's results, made or to be made, checkpoint by checkpoint; missing checkpoints
+    are left out.
 
     Args:
         checkpoints: iterations of a training.
