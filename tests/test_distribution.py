@@ -1,4 +1,7 @@
-"""Distances and diversity: second implementations, chunking, the shapes world, references."""
+"""Distances and diversity: second implementations, chunking, the shapes world, references.
+
+Longer than other files by one second implementation for each distance.
+"""
 
 from __future__ import annotations
 
