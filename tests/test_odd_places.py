@@ -1,4 +1,7 @@
-"""Data in odd places: all of it is read, or what is not is named; nothing hangs or fills memory."""
+"""Data in odd places: all of it is read, or what is not is named; nothing hangs or fills memory.
+
+Longer than other files: every odd place and packing has its test.
+"""
 
 from __future__ import annotations
 

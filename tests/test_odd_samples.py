@@ -2,6 +2,8 @@
 
 A caption is right, or its sample is skipped by name with a reason; the samples beside it are
 always there.
+
+Longer than other files: every odd file and its pixels have a test.
 """
 
 from __future__ import annotations
