@@ -229,11 +229,11 @@ def _numbered_folders(folder: Path) -> list[Path]:
 def _scan_prompt(
     folder: Path, prompt_id: int, images_per_prompt: int, prompt: str, image_set: str | None
 ) -> tuple[list[FoundImage], list[str]]:
-    found: dict[int, FoundImage] = {}
-    problems: list[str] = []
+    """Usable images of one prompt's folder in order, and what is wrong with it."""
     samples = folder / "samples"
     entries = sorted(samples.iterdir()) if samples.is_dir() else []
-    corrupt: set[int] = set()
+    found: dict[int, FoundImage | None] = {}  # None for a file that cannot be used
+    problems: list[str] = []
     for path in entries:
         match = re.match(r"([0-9]+)(\.png|\.failed\.json)", path.name)
         if match is None or not path.is_file():
@@ -244,47 +244,52 @@ def _scan_prompt(
                 problems.append(f"{path}: extra file that looks like an image")
             continue
         sample_id = int(match.group(1))
-        if sample_id in found or sample_id in corrupt:
+        if sample_id in found:
             problems.append(f"{path}: duplicate of image {sample_id}")
             continue
-        if path.stat().st_size > MOST_FILE_BYTES:
-            problems.append(f"{path}: refused: more than {MOST_FILE_BYTES} bytes")
-            corrupt.add(sample_id)
-            continue
-        data = path.read_bytes()
-        digest = hashlib.sha256(data).hexdigest()
-        is_image = match.group(2) == ".png"
-        fault = png_fault(data) if is_image else None
         wanted = ImageIdentity(image_set or "", prompt_id, sample_id, prompt)
-        try:
-            if fault is None:
-                read = stated_identity if is_image else identity_of_marker
-                fault = misplaced(read(data, path), wanted, same_set=image_set is not None)
-        except JsonFault as unreadable:
-            fault = unreadable.detail
-        if fault is None and not is_image:
-            found[sample_id] = FoundImage(prompt_id, sample_id, None, digest, (0, 0))
-            continue
-        if fault is not None:
-            problems.append(f"{path}: {fault}")
-            corrupt.add(sample_id)
-            continue
-        found[sample_id] = FoundImage(prompt_id, sample_id, path, digest, png_size(data))
-    numbers = sorted(found.keys() | corrupt)
-    if len(numbers) < images_per_prompt:
-        absent = [i for i in range(images_per_prompt) if i not in numbers]
-        missing = ", ".join(str(i) for i in absent[: images_per_prompt - len(numbers)])
+        looked_at = _look_at(path, wanted, same_set=image_set is not None)
+        found[sample_id] = looked_at if isinstance(looked_at, FoundImage) else None
+        if isinstance(looked_at, str):
+            problems.append(f"{path}: {looked_at}")
+    if len(found) < images_per_prompt:
+        absent = [i for i in range(images_per_prompt) if i not in found]
+        missing = ", ".join(str(i) for i in absent[: images_per_prompt - len(found)])
         others = [p.name for p in entries if p.suffix.lower() in _OTHER_FORMATS]
         hint = f" ({others[0]} and the like are not read: only PNG files are)" if others else ""
         problems.append(
-            f"{samples}: {len(numbers)} of {images_per_prompt} images, missing {missing}{hint}"
+            f"{samples}: {len(found)} of {images_per_prompt} images, missing {missing}{hint}"
         )
-    elif len(numbers) > images_per_prompt:
+    elif len(found) > images_per_prompt:
         problems.append(
-            f"{samples}: {len(numbers) - images_per_prompt} extra, "
+            f"{samples}: {len(found) - images_per_prompt} extra, "
             f"{images_per_prompt} images per prompt belong to this set"
         )
-    return [found[i] for i in sorted(found)], problems
+    return [image for _, image in sorted(found.items()) if image is not None], problems
+
+
+def _look_at(path: Path, wanted: ImageIdentity, *, same_set: bool) -> FoundImage | str:
+    """The image, or failed marker, in a file; or why the file cannot be used."""
+    if path.stat().st_size > MOST_FILE_BYTES:
+        return f"refused: more than {MOST_FILE_BYTES} bytes"
+    data = path.read_bytes()
+    is_image = path.suffix == ".png"
+    fault = png_fault(data) if is_image else None
+    try:
+        if fault is None:
+            read = stated_identity if is_image else identity_of_marker
+            fault = misplaced(read(data, path), wanted, same_set=same_set)
+    except JsonFault as unreadable:
+        fault = unreadable.detail
+    if fault is not None:
+        return fault
+    return FoundImage(
+        wanted.prompt_id,
+        wanted.sample_id,
+        path if is_image else None,
+        hashlib.sha256(data).hexdigest(),
+        png_size(data) if is_image else (0, 0),
+    )
 
 
 def _check_metadata(path: Path, record: Mapping[str, Any]) -> None:
