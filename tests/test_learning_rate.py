@@ -14,7 +14,8 @@ QUICK = "shapes-quick"
 
 
 def digest(recipe: str, *assignments: str) -> str:
-    return resolve(recipe, "fm", assignments=assignments).digest[:12]
+    easy = ["data.signal=1"] if recipe.startswith("shapes") else []  # the world as it was
+    return resolve(recipe, "fm", assignments=[*easy, *assignments]).digest[:12]
 
 
 def test_digests_of_published_runs_are_those_of_the_rate_itself():

@@ -10,7 +10,8 @@ import torch
 from evals.base import ProtocolFacts
 from evals.report.page import protocol_text
 from evals.results import protocol_key
-from selfe.config.resolve import changed_settings, resolve
+from selfe.config.recipes import CALIBRATED_SIGNAL
+from selfe.config.resolve import changed_settings, differing_settings, resolve, validate
 from selfe.data.gaussian_mixture import ConditionalGaussianMixture, overlapping_pairs
 from selfe.data.shapes_latents import shapes_latents
 from selfe.data.shapes_world import ShapesWorld
@@ -112,12 +113,34 @@ def test_caches_of_two_factors_are_two_files(tmp_path) -> None:
     assert torch.allclose(found[0] / 4, found[1], rtol=2e-3)
 
 
-def test_earlier_runs_and_tables_keep_their_names() -> None:
+def test_earlier_runs_keep_their_names() -> None:
     plain = resolve("shapes", "fm", assignments=["data.signal=1"])
     weak = resolve("shapes", "fm", assignments=["data.signal=0.25"])
-    assert plain.digest == resolve("shapes", "fm", assignments=[]).digest != weak.digest
+    stored = plain.model_dump(mode="json")
+    del stored["data"]["signal"]  # as a run of before there was one has it
+    earlier = validate(stored)
+    assert earlier.digest == plain.digest != weak.digest
     assert plain.seedless_digest != weak.seedless_digest
-    assert changed_settings(weak) == ["data.signal=0.25"]
+    assert weak == resolve("shapes", "fm")
+    assert changed_settings(weak) == []
+    assert changed_settings(earlier) == ["data.signal=1.0"]
+
+
+def test_the_control_is_the_world_as_it_was() -> None:
+    easy, calibrated = resolve("shapes-easy", "fm"), resolve("shapes", "fm")
+    assert easy.data.signal == 1.0 and calibrated.data.signal == CALIBRATED_SIGNAL
+    assert {name for name, *_ in differing_settings(easy, calibrated)} == {"recipe", "data.signal"}
+
+
+def test_a_signal_is_of_the_world_it_was_calibrated_in() -> None:
+    """Other codecs and presets have their own."""
+    given = ["data.preset=free", "data.codec=shapes-free"]
+    assert resolve("shapes", "fm", assignments=given).data.signal == 1.0
+    assert resolve("shapes", "fm", assignments=["data.codec=flux"]).data.signal == 1.0
+    assert resolve("shapes", "fm", assignments=["data.signal=0.5", *given]).data.signal == 0.5
+
+
+def test_earlier_tables_keep_their_names() -> None:
     facts = {
         "suite": "shapes@1",
         "prompts_sha256": "0" * 64,

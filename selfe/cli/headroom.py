@@ -11,7 +11,10 @@ from selfe.cli import options
 from selfe.cli.common import command_line, console, parse_steps
 
 ShapesSuite = Annotated[str, typer.Option(help="A shapes suite, with its version.")]
-Signal = Annotated[float, typer.Option(min=0, help="Factor on the latents, data.signal.")]
+Signal = Annotated[
+    float | None,
+    typer.Option(min=0, help="Factor on the latents, data.signal.", show_default="the recipes'"),
+]
 Eta = Annotated[float, typer.Option(min=0, max=1, help="Noise of a step.")]
 Shift = Annotated[
     float | None,
@@ -37,7 +40,7 @@ OutFile = Annotated[
 def headroom(
     suite: ShapesSuite = "shapes@1",
     steps: options.Steps = "1,2,3,4,8,50",
-    signal: Signal = 1.0,
+    signal: Signal = None,
     split: options.Split = "",
     limit: options.Limit = None,
     images_per_prompt: options.ImagesPerPrompt = None,
@@ -55,6 +58,7 @@ def headroom(
     """Score the exact Flow Matching model of a shapes world, which bounds what a method can win."""
     from evals.scoring.benchmark import BenchmarkSettings
     from evals.scoring.headroom import as_markdown, measure_headroom
+    from selfe.config.recipes import CALIBRATED_SIGNAL
     from selfe.data.shapes_world import ShapesWorld
     from selfe.encoders.registry import load_codec
     from selfe.files import write_atomically
@@ -70,6 +74,8 @@ def headroom(
     opened = common.open_suite(suite)
     if not opened.world_preset:
         raise ValueError(f"{suite} has no scenes to draw: headroom needs a shapes suite")
+    if signal is None:
+        signal = CALIBRATED_SIGNAL if opened.world_preset == "grid" else 1.0
     model = ExactGenerator(
         ShapesWorld(opened.world_preset),
         opened.records,

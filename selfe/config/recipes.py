@@ -13,6 +13,10 @@ from typing import Any
 from selfe.config.assignments import merge
 from selfe.objectives.registry import Method
 
+CALIBRATED_SIGNAL = 0.25
+"""Factor on the latents of the shapes world at which trained Flow Matching loses most like the
+paper's with fewer steps; chosen on Flow Matching alone (reports/studies/headroom/protocol.md)."""
+
 _SHAPES: dict[str, Any] = {
     "model": {
         "in_channels": 16,
@@ -29,6 +33,7 @@ _SHAPES: dict[str, Any] = {
         "preset": "grid",
         "size": 40_960,
         "codec": "shapes-grid",
+        "signal": CALIBRATED_SIGNAL,
         "text": "shapes",
     },
     "times": {"tau_horizon": 1800},
@@ -49,6 +54,8 @@ _PAPER_TRAIN = {"batch_size": 1024, "precision": "bf16", "compile": True, "sampl
 
 RECIPES: dict[str, dict[str, Any]] = {
     "shapes": _SHAPES,
+    # the control: a world where a perfect Flow Matching model needs three steps
+    "shapes-easy": merge(_SHAPES, {"data": {"signal": 1.0}}),
     # The quickstart: the same world and network, short enough for a coffee.
     "shapes-quick": merge(
         _SHAPES,
@@ -69,7 +76,8 @@ RECIPES: dict[str, dict[str, Any]] = {
                 "attention_head_dim": 64,
                 "axes_dims_rope": (8, 28, 28),
             },
-            "data": {"preset": "free", "codec": "shapes-free", "size": 262_144},
+            # as it is: no calibration was made for this preset
+            "data": {"preset": "free", "codec": "shapes-free", "signal": 1.0, "size": 262_144},
             "times": {"tau_horizon": 6000},
             "optim": {"lr": 5e-4, "final_share": 0.04, "warmup": 500, "ema_decay": 0.999},
             "train": {
@@ -109,14 +117,15 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
 }
 
-FAMILIES = dict.fromkeys(("shapes", "shapes-quick", "shapes-64"), "shapes") | dict.fromkeys(
-    ("0.5b", "2b"), "paper"
-)
+FAMILIES = dict.fromkeys(
+    ("shapes", "shapes-easy", "shapes-quick", "shapes-64"), "shapes"
+) | dict.fromkeys(("0.5b", "2b"), "paper")
 """Recipe -> its family: recipes of one family are sampled alike (`Method.sampling`)."""
 
 ABOUT = {
     "shapes": "the shapes world at 32 pixels: minutes on a CPU",
-    "shapes-quick": "the same, shorter: the quickstart",
+    "shapes-easy": "the same with four times the signal: there Flow Matching needs few steps",
+    "shapes-quick": "as shapes, shorter: the quickstart",
     "shapes-64": "the shapes world at 64 pixels: one GPU",
     "0.5b": "the paper's ablations: 8 GPUs",
     "2b": "the paper's main run: 8 GPUs and more",
@@ -127,6 +136,7 @@ ABOUT = {
 # then twice as long, so that half the samples fit at once.
 _FULL_PRECISION: dict[str, dict[str, Any]] = {
     "shapes": {"precision": "fp32"},
+    "shapes-easy": {"precision": "fp32"},
     "shapes-quick": {"precision": "fp32"},
     "shapes-64": {"precision": "fp32"},
     "0.5b": {"precision": "tf32", "micro_batch_size": 32},

@@ -229,6 +229,9 @@ def resolve(
     for name in given:
         if name not in RunConfig.model_fields:
             raise ValueError(_without_section(name, fields_of(settings_class(method))))
+    data = given.get("data")
+    if isinstance(data, Mapping) and {"codec", "preset"} & data.keys() and "signal" not in data:
+        values = merge(values, {"data": {"signal": 1.0}})  # a recipe's is of its own world
     config = validate(merge(values, given))
     check_sampling(config.sampling, method)
     return config
