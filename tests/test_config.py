@@ -19,6 +19,7 @@ from selfe.config.resolve import (
 from selfe.config.schema import RunConfig, TimesConfig
 from selfe.config.stages import first_position, stage_at, stages_of
 from selfe.objectives.registry import METHODS, Method, variants_of
+from tests.helpers.published import published
 
 
 @pytest.mark.parametrize("method", METHODS.names())
@@ -176,16 +177,14 @@ def test_the_digest_depends_on_what_is_computed():
 
 def test_digests_are_those_of_published_runs():
     """Settings that came later are not in them until they are changed."""
-    published = "023df8283dd670a5"
-    easy = ["data.signal=1"]  # the world as it was
-    smoother = resolve("shapes", "fm", assignments=[*easy, "model.time_factor=10"])
-    plain = resolve("shapes", "fm", assignments=easy)
-    assert plain.digest[:16] == published != smoother.digest[:16]
-    assert resolve("shapes", "selfe", assignments=easy).digest[:16] == "e375b06da0c00e08"
+    digest = "023df8283dd670a5"
+    smoother = published("shapes", "fm", "model.time_factor=10")
+    assert published("shapes", "fm").digest[:16] == digest != smoother.digest[:16]
+    assert published("shapes", "selfe").digest[:16] == "e375b06da0c00e08"
     for setting in ("renoise=same", "dropped=literal", "fake_average=batch",
                     "conditional_weights=live"):  # fmt: skip
-        other = resolve("shapes", "selfe", assignments=[f"objective.{setting}"])
-        assert other.digest != resolve("shapes", "selfe").digest
+        other = published("shapes", "selfe", f"objective.{setting}")
+        assert other.digest != published("shapes", "selfe").digest
 
 
 @pytest.mark.parametrize(

@@ -117,9 +117,14 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
 }
 
-FAMILIES = dict.fromkeys(
-    ("shapes", "shapes-easy", "shapes-quick", "shapes-64"), "shapes"
-) | dict.fromkeys(("0.5b", "2b"), "paper")
+FAMILIES = {
+    "shapes": "shapes",
+    "shapes-quick": "shapes",
+    "shapes-easy": "shapes-easy",
+    "shapes-64": "shapes-easy",  # its latents have all their signal, too
+    "0.5b": "paper",
+    "2b": "paper",
+}
 """Recipe -> its family: recipes of one family are sampled alike (`Method.sampling`)."""
 
 ABOUT = {

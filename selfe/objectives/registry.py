@@ -35,7 +35,7 @@ class Method:
         label: its name in tables.
         prediction: what its V means, which decides the samplers that are valid.
         variants: name of an ablation, as `--variant` takes it -> what it sets.
-        sampling: family of recipes ("shapes", "paper") -> the section "sampling" with which the
+        sampling: family of recipes ("shapes", "shapes-easy", "paper") -> the section "sampling" with which the
             method's images are drawn; a family that is missing uses the recipe's own section.
         full_precision: the objective subtracts near copies of a prediction, whose rounding is then
             what is left, so that recipes train it in more than bf16.
@@ -51,11 +51,27 @@ class Method:
     recipes: Mapping[str, Overrides] = field(default_factory=dict)
 
 
-# Sampling of the shapes recipes was found on validation prompts by
-# `selfe-bench search sampling`: the best of the same guidance for every method and number of
-# steps, at iteration 3,000 of the reference runs (reports/studies/shapes/search.md); for
-# `shortcut`, `transition` and `meanflow` at 800 of quick ones, at 2e-3
-# (reports/studies/quickstart-2e-3/search.md).
+# Sampling was found on validation prompts, the best of the same guidance for every method and number
+# of steps. Family "shapes", the calibrated world: at iteration 800, training seed 0
+# (reports/studies/headroom/search/b0.25-METHOD-seed0.json). Family "shapes-easy": `fm` and `selfe`
+# likewise (b1-METHOD-seed0.json), `imm` at 3,000 (reports/studies/shapes/search.md). The other
+# three were searched in the easy world alone, at 800 and 2e-3
+# (reports/studies/quickstart-2e-3/search.md), and are drawn alike in both.
+_SHORTCUT = {
+    "guidance": "linear",
+    "guidance_scale": 3.0,
+    "eta": 0.0,
+    "by_steps": {8: {"guidance_scale": 5.0}},
+}
+_TRANSITION = {"guidance": "linear", "guidance_scale": 3.0, "eta": 0.0}
+_MEANFLOW = {
+    "guidance": "linear",
+    "guidance_scale": 2.0,
+    "eta": 0.0,
+    # the best at eta 0; the best of all has eta 1, which no flow map allows
+    "by_steps": {8: {"guidance_scale": 3.0}},
+}
+
 METHODS = Registry(
     "method",
     {
@@ -74,13 +90,23 @@ METHODS = Registry(
             },
             sampling={
                 "shapes": {
-                    "guidance": "linear",
-                    "guidance_scale": 2.0,
-                    "eta": 1.0,
+                    "guidance": "ep-x0",
+                    "guidance_scale": 1.25,
+                    "eta": 0.0,
                     "by_steps": {
-                        4: {"guidance_scale": 3.0, "eta": 0.0},
-                        8: {"guidance": "ep-v", "guidance_scale": 3.0},
-                        50: {"guidance": "linear", "guidance_scale": 2.0},
+                        4: {"guidance": "linear", "guidance_scale": 1.5},
+                        8: {"guidance": "ep-v", "guidance_scale": 2.0, "eta": 1.0},
+                        50: {"guidance": "linear", "guidance_scale": 1.75},
+                    },
+                },
+                "shapes-easy": {
+                    "guidance": "ep-v",
+                    "guidance_scale": 1.5,
+                    "eta": 0.0,
+                    "by_steps": {
+                        4: {"guidance": "linear", "guidance_scale": 1.75},
+                        8: {"guidance": "ep-x0", "guidance_scale": 1.75, "eta": 1.0},
+                        50: {"guidance": "ep-x0", "guidance_scale": 2.0, "eta": 1.0},
                     },
                 },
             },
@@ -93,10 +119,22 @@ METHODS = Registry(
             "velocity",
             sampling={
                 "shapes": {
-                    "guidance": "linear",
-                    "guidance_scale": 2.0,
+                    "guidance": "ep-v",
+                    "guidance_scale": 1.75,
                     "eta": 0.0,
-                    "by_steps": {50: {"guidance": "ep-v", "guidance_scale": 3.0, "eta": 1.0}},
+                    "by_steps": {
+                        4: {"guidance": "linear", "guidance_scale": 1.75},
+                        8: {"guidance": "linear", "guidance_scale": 2.0},
+                    },
+                },
+                "shapes-easy": {
+                    "guidance": "linear",
+                    "guidance_scale": 1.75,
+                    "eta": 0.0,
+                    "by_steps": {
+                        4: {"guidance_scale": 2.0},
+                        8: {"guidance": "ep-x0", "guidance_scale": 2.0},
+                    },
                 },
             },
         ),
@@ -109,6 +147,15 @@ METHODS = Registry(
                 # ImageNet models; for captions nothing is published
                 "paper": {"sampler": "pushforward", "guidance": "linear", "guidance_scale": 1.5},
                 "shapes": {
+                    "sampler": "pushforward",
+                    "guidance": "linear",
+                    "guidance_scale": 2.0,
+                    "by_steps": {
+                        4: {"sampler": "restart", "guidance": "ep-v", "guidance_scale": 3.0},
+                        8: {"sampler": "restart", "guidance": "ep-v", "guidance_scale": 5.0},
+                    },
+                },
+                "shapes-easy": {
                     "sampler": "restart",
                     "guidance": "linear",
                     "guidance_scale": 2.0,
@@ -128,12 +175,8 @@ METHODS = Registry(
             sampling={
                 # guidance of its authors' ImageNet models
                 "paper": {"guidance": "linear", "guidance_scale": 1.5, "eta": 0.0},
-                "shapes": {
-                    "guidance": "linear",
-                    "guidance_scale": 3.0,
-                    "eta": 0.0,
-                    "by_steps": {8: {"guidance_scale": 5.0}},
-                },
+                "shapes": _SHORTCUT,
+                "shapes-easy": _SHORTCUT,
             },
         ),
         "transition": Method(
@@ -144,7 +187,8 @@ METHODS = Registry(
             sampling={
                 # guidance of its authors' text-to-image model on GenEval
                 "paper": {"guidance": "linear", "guidance_scale": 2.5, "eta": 0.0},
-                "shapes": {"guidance": "linear", "guidance_scale": 3.0, "eta": 0.0},
+                "shapes": _TRANSITION,
+                "shapes-easy": _TRANSITION,
             },
             full_precision=True,  # it divides a difference by 0.01 (reports/README.md, "Precision")
         ),
@@ -155,13 +199,8 @@ METHODS = Registry(
             sampling={
                 # its authors train with guidance; without it in training, as TiM's
                 "paper": {"guidance": "linear", "guidance_scale": 2.5, "eta": 0.0},
-                "shapes": {
-                    "guidance": "linear",
-                    "guidance_scale": 2.0,
-                    "eta": 0.0,
-                    # the best at eta 0; the best of all has eta 1, which no flow map allows
-                    "by_steps": {8: {"guidance_scale": 3.0}},
-                },
+                "shapes": _MEANFLOW,
+                "shapes-easy": _MEANFLOW,
             },
         ),
     },
