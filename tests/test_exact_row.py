@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from evals.base import Interval, ProtocolFacts, Scores
-from evals.registry import open_suite
+from evals.registry import open_color_classifier, open_detector, open_suite
 from evals.report.compact import compact_table, headline
 from evals.report.compact_text import compact_text
 from evals.report.exact_model import NAME, exact_scores
 from evals.report.lines import build_lines
 from evals.report.render import render
 from evals.report.result_folders import ResultFolder, collect
-from evals.results import read_result
+from evals.results import protocol_facts, read_result
 from evals.scoring.headroom import Headroom, HeadroomCell
 from evals.suites.limit import limited, places_kept
+from evals.suites.rules import DEFAULT_RULES
+from selfe.config.recipes import CALIBRATED_SIGNAL
+from selfe.studies.catalog import named_study
 from tests.helpers.synthetic_results import write_result
 
 SUITE = open_suite("shapes@1")
@@ -150,3 +154,19 @@ def test_photographs_have_none(tmp_path: Path) -> None:
     write_result(tmp_path / "r", suite="geneval@1")
     assert exact_scores(collect([tmp_path])) == {}
     assert read_result(tmp_path / "r").protocol.suite == "geneval@1"
+
+
+@pytest.mark.parametrize("signal", [1.0, CALIBRATED_SIGNAL])
+def test_the_quickstart_has_it_without_a_file(runs: Path, signal: float) -> None:
+    """Files of the recipes' worlds are shipped, measured on the quickstart's prompts."""
+    suite = limited(SUITE, named_study("quickstart").limit)
+    detector = open_detector(suite.detector, **dict(suite.detector_options))
+    colors = open_color_classifier(suite.color_classifier)
+    protocol = protocol_facts(suite, 4, detector, colors, DEFAULT_RULES, signal=signal)
+    (folder, *_) = collect([runs])
+    result = folder.result.model_copy(update={"protocol": protocol})
+    found = exact_scores([replace(folder, result=result)])
+    assert {2, 4, 8, 50} <= set(found)
+    few, many = found[2].overall, found[8].overall
+    assert few is not None and many is not None
+    assert few.mean < many.mean > 0.98

@@ -35,8 +35,9 @@ class Method:
         label: its name in tables.
         prediction: what its V means, which decides the samplers that are valid.
         variants: name of an ablation, as `--variant` takes it -> what it sets.
-        sampling: family of recipes ("shapes", "shapes-easy", "paper") -> the section "sampling" with which the
-            method's images are drawn; a family that is missing uses the recipe's own section.
+        sampling: family of recipes ("shapes", "shapes-easy", "paper") -> the section "sampling"
+            with which the method's images are drawn; a family that is missing uses the recipe's
+            own section.
         full_precision: the objective subtracts near copies of a prediction, whose rounding is then
             what is left, so that recipes train it in more than bf16.
         recipes: recipe -> what it sets for this method alone, sampling and precision apart.
@@ -51,8 +52,8 @@ class Method:
     recipes: Mapping[str, Overrides] = field(default_factory=dict)
 
 
-# Sampling was found on validation prompts, the best of the same guidance for every method and number
-# of steps. Family "shapes", the calibrated world: at iteration 800, training seed 0
+# Sampling was found on validation prompts, the best of the same guidance for every method and
+# number of steps. Family "shapes", the calibrated world: at iteration 800, training seed 0
 # (reports/studies/headroom/search/b0.25-METHOD-seed0.json). Family "shapes-easy": `fm` and `selfe`
 # likewise (b1-METHOD-seed0.json), `imm` at 3,000 (reports/studies/shapes/search.md). The other
 # three were searched in the easy world alone, at 800 and 2e-3
