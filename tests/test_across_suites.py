@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import PathCollection
 
 from evals.base import ModelFacts, SamplingFacts
 from evals.clustered import clustered_mean
@@ -20,7 +21,8 @@ from evals.measurements import (
     Measurement,
     write_measurement,
 )
-from evals.report.across_suites import AGREE, across_markdown, disagreements, gather
+from evals.report.across_figure import across_figures
+from evals.report.across_suites import AGREE, Row, across_markdown, disagreements, gather
 from evals.report.compare_measurements import compare_measurements
 from evals.report.render import render
 from tests.helpers.command_line import selfe_bench
@@ -143,9 +145,35 @@ def test_the_report_has_the_page(root: Path, tmp_path: Path) -> None:
     frame = pd.read_csv(out / "across_suites.csv")
     assert len(frame) == 5 and frame["pickscore on geneval@1 low"].notna().all()
     assert "(across_suites.md)" in (out / "README.md").read_text()
+    assert (
+        "(figures/across_by_steps.svg)" in text
+        and (out / "figures" / "across_by_steps.svg").is_file()
+    )
+    assert "across_by_nfe" not in text  # they are the steps
     before = {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()}
     render([root], out)
     assert before == {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()}
+
+
+def test_the_figure_has_a_panel_a_measure_and_rings_where_they_disagree(root: Path) -> None:
+    rows, columns = gather([root], [])
+    (figure,) = across_figures(rows, columns).values()
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [c.heading for c in columns]
+    for axes, column in zip(figure.axes, columns, strict=True):
+        lines = {line.get_label(): line.get_xydata() for line in axes.get_lines()}
+        assert set(lines) == {"Fast", "Slow"}
+        for row in rows:
+            (there,) = [y for x, y in lines[row.name] if x == row.sampling.steps]
+            assert there == pytest.approx(row.found[column.key].shown.mean)
+        rings = [c for c in axes.collections if isinstance(c, PathCollection)]
+        if column.name.startswith(("pickscore", "cmmd")):  # they tell the two models not apart
+            assert not rings
+        else:
+            assert len(rings[0].get_offsets()) == 4
+    twice = [Row(r.model, r.sampling.model_copy(update={"nfe": 2 * r.sampling.steps}), r.found)
+             for r in rows]  # fmt: skip
+    assert list(across_figures(twice, columns)) == ["across_by_steps", "across_by_nfe"]
+    assert across_figures(rows[:1], columns) == {}
 
 
 def test_without_measurements_the_report_is_as_it_was(tmp_path: Path) -> None:

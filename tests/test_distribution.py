@@ -341,6 +341,62 @@ def test_a_distance_without_reference_is_refused(
                      ).measure(drawn, QUIET)  # fmt: skip
 
 
+def tiny_dreamsim(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """The package's own ensemble and adapter, with networks of 24 numbers a token in place of
+    768."""
+    pytest.importorskip("dreamsim")
+    from dreamsim.feature_extraction.extractor import ViTExtractor
+    from dreamsim.feature_extraction.vision_transformer import VisionTransformer
+    from dreamsim.model import PerceptualModel, dreamsim_args
+    from peft import LoraConfig, get_peft_model
+
+    def create(model_type: str, load_dir: str) -> Any:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(len(model_type))
+            network = VisionTransformer(patch_size=16, embed_dim=24, num_heads=2)
+            head = torch.randn(24, 8)
+        return network if model_type.startswith("dino") else (network, head)
+
+    monkeypatch.setattr(ViTExtractor, "create_model", staticmethod(create))
+    for name in ("dino_vitb16_pretrain.pth", "open_clip_vitb16_pretrain.pth.tar",
+                 "clip_vitb16_pretrain.pth.tar"):  # fmt: skip
+        (folder / name).touch()  # looked for, and not read by `create`
+    plain = PerceptualModel(**dreamsim_args["model_config"]["ensemble"], device="cpu")
+    adapted = get_peft_model(plain, LoraConfig(r=2, target_modules=["qkv"]))
+    adapted.save_pretrained(folder / "ensemble_lora")
+
+
+def test_dreamsim_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_dreamsim(monkeypatch, tmp_path)
+    extractor = FEATURES.load("dreamsim")(MeasureOptions(weights={"dreamsim": str(tmp_path)}))
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (40, 60, 3), dtype=np.uint8) for _ in range(3)]
+    together = extractor.features(images)
+    assert np.linalg.norm(together, axis=1) == pytest.approx([1, 1, 1], rel=1e-5)
+    for image, row in zip(images, together, strict=True):
+        assert extractor.features([image])[0] == pytest.approx(row, abs=1e-5)
+    assert extractor.identity.startswith("dreamsim-ensemble:0.") and "xxh3:" in extractor.identity
+    a, b = (extractor.prepare(Image.fromarray(image)) for image in images[:2])
+    with torch.inference_mode():
+        distance = float(extractor.network(a, b))
+    assert 1 - together[0] @ together[1] == pytest.approx(distance, abs=1e-5)
+
+
+def test_dreamsim_that_cannot_be_opened_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from types import SimpleNamespace
+
+    def dreamsim(**options: Any) -> Any:
+        raise OSError("no route to the host")
+
+    monkeypatch.setitem(__import__("sys").modules, "dreamsim", SimpleNamespace(dreamsim=dreamsim))
+    place = tmp_path / "a" / "b"
+    with pytest.raises(ValueError, match="no route to the host.*--features clip-l-336"):
+        FEATURES.load("dreamsim")(MeasureOptions(weights={"dreamsim": str(place)}))
+    assert place.is_dir()
+
+
 def test_missing_packages_name_their_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     modules = __import__("sys").modules
     monkeypatch.setitem(modules, "dreamsim", None)

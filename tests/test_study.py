@@ -3,6 +3,7 @@ What is started, continued and found on disk is in test_study_runs.py and test_s
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from dataclasses import replace
 
@@ -69,7 +70,8 @@ def test_quickstart_is_three_trainings_two_of_them_side_by_side():
     assert {(o["steps"], o["limit"]) for o in scored} == {("2,4,8,50", 12)}
     (measured,) = options_of(schedule, "measure")
     assert (measured["steps"], measured["limit"]) == ("2,4,8,50", 12)
-    assert measured["with_"] == ["cmmd", "diversity"] and len(measured["model"]) == 6
+    kid = ["kid"] * bool(importlib.util.find_spec("torch_fidelity"))
+    assert measured["with_"] == ["cmmd", *kid, "diversity"] and len(measured["model"]) == 6
     (report,) = options_of(schedule, "report")
     assert (str(report["runs_dir"]), str(report["out"])) == (
         "runs/quickstart", "reports/local/quickstart",

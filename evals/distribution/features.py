@@ -7,6 +7,8 @@ resizes and rounds; all of that is recorded.
 from __future__ import annotations
 
 import base64
+import contextlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +23,8 @@ from evals.measure import DrawnImages, MeasureOptions, Progress
 from evals.measurements import MEASURES
 from evals.pretrained import find_network, load_network
 from evals.scoring.stored_rows import StoredRows
+from selfe.published_weights import weights_digest
+from selfe.text import first_line
 
 CLIP_L_336 = "openai/clip-vit-large-patch14-336"
 DINOV2_BASE = "facebook/dinov2-base"
@@ -177,8 +181,13 @@ class InceptionFeatures:
 class DreamSimFeatures:
     """DreamSim's ensemble, whose cosine distance follows what people call similar.
 
+    The package fetches its weights itself, and the code of one of its networks, DINO, from that
+    network's own repository, through torch.hub: both come from GitHub and run here. Where that is
+    not wanted, CLIP's features do.
+
     Raises:
-        ValueError: if the package is not installed (says which extra to install).
+        ValueError: if the package is not installed (says which extra to install), or its weights or
+            DINO's code are neither here nor to be had.
     """
 
     name = "dreamsim"
@@ -192,12 +201,21 @@ class DreamSimFeatures:
             from dreamsim import dreamsim
         except ImportError:
             raise ValueError(f"these features need DreamSim: {INSTALL_DREAMSIM}") from None
-        place = options.weights.get("dreamsim") or str(default_cache() / "dreamsim")
-        self.network, self.prepare = dreamsim(
-            pretrained=True, device=options.device, cache_dir=place
-        )
+        place = Path(options.weights.get("dreamsim") or default_cache() / "dreamsim")
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            with contextlib.redirect_stdout(sys.stderr):  # it prints what it does
+                self.network, self.prepare = dreamsim(
+                    pretrained=True, device=options.device, cache_dir=str(place)
+                )
+        except Exception as error:  # of the network, of files, of torch.hub
+            raise ValueError(
+                f"DreamSim cannot be opened from {place} ({first_line(error)}): it fetches its "
+                "weights, and the code of DINO, from GitHub; choose other features with "
+                "--features clip-l-336"
+            ) from None
         self.device = options.device
-        self.identity = f"dreamsim-ensemble:{version('dreamsim')}"
+        self.identity = f"dreamsim-ensemble:{version('dreamsim')}:{weights_digest(self.network)}"
         self.settings: Mapping[str, Any] = {"resize": "the package's own", "norm": "unit length"}
 
     @torch.inference_mode()

@@ -157,7 +157,7 @@ def across_frame(rows: Sequence[Row], columns: Sequence[Column]) -> pd.DataFrame
             "iterations": row.model.iterations,
             "steps": row.sampling.steps,
             "nfe": row.sampling.nfe,
-            "guidance": _guidance(row),
+            "guidance": guidance_of(row),
         }
         for column in columns:
             found = row.found.get(column.key)
@@ -170,7 +170,7 @@ def across_frame(rows: Sequence[Row], columns: Sequence[Column]) -> pd.DataFrame
     return frame.astype({"iterations": "Int64", "steps": "Int64", "nfe": "Int64"})
 
 
-def _guidance(row: Row) -> str:
+def guidance_of(row: Row) -> str:
     settings = row.sampling.settings
     kind, scale = str(settings.get("guidance", "")), settings.get("guidance_scale")
     return kind if kind in ("none", "") or scale is None else f"{kind} {scale:g}"
@@ -223,8 +223,22 @@ def _difference(a: Row, b: Row, key: str) -> tuple[float, bool]:
 
 
 def disagreements(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
-    """A sentence for every pair of rows of which one measure resolves a gain, another a loss: one
-    model at two numbers of steps, or two models at the same number."""
+    """A sentence for every pair of `disagreeing`."""
+    found = []
+    for a, b, changes in disagreeing(rows, columns):
+        gains = [c for c in changes if c.better is True]
+        losses = [c for c in changes if c.better is False]
+        found.append(
+            f"{a.at} against {b.at}: better by {_listed(gains)}; worse by {_listed(losses)}."
+        )
+    return found
+
+
+def disagreeing(
+    rows: Sequence[Row], columns: Sequence[Column]
+) -> list[tuple[Row, Row, list[Change]]]:
+    """Every pair of rows of which one measure resolves a gain, another a loss: one model at two
+    numbers of steps, or two models at the same number."""
     found = []
     for a, b in combinations(rows, 2):
         same_model = a.model.digest == b.model.digest and a.name == b.name
@@ -233,12 +247,8 @@ def disagreements(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
         if same_model and a.sampling.steps == b.sampling.steps:
             continue
         changes = compare_rows(a, b, columns)
-        gains = [c for c in changes if c.better is True]
-        losses = [c for c in changes if c.better is False]
-        if gains and losses:
-            found.append(
-                f"{a.at} against {b.at}: better by {_listed(gains)}; worse by {_listed(losses)}."
-            )
+        if {True, False} <= {change.better for change in changes}:
+            found.append((a, b, changes))
     return found
 
 
@@ -246,14 +256,17 @@ def _listed(changes: Sequence[Change]) -> str:
     return ", ".join(f"{c.column.name} ({signed(c.size)})" for c in changes)
 
 
-def across_markdown(rows: Sequence[Row], columns: Sequence[Column]) -> str:
-    """The table, a line on every column, the disagreements and the notes of the measurements."""
+def across_markdown(
+    rows: Sequence[Row], columns: Sequence[Column], figures: Sequence[str] = ()
+) -> str:
+    """The table, the figures, a line on every column, the disagreements and the notes of the
+    measurements."""
     header = ["Method", "Variant", "Iterations", "Steps", "NFE", "Guidance"]
     lines = []
     for row in rows:
         sampling = row.sampling
         cells = [row.model.label, row.model.variant, str(row.model.iterations or "")]
-        cells += [str(sampling.steps or ""), str(sampling.nfe or ""), _guidance(row)]
+        cells += [str(sampling.steps or ""), str(sampling.nfe or ""), guidance_of(row)]
         for column in columns:
             found = row.found.get(column.key)
             interval = shown(found) if found is not None else None
@@ -264,6 +277,7 @@ def across_markdown(rows: Sequence[Row], columns: Sequence[Column]) -> str:
     parts = [
         f"# Across suites\n\n{WORDS}\n",
         to_markdown([*header, *[column.heading for column in columns]], lines),
+        *[f"![{name}](figures/{name})\n" for name in figures],
         "## Where they disagree\n",
     ]
     differing = disagreements(rows, columns)

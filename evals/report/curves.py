@@ -99,7 +99,8 @@ def _styles(lines: Sequence[Series]) -> list[tuple[str, str, str]]:
     return styles
 
 
-def _draw_series(axes: Axes, lines: Sequence[Series], direct: bool = True) -> None:
+def draw_series(axes: Axes, lines: Sequence[Series], direct: bool = True) -> None:
+    """Lines with markers and bands; `direct` writes their names beside their ends."""
     ends = []
     for line, (color, marker, dash) in zip(lines, _styles(lines), strict=True):
         x, mean, low, high = np.array(line.points).T
@@ -185,7 +186,7 @@ def over_iterations(
             axes.set_xlabel("training iterations")
             axes.set_ylabel("overall score")
             _share_axis(axes, everything)
-            _draw_series(axes, lines)
+            draw_series(axes, lines)
             if not lines:
                 axes.text(0.5, 0.5, "not run", ha="center", transform=axes.transAxes)
         add_heading(figure, heading, title)
@@ -225,7 +226,7 @@ def over_steps(lines: Sequence[Series], heading: str, title: str) -> Figure:
         axes = figure.add_axes((0.09, 0.13, 0.69, 0.68))
         _share_axis(axes, lines)
         _steps_axis(axes, lines)
-        _draw_series(axes, lines)
+        draw_series(axes, lines)
         add_heading(figure, heading, title)
         return figure
 
@@ -244,7 +245,7 @@ def over_steps_by_task(panels: Mapping[str, Sequence[Series]], heading: str, tit
             _share_axis(axes, lines)
             _steps_axis(axes, lines)
             axes.set_ylabel("correct images")
-            _draw_series(axes, lines, direct=False)
+            draw_series(axes, lines, direct=False)
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False)
         add_heading(figure, heading, title)
@@ -264,7 +265,7 @@ def one_step_scores(folders: Sequence[ResultFolder], title: str) -> Figure | Non
         _share_axis(axes, lines)
         axes.set_xlabel("f: place of s between the next time (0) and the current time (1)")
         axes.set_ylabel("overall score")
-        _draw_series(axes, lines)
+        draw_series(axes, lines)
         add_heading(figure, "One step without guidance (Fig. S.4)", title)
         return figure
 

@@ -17,6 +17,8 @@ TITLE = "# Report"
 _FIGURE_WORDS = {
     "fig5": "Overall score against training iterations (Fig. 5)",
     "scores_by_steps": "Overall score against sampling steps",
+    "across_by_steps": "Every measure against sampling steps, and where measures disagree",
+    "across_by_nfe": "Every measure against evaluations of the network",
     "trainings_by_steps": "Overall score against sampling steps, mean over training seeds",
     "trainings_by_task": "Score of every task against sampling steps, mean over training seeds",
     "trainings_progress": "Overall score against training iterations, mean over training seeds",

@@ -17,6 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from evals.report import across_suites, page, seen_unseen, training_seeds
+from evals.report.across_figure import across_figures
 from evals.report.canvas import save
 from evals.report.commands import CommandContext, protocol_options
 from evals.report.compact import CompactTable, compact_table
@@ -141,13 +142,14 @@ def render(
     as_latex = (table1_latex, table2_latex) if latex else (None, None)
     _write_tables(summary, 1, table1, TABLE1_COLUMNS, table1_markdown, as_latex[0])
     _write_tables(summary, 2, first2, TABLE2_COLUMNS, table2_markdown, as_latex[1])
+    page_across, across = _write_across(summary, roots, folders)
     cuts = [
         _write_cut(summary, folders, _SEEN_UNSEEN),
         _write_cut(summary, folders, _DIVERSITY),
         _write_cut(summary, folders, _TRAININGS, frames),
-        _write_across(summary, roots, folders),
+        page_across,
     ]
-    drawn = []
+    drawn = across
     for place, (group, _) in enumerate(table2):
         drawn += draw_group(summary.draw, group, "" if place == 0 else f".{group.slug}")
     if groups:
@@ -358,11 +360,15 @@ def _write_cut(
 
 def _write_across(
     summary: ReportSummary, roots: Sequence[Path], folders: Sequence[ResultFolder]
-) -> str:
-    """All suites and measures side by side, where anything but GenEval's verdicts was measured."""
+) -> tuple[str, list[str]]:
+    """All suites and measures side by side, where anything but GenEval's verdicts was measured: the
+    page's name, "" for none, and its figures'."""
     rows, columns = across_suites.gather(roots, folders)
     if not rows:
-        return ""
+        return "", []
     frame = across_suites.across_frame(rows, columns)
     summary.write("across_suites.csv", to_csv(frame, list(frame.columns)))
-    return summary.write("across_suites.md", across_suites.across_markdown(rows, columns))
+    figures = across_figures(rows, columns)
+    drawn = [name for stem, figure in figures.items() for name in summary.draw(stem, figure)]
+    page = summary.write("across_suites.md", across_suites.across_markdown(rows, columns, drawn))
+    return page, drawn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,6 +44,9 @@ _OPEN_CHOICES = tuple(
 ) + (Entry("selfe", "aux"), Entry("selfe", "aux", settings=("objective.fake_average=batch",)))
 """What the paper leaves open, each changed alone."""
 
+_KID = ("kid",) if importlib.util.find_spec("torch_fidelity") else ()
+"""Where the extra `fidelity` is installed."""
+
 _STUDIES = (
     Study(
         "quickstart",
@@ -50,7 +54,7 @@ _STUDIES = (
         "shapes-quick",
         _PAPER,
         limit=12,
-        measures=("cmmd", "diversity"),
+        measures=("cmmd", *_KID, "diversity"),
     ),
     Study(
         "reference",
