@@ -100,7 +100,10 @@ def test_its_row_is_of_the_prompts_that_were_scored(runs: Path) -> None:
     assert exact.cells[2].score == found[2].overall
     assert not exact.cells[2].best and exact.cells[2].delta is None
     assert sum(row.cells[2].best for row in measured) == 1
-    assert not any(NAME in sentence for sentence in headline(table))
+    *sentences, room = headline(table)
+    assert not any(NAME in sentence for sentence in sentences)
+    assert f"{1 - exact.cells[2].score.mean:.3f} at 2 steps" in room
+    assert room in " ".join(compact_text(table).split())
     assert NAME in compact_text(table) and "headroom" in table.words
 
 

@@ -305,7 +305,20 @@ def headline(table: CompactTable) -> list[str]:
                 names += [f"{more} more"] if more else []
                 parts.append(f"{words}: {', '.join(names)}")
         sentences.append("; ".join(parts) + ".")
-    return sentences
+    room = headroom_sentence(table)
+    return [*sentences, room] if room else sentences
+
+
+def headroom_sentence(table: CompactTable) -> str:
+    """What the steps alone cost a perfect Flow Matching model; "" where it is not known."""
+    exact = next((row for row in table.rows if row.exact), None)
+    if exact is None:
+        return ""
+    rooms = [f"{number(1 - cell.score.mean)} at {n}" for n, cell in sorted(exact.cells.items())]
+    return (
+        f"Headroom, what the number of steps alone costs a perfect Flow Matching model: "
+        f"{', '.join(rooms)} steps. Where it is near 0, methods differ by what they have learnt."
+    )
 
 
 def column_name(steps: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-from evals.report.compact import CompactCell, CompactTable, column_name
+from evals.report.compact import CompactCell, CompactTable, column_name, headroom_sentence
 from evals.report.markup import number, signed
 
 _CELL = 20
@@ -40,6 +40,8 @@ def compact_text(table: CompactTable, width: int = 100) -> str:
         "95% intervals over " + ("training seeds and prompts" if table.over_seeds else "prompts")
     )
     lines.append(textwrap.fill("; ".join(notes), width))
+    if room := headroom_sentence(table):
+        lines.append(textwrap.fill(room, width))
     return "\n".join(lines)
 
 
