@@ -48,7 +48,11 @@ def _needed(group: str, cache: Path) -> Check:
 
 
 def _mplug() -> Check:
+    from evals.judges.mplug import ANOTHER, TOO_NEW, is_too_new
+
     extra, role = PACKAGES["modelscope"]
+    if is_too_new():
+        return Check("judge package", False, f"{TOO_NEW}: a newer one is installed", ANOTHER)
     if importlib.util.find_spec("modelscope") is not None:
         return Check("judge package", True, f"modelscope is installed: {role}")
     fix = f"pip install 'selfe-bench[{extra}]', or choose another judge with --judge"

@@ -231,7 +231,13 @@ def test_mplug_counts_the_accepted_word_to_the_letter() -> None:
     assert judge.ask(images()[:1], [asked]) == [[1.0, 0.0, 0.0]]
 
 
+def test_mplug_says_that_it_needs_an_older_transformers() -> None:
+    with pytest.raises(ValueError, match=r"transformers 4 at most, and 5\..* --judge"):
+        open_judge("mplug")
+
+
 def test_mplug_says_which_extra_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evals.judges.mplug.version", lambda package: "4.57.0")
     monkeypatch.setitem(__import__("sys").modules, "modelscope", None)
     with pytest.raises(ValueError, match=r"selfe-bench\[dpg\]"):
         open_judge("mplug")

@@ -2,11 +2,17 @@
 
 The model answers in words; an answer is right if it is the first accepted spelling to the letter,
 as in the published script.
+
+ModelScope's code of mPLUG is written for transformers 4: with 5, which this project needs, it fails
+at methods that are gone (tried with ModelScope 1.40.2 and transformers 5.23). It loads its weights
+without a word on keys that are missing, too. Until ModelScope follows, DPG-Bench has to be judged
+by another model (`--judge`), whose figures do not compare with published ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -15,10 +21,22 @@ from PIL import Image
 from evals.judges.base import Question
 
 MODEL = "damo/mplug_visual-question-answering_coco_large_en"
+NEWEST_TRANSFORMERS = 4
 INSTALL = "pip install 'selfe-bench[dpg]'"
+
+TOO_NEW = f"ModelScope's mPLUG runs with transformers {NEWEST_TRANSFORMERS} at most"
+ANOTHER = (
+    "choose another judge with --judge (such as vlm or vllm), which is another protocol and "
+    "compares with no published figure"
+)
 
 Answer = Callable[[dict[str, Any]], Mapping[str, Any]]
 """ModelScope's pipeline: {"image", "question"} -> {"text"}."""
+
+
+def is_too_new() -> bool:
+    """Whether the transformers of this environment is one that mPLUG does not run with."""
+    return int(version("transformers").partition(".")[0]) > NEWEST_TRANSFORMERS
 
 
 class MplugJudge:
@@ -37,7 +55,10 @@ class MplugJudge:
         model: str = MODEL,
         revision: str = "",
     ) -> MplugJudge:
-        """Raises ValueError if ModelScope is not installed (says which extra to install)."""
+        """Raises ValueError if ModelScope is not installed (says which extra to install), or cannot
+        run mPLUG beside this transformers."""
+        if is_too_new():
+            raise ValueError(f"{TOO_NEW}, and {version('transformers')} is installed: {ANOTHER}")
         try:
             from modelscope.pipelines import pipeline
             from modelscope.utils.constant import Tasks
