@@ -169,6 +169,9 @@ def test_what_measures_need_is_told_and_only_a_named_suite_fails_without(tmp_pat
     monkeypatch.setitem(sys.modules, "modelscope", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     package = checks_of(tmp_path, "dpg@1")["judge package"]
+    assert not package.ok and "transformers 4 at most" in package.detail
+    monkeypatch.setattr("evals.judges.mplug.version", lambda name: "4.57.0")
+    package = checks_of(tmp_path, "dpg@1")["judge package"]
     assert not package.ok and "selfe-bench[dpg]" in package.fix
 
 
