@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.base import Frozen, Interval, ModelFacts, SamplingFacts
+from evals.results import walk_results
 from evals.suites.base import Suite
 from selfe.files import as_json_lines, file_sha256, write_atomically
 from selfe.json_files import read_json_lines
@@ -202,7 +203,8 @@ def find_measurements(roots: Sequence[str | Path]) -> dict[Path, Measurement]:
     """Every measurement below the roots, by its file, in the order of the files' names."""
     paths: dict[Path, Path] = {}
     for root in roots:
-        for path in sorted(Path(root).rglob(f"{MEASURES}/*.json")):
+        there = (place for place, _ in walk_results(root) if place.name == MEASURES)
+        for path in sorted(path for place in there for path in place.glob("*.json")):
             if not path.name.startswith("."):
                 paths.setdefault(path.resolve(), path)
     return {path: read_measurement(path) for path in paths.values()}

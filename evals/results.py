@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,23 @@ VERDICTS = "images.jsonl"
 RESULT = "result.json"
 MOST_BYTES = 1 << 26
 """Of a result.json; those of this program have a few kilobytes."""
+_WITHOUT_RESULTS = frozenset({"checkpoints", "samples", ".git", ".venv", "__pycache__"})
+_IMAGES_OF_A_PROMPT = re.compile(r"[0-9]{5}")
+
+
+def walk_results(root: Path | str) -> Iterator[tuple[Path, list[str]]]:
+    """Every folder at and below `root` that may hold results, runs or measurements, in the order of
+    their names, with the names of its files.
+
+    Folders of checkpoints, and of images beside a result.json, are not entered: a study has tens of
+    thousands of images. Links are not followed.
+    """
+    for place, folders, files in os.walk(root):
+        yield Path(place), files
+        left_out = _WITHOUT_RESULTS.intersection(folders)
+        if RESULT in files:
+            left_out |= {name for name in folders if _IMAGES_OF_A_PROMPT.fullmatch(name)}
+        folders[:] = sorted(set(folders) - left_out)
 
 
 def protocol_facts(

@@ -13,7 +13,7 @@ gets the stratified form of that interval (Yan and Su 2010). No interval has zer
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -66,11 +66,15 @@ class PromptCounts:
         return int(min((self.correct > 0).sum(), (self.correct < self.images).sum()))
 
 
-def count_by_prompt(prompt_ids: Sequence[int], correct: Sequence[bool]) -> PromptCounts:
+def count_by_prompt(prompt_ids: Iterable[int], correct: Iterable[bool]) -> PromptCounts:
     """Counts of one task from its images, prompts in rising order."""
-    ids, place = np.unique(np.asarray(prompt_ids), return_inverse=True)
-    hits = np.bincount(place, weights=np.asarray(correct, dtype=float), minlength=len(ids))
-    return PromptCounts(hits.round().astype(int), np.bincount(place, minlength=len(ids)))
+    counts: dict[int, list[int]] = {}
+    for prompt, right in zip(prompt_ids, correct, strict=True):
+        of_prompt = counts.setdefault(prompt, [0, 0])
+        of_prompt[0] += bool(right)
+        of_prompt[1] += 1
+    table = np.array([counts[prompt] for prompt in sorted(counts)], dtype=np.int64).reshape(-1, 2)
+    return PromptCounts(table[:, 0], table[:, 1])
 
 
 def effective_images(counts: PromptCounts, others: Sequence[PromptCounts] = ()) -> float:
@@ -321,7 +325,8 @@ def sign_flip_p_value(contributions: np.ndarray, seed: int = 0) -> float:
         return float((np.abs((1 - 2 * patterns) @ moved) >= observed).mean())
     rng = np.random.default_rng(seed)
     signs = rng.integers(0, 2, size=(_FLIPS, len(moved)), dtype=np.int8)
-    as_extreme = np.abs((1.0 - 2.0 * signs) @ moved) >= observed
+    # the sum over +1 and -1 is that of all, less twice that of those turned around
+    as_extreme = np.abs(moved.sum() - 2 * (signs.astype(np.float64) @ moved)) >= observed
     return float((1 + as_extreme.sum()) / (1 + _FLIPS))
 
 

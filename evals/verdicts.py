@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,24 +23,8 @@ from selfe.json_files import read_json_lines
 if TYPE_CHECKING:
     import pandas as pd
 
-_IMAGE = ["prompt_id", "sample_id", "tag"]
-
 Counts = Mapping[str, PromptCounts]
 """Of one result, by task."""
-
-
-def overall_difference(a: pd.DataFrame, b: pd.DataFrame) -> Difference:
-    """Overall score of `a` minus that of `b`.
-
-    Args:
-        a, b: frames of `verdict_frame`, over the same images.
-
-    Raises:
-        ValueError: if the two do not hold the same prompts and samples.
-    """
-    if not a[_IMAGE].equals(b[_IMAGE]):
-        raise ValueError("differences are paired over prompts: both results need the same images")
-    return difference_of_counts(counts_by_task(a), counts_by_task(b))
 
 
 def difference_of_counts(a: Counts, b: Counts, test: bool = True) -> Difference:
@@ -96,30 +80,28 @@ def differing_verdicts(folder: Path, own: Path) -> str:
 
 
 def verdict_frame(verdicts: Sequence[ImageVerdict]) -> pd.DataFrame:
-    """Verdicts sorted by image; columns prompt_id, sample_id, tag, correct."""
+    """Verdicts sorted by image; columns prompt_id, sample_id, tag, correct, reason."""
     import pandas as pd  # commands that only read verdicts start without it
 
-    rows = [(v.prompt_id, v.sample_id, v.tag, v.correct) for v in verdicts]
-    frame = pd.DataFrame(rows, columns=[*_IMAGE, "correct"])
-    return frame.sort_values(["prompt_id", "sample_id"], ignore_index=True)
+    ordered = sorted(verdicts, key=lambda v: (v.prompt_id, v.sample_id))
+    return pd.DataFrame({
+        "prompt_id": np.array([v.prompt_id for v in ordered], dtype=np.int64),
+        "sample_id": np.array([v.sample_id for v in ordered], dtype=np.int64),
+        "tag": [v.tag for v in ordered],
+        "correct": np.array([v.correct for v in ordered], dtype=bool),
+        "reason": [v.reason for v in ordered],
+    })  # fmt: skip
 
 
-def counts_by_task(verdicts: pd.DataFrame) -> dict[str, PromptCounts]:
-    """Correct images by prompt of every task present: GenEval's six in its order, then others.
-
-    Args:
-        verdicts: a frame of `verdict_frame`.
-    """
-    prompts, correct = (verdicts[name].to_numpy() for name in ("prompt_id", "correct"))
-    import pandas as pd
-
-    codes, tags = pd.factorize(verdicts["tag"])
-    present = [str(tag) for tag in tags]
-    ordered = [t for t in TASKS if t in present] + sorted(set(present) - set(TASKS))
-    parts = {tag: codes == present.index(tag) for tag in ordered}
-    return {tag: count_by_prompt(prompts[here], correct[here]) for tag, here in parts.items()}
+def counts_by_task(verdicts: Iterable[ImageVerdict]) -> dict[str, PromptCounts]:
+    """Correct images by prompt of every task present: GenEval's six in its order, then others."""
+    by_task: dict[str, list[ImageVerdict]] = {}
+    for verdict in verdicts:
+        by_task.setdefault(verdict.tag, []).append(verdict)
+    ordered = [t for t in TASKS if t in by_task] + sorted(set(by_task) - set(TASKS))
+    return {tag: prompt_counts(by_task[tag]) for tag in ordered}
 
 
-def prompt_counts(verdicts: pd.DataFrame) -> PromptCounts:
-    """Correct images by prompt, whatever the task."""
-    return count_by_prompt(verdicts["prompt_id"], verdicts["correct"])
+def prompt_counts(verdicts: Sequence[ImageVerdict]) -> PromptCounts:
+    """Correct images by prompt, whatever the task; prompts in rising order."""
+    return count_by_prompt([v.prompt_id for v in verdicts], [v.correct for v in verdicts])

@@ -246,6 +246,32 @@ def test_what_the_standard_writer_writes_comes_back(value):
     assert parse_json(json.dumps(value, ensure_ascii=False).encode(), "file") == value
 
 
+_NUMBERS = st.from_regex(
+    r"-?(0|[1-9][0-9]{0,25})(\.[0-9]{1,25})?([eE][+-]?[0-9]{1,4})?", fullmatch=True
+)
+
+
+_AT_THE_LIMIT = st.sampled_from([
+    str(2**64), str(2**64 - 1), str(-(2**64)), "9" * 19, "9" * 400, "1e308", "1e309", "1E400",
+    "1e+999", "1.5e0999", "1e-400", "9" * 400 + ".0", "NaN", "-Infinity",
+])  # fmt: skip
+
+
+@given(st.lists(_NUMBERS | _AT_THE_LIMIT, max_size=3), st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_the_fast_reader_takes_the_numbers_that_the_careful_one_takes(numbers, nonfinite):
+    """Text goes to the careful reader; bytes to the fast one, where no number can be too large."""
+
+    def read(data: bytes | str) -> object:
+        try:
+            return repr(parse_json(data, "file", nonfinite=nonfinite))
+        except JsonFault as fault:
+            return str(fault)
+
+    text = f"[{', '.join(numbers)}]"
+    assert read(text) == read(text.encode())
+
+
 _PIECES = st.lists(
     st.sampled_from(['{"', '":', '"', "[", "]", "}", ",", "1", "e400", "NaN", "\\u", "d800", " "])
     | st.text(max_size=3),

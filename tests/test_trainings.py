@@ -22,7 +22,7 @@ from evals.report.result_folders import ResultFolder, collect
 from evals.report.training_seeds import trainings_frame
 from evals.report.training_seeds_page import trainings_markdown, trainings_statements
 from evals.stats import over_trainings
-from evals.verdicts import counts_by_task, difference_of_counts, together
+from evals.verdicts import difference_of_counts, together
 from scripts.checks.training_intervals import coverage
 from selfe.config.resolve import resolve
 from tests.helpers.command_line import selfe_bench
@@ -91,10 +91,7 @@ def test_difference_is_paired_over_seeds(thrice: list[ResultFolder]) -> None:
     assert row["delta_selfe"] == pytest.approx(np.mean(deltas))
     half = T_95_OF_TWO_DEGREES * np.std(deltas, ddof=1) / 3**0.5
     prompts = difference_of_counts(
-        *(
-            together([counts_by_task(by[method, s].verdicts) for s in SEEDS])
-            for method in ("fm", "selfe")
-        )
+        *(together([by[method, s].counts for s in SEEDS]) for method in ("fm", "selfe"))
     ).interval
     assert row["delta_high"] - row["delta_selfe"] == pytest.approx(
         np.hypot(half, prompts.high - prompts.mean)

@@ -28,7 +28,6 @@ from evals.measurements import (
 from evals.report.markup import signed, to_markdown, with_interval
 from evals.report.result_folders import ResultFolder
 from evals.results import protocol_key
-from evals.verdicts import overall_difference
 
 WORDS = (
     "Every suite and measure of one model in one row. Arrows say which way is better; intervals "
@@ -205,7 +204,7 @@ def _difference(a: Row, b: Row, key: str) -> tuple[float, bool]:
     one, other = a.found[key], b.found[key]
     if isinstance(one, ResultFolder) and isinstance(other, ResultFolder):
         try:
-            found = overall_difference(one.verdicts, other.verdicts)
+            found = one.minus(other)
         except ValueError:  # partial sets of different images
             return shown(one).mean - shown(other).mean, False
         return found.interval.mean, found.resolved

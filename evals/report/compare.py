@@ -11,7 +11,7 @@ from evals.multiplicity import holm, verdict
 from evals.report.model_columns import eta_of, guidance_text
 from evals.results import read_result
 from evals.stats import Difference, PairedCounts, paired_difference
-from evals.verdicts import counts_by_task, read_verdicts, verdict_frame
+from evals.verdicts import counts_by_task, read_verdicts
 
 
 class FlippedPrompt(Frozen):
@@ -146,7 +146,7 @@ def compare_verdicts(
             f"the two results do not cover the same images ({len(a)} and {len(b)}), so they cannot "
             "be paired; score both completely"
         )
-    counts_a, counts_b = (counts_by_task(verdict_frame(side)) for side in (a, b))
+    counts_a, counts_b = (counts_by_task(side) for side in (a, b))
     pairs = {tag: PairedCounts(counts_a[tag], counts_b[tag]) for tag in counts_a}
     return Comparison(
         a=names[0],

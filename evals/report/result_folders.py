@@ -5,22 +5,35 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from evals.base import TASKS, Interval, Result
-from evals.results import check_files, protocol_key, protocol_slug, read_result
-from evals.stats import PromptCounts, overall_interval, task_interval
+from evals.base import Interval, Result
+from evals.results import (
+    RESULT,
+    check_files,
+    protocol_key,
+    protocol_slug,
+    read_result,
+    walk_results,
+)
+from evals.stats import Difference, overall_interval, task_interval
 from evals.suites.shapes import ROUND_TRIP_SCORE
-from evals.verdicts import Counts, counts_by_task, read_verdicts, verdict_frame
+from evals.verdicts import (
+    Counts,
+    counts_by_task,
+    difference_of_counts,
+    read_verdicts,
+    verdict_frame,
+)
 from selfe.foreign_text import from_outside, one_line
 
 MANY_STEPS = 50
 PLATEAU = 0.9
 _SCORE_TOLERANCE = 1e-6
+_IMAGE = ["prompt_id", "sample_id", "tag"]
 
 
 class TrainingData(NamedTuple):
@@ -43,7 +56,8 @@ class ResultFolder:
         path: the folder.
         name: the folder as reports print it: the root as given, then the way down.
         result: result.json.
-        verdicts: images.jsonl, sorted; columns prompt_id, sample_id, tag, correct.
+        verdicts: images.jsonl, a frame of `evals.verdicts.verdict_frame`.
+        counts: correct images by prompt, per task.
         under_trained: why the model counts as under-trained; "" where it does not.
         told_apart: whether the model's variant names the changed settings too (`tell_apart`).
     """
@@ -52,13 +66,9 @@ class ResultFolder:
     name: str
     result: Result
     verdicts: pd.DataFrame
+    counts: Counts
     under_trained: str = ""
     told_apart: bool = False
-
-    @cached_property
-    def counts(self) -> Counts:
-        """Correct images by prompt, per task."""
-        return counts_by_task(self.verdicts)
 
     @property
     def recipe(self) -> str:
@@ -78,6 +88,18 @@ class ResultFolder:
         changed = facts.get("changed")
         return None if changed is None else tuple(changed)
 
+    def minus(self, other: ResultFolder) -> Difference:
+        """This overall score minus another one's, paired over prompts.
+
+        Raises:
+            ValueError: if the two do not hold the same prompts and samples.
+        """
+        if not self.verdicts[_IMAGE].equals(other.verdicts[_IMAGE]):
+            raise ValueError(
+                "differences are paired over prompts: both results need the same images"
+            )
+        return difference_of_counts(self.counts, other.counts)
+
 
 def collect(roots: Sequence[Path]) -> list[ResultFolder]:
     """Every result folder below the roots, in an order that depends on their content only.
@@ -89,8 +111,7 @@ def collect(roots: Sequence[Path]) -> list[ResultFolder]:
     for root in roots:
         if not root.is_dir():
             raise ValueError(f"{root} is no folder: name the folder that holds results")
-        for path in sorted(root.rglob("result.json")):
-            folder = path.parent
+        for folder in sorted(place for place, files in walk_results(root) if RESULT in files):
             if folder.resolve() not in found:
                 found[folder.resolve()] = read_result_folder(folder, folder.as_posix())
     return sorted(_labelled(list(found.values())), key=_order)
@@ -149,24 +170,19 @@ def read_result_folder(folder: Path, name: str = "") -> ResultFolder:
     Raises:
         ValueError: naming the file, for anything that is not so.
     """
-    path = folder / "result.json"
+    path = folder / RESULT
     stored = read_result(path)
     check_files(folder, stored)
     result = Result.model_validate(from_outside(stored.model_dump(mode="json")))
-    verdicts = verdict_frame(read_verdicts(folder))
-    _check(path, result, verdicts)
+    rows = read_verdicts(folder)
+    verdicts, counts = verdict_frame(rows), counts_by_task(rows)
+    _check(path, result, verdicts, counts)
     stated = str(result.model.training.get("under_trained") or "")
     shown = one_line(name or folder.as_posix())
-    return ResultFolder(folder, shown, result, verdicts, stated)
+    return ResultFolder(folder, shown, result, verdicts, counts, stated)
 
 
-def task_means(verdicts: pd.DataFrame) -> dict[str, float]:
-    """Share of correct images per task, tasks in the order of `TASKS`."""
-    means = verdicts.groupby("tag")["correct"].mean()
-    return {task: float(means[task]) for task in TASKS if task in means.index}
-
-
-def _check(path: Path, result: Result, verdicts: pd.DataFrame) -> None:
+def _check(path: Path, result: Result, verdicts: pd.DataFrame, counts: Counts) -> None:
     again = "score the folder again"
     if len(verdicts) != result.scores.num_images:
         raise ValueError(
@@ -180,7 +196,7 @@ def _check(path: Path, result: Result, verdicts: pd.DataFrame) -> None:
             f"{path} has {len(verdicts)} of {expected} images and does not say that it is partial: "
             f"{again}"
         )
-    means = task_means(verdicts)
+    means = {task: of_task.share for task, of_task in counts.items()}
     stored = result.scores.tasks
     differing = [
         task
@@ -198,10 +214,10 @@ def _check(path: Path, result: Result, verdicts: pd.DataFrame) -> None:
         raise ValueError(
             f"{path}: {', '.join(differing)} does not follow from images.jsonl: {again}"
         )
-    _check_intervals(path, result, counts_by_task(verdicts))
+    _check_intervals(path, result, counts)
 
 
-def _check_intervals(path: Path, result: Result, counts: dict[str, PromptCounts]) -> None:
+def _check_intervals(path: Path, result: Result, counts: Counts) -> None:
     """Intervals of two versions of the statistics must not share a table."""
     scores = result.scores
     pairs = [(task, task_interval(counts[task]), scores.tasks[task]) for task in counts]

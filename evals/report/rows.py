@@ -16,7 +16,6 @@ from evals.report.commands import overrides_settings
 from evals.report.model_columns import eta_of, guidance_text, setting_text
 from evals.report.result_folders import ResultFolder
 from evals.stats import Difference
-from evals.verdicts import overall_difference
 
 PAPER = "paper (BAGEL protocol, prompt set not stated)"
 # Published weights of GenEval's detector: the eight characters are the start of their sha256.
@@ -305,4 +304,4 @@ def difference(a: ResultFolder, b: ResultFolder) -> Difference | None:
     scores = (a.result.scores, b.result.scores)
     if any(score.partial or score.overall is None for score in scores):
         return None
-    return overall_difference(a.verdicts, b.verdicts)
+    return a.minus(b)

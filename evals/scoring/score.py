@@ -21,7 +21,7 @@ from evals.scoring.detections import FAILED_REASON, judge_rows, write_verdicts
 from evals.scoring.processes import ALONE, Processes
 from evals.stats import overall_interval, task_interval
 from evals.suites.rules import DEFAULT_RULES, check_record
-from evals.verdicts import counts_by_task, prompt_counts, verdict_frame
+from evals.verdicts import counts_by_task, prompt_counts
 from selfe.files import folder_lock
 
 
@@ -118,13 +118,12 @@ def summarize(
     """
     if not verdicts:
         raise ValueError("no image to score")
-    frame = verdict_frame(verdicts)
-    tasks = counts_by_task(frame)
+    tasks = counts_by_task(verdicts)
     cuts: dict[str, Interval] = {}
     for name, prompt_ids in (groups or {}).items():
         members = set(prompt_ids)
-        chosen = frame[frame["prompt_id"].isin(members)]
-        if len(chosen):
+        chosen = [v for v in verdicts if v.prompt_id in members]
+        if chosen:
             cuts[name] = task_interval(prompt_counts(chosen))
     return Scores(
         overall=overall_interval(tasks) if allow_partial or not partial else None,

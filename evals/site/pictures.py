@@ -16,8 +16,8 @@ from PIL import Image
 
 from evals.images import caption, sample_path
 from evals.report.result_folders import ResultFolder
-from evals.results import DETECTIONS, VERDICTS
-from selfe.json_files import read_json_lines
+from evals.results import DETECTIONS
+from evals.scoring.detections import iterate_detections
 
 BUDGET = 44 * 2**20
 """Bytes that all sheets may have together."""
@@ -172,11 +172,13 @@ def result_data(
     slots: list[int] = []
     boxes: list[list[Any]] = []
     size: list[tuple[int, int]] = []
-    for place, row in enumerate(_verdict_rows(folder)):
-        key = (row["prompt_id"], row["sample_id"])
+    columns = ("prompt_id", "sample_id", "correct", "reason")
+    rows = zip(*(folder.verdicts[name].tolist() for name in columns), strict=True)
+    for place, (prompt, sample, right, why) in enumerate(rows):
+        key = (prompt, sample)
         at[order[key]] = place
-        correct.append("1" if row["correct"] else "0")
-        reason.append(reasons.setdefault(str(row["reason"]), len(reasons)))
+        correct.append("1" if right else "0")
+        reason.append(reasons.setdefault(why, len(reasons)))
         picture = (number, *key)
         slots.append(sheets.slots.get(picture, -1))
         boxes.append(found.get(key, []))
@@ -193,12 +195,6 @@ def result_data(
         "found": boxes if any(boxes) else [],
         "has_found": bool(found),
     }
-
-
-def _verdict_rows(folder: ResultFolder) -> list[dict[str, Any]]:
-    """Lines of images.jsonl by image; `read_result_folder` has checked them."""
-    rows = [row for _, row in read_json_lines(folder.path / VERDICTS)]
-    return sorted(rows, key=lambda row: (row["prompt_id"], row["sample_id"]))
 
 
 def _detections(
@@ -218,27 +214,33 @@ def _detections(
     rules = folder.result.protocol.rules
     limits = [rules.get(name) for name in ("threshold", "counting_threshold")]
     least = min((float(v) for v in limits if isinstance(v, (int, float))), default=0.0)
-    for _, row in read_json_lines(path):
+    for row in iterate_detections(path):
         key = (row["prompt_id"], row["sample_id"])
         sizes[key] = tuple(row["size"])
         seen = [d for d in row["detections"] if d["score"] >= least]
-        seen.sort(key=lambda d: -d["score"])
+        if len(seen) > 1:
+            seen.sort(key=_strongest_first)
         found[key] = [
             [
-                words.setdefault(str(d["label"]), len(words)),
-                words.setdefault(str(d.get("color") or ""), len(words)),
-                round(float(d["score"]), 3),
-                *[_short(float(v)) for v in d["box"]],
+                words.setdefault(d["label"], len(words)),
+                words.setdefault(d.get("color") or "", len(words)),
+                round(d["score"], 3),
+                *map(_short, d["box"]),
             ]
             for d in seen[:_MOST_FOUND]
         ]
     return found, sizes
 
 
+def _strongest_first(detection: Mapping[str, Any]) -> float:
+    return -float(detection["score"])
+
+
 def _short(value: float) -> float | int:
     """Tenths of a pixel; whole numbers without their ".0"."""
     value = round(value, 1)
-    return int(value) if value == int(value) else value
+    whole = int(value)
+    return whole if whole == value else value
 
 
 # ---------------------------------------------------------------- prompts
@@ -249,6 +251,8 @@ def prompt_texts(folders: Sequence[ResultFolder]) -> dict[int, str]:
     records where they are the ones that were scored; empty where neither is there."""
     ids = sorted({int(i) for folder in folders[:1] for i in folder.verdicts["prompt_id"].unique()})
     for folder in folders:
+        if not any((folder.path / f"{i:05d}").is_dir() for i in ids[:1] + ids[-1:]):
+            continue  # packed without its images
         texts = {i: _caption(folder, i) for i in ids}
         if any(texts.values()):
             return texts

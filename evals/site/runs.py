@@ -60,13 +60,6 @@ def runs_of(folders: Iterable[ResultFolder]) -> dict[str, RunRecord]:
     return found
 
 
-def find_run_folders(root: Path) -> list[Path]:
-    """Folders of runs: `root` itself, or those in it."""
-    if (root / METRICS).is_file():
-        return [root]
-    return sorted(path.parent for path in root.glob(f"*/{METRICS}"))
-
-
 def read_run(path: Path) -> RunRecord:
     """A run's records; missing ones are left out. The run's state reports a damaged metrics.jsonl:
     the results of the run do not depend on it."""

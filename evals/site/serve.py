@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
 import threading
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
@@ -21,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from evals.report.groups import tell_apart
 from evals.report.result_folders import collect
-from evals.results import RESULT
+from evals.results import RESULT, walk_results
 from evals.site.render import render_page, write_sheets
 from evals.site.runs import METRICS, RunRecord, read_run
 from evals.site.summary import run_facts
@@ -52,17 +50,14 @@ _HEADERS = {
     "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
 }
-_NOT_SEARCHED = re.compile(r"[0-9]{5,}|checkpoints|\.git|__pycache__|\.venv")
-"""Names of folders that hold neither runs nor results: of images, checkpoints and the like."""
 
 
 def find_below(root: Path) -> tuple[list[Path], list[Path]]:
-    """Folders of results and of runs at and below `root`, folders of images left aside."""
+    """Folders of results and of runs at and below `root`."""
     results, runs = [], []
-    for place, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not _NOT_SEARCHED.fullmatch(name))
-        results += [Path(place)] if RESULT in files else []
-        runs += [Path(place)] if METRICS in files else []
+    for place, files in walk_results(root):
+        results += [place] if RESULT in files else []
+        runs += [place] if METRICS in files else []
     return results, runs
 
 

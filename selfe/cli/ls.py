@@ -154,12 +154,12 @@ def run_rows(runs_dir: Path) -> list[dict[str, Any]]:
 
 def result_rows(runs_dir: Path) -> list[dict[str, Any]]:
     """A row per result below `runs_dir`, of runs, published models and folders of images."""
-    from evals.results import read_result
+    from evals.results import RESULT, read_result, walk_results
 
     rows: list[dict[str, Any]] = []
-    for path in sorted(runs_dir.rglob("result.json")) if runs_dir.is_dir() else []:
+    for folder in sorted(place for place, files in walk_results(runs_dir) if RESULT in files):
         try:
-            result = read_result(path)
+            result = read_result(folder)
         except ValueError as error:
             typer.echo(f"left out: {error}", err=True)
             continue
@@ -182,7 +182,7 @@ def result_rows(runs_dir: Path) -> list[dict[str, Any]]:
                 "high": overall and overall.high,
                 "tasks": {task: each.mean for task, each in result.scores.tasks.items()},
                 "partial": result.scores.partial,
-                "folder": str(path.parent),
+                "folder": str(folder),
                 "_suite": suite,
                 "_prompts": f"{protocol.num_prompts}x{protocol.images_per_prompt}",
                 "_overall": f"{overall.mean:.3f}" if overall else "partial",
