@@ -218,6 +218,10 @@ def test_the_command_compares_runs_in_sixty_columns(study, monkeypatch):
     assert code == 0
     rows = out[: out.index("Differences")].splitlines()
     assert max(map(len, rows)) <= 60 and sum(" overall" in row for row in rows) == 1
+    assert "--page FOLDER" in out
+    code, out, _ = selfe_bench("compare", "selfe-0", "fm-0", "--steps", "2", "--page", "flipped")
+    assert code == 0 and "their images: flipped/index.html" in out
+    assert "selfe-0 against fm-0" in Path("flipped/index.html").read_text()
     code, out, _ = selfe_bench("compare", "selfe-0", "fm-0", "--json")
     assert code == 0 and len(json.loads(out)["rows"]) == 14
     code, _, err = selfe_bench("compare", "selfe-0", "fm-5")

@@ -15,6 +15,7 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 from evals.report.result_folders import collect
+from evals.site.comparison import render_comparison
 from evals.site.render import render_page
 from tests.helpers.page_results import HOSTILE, write_page_study
 
@@ -130,6 +131,27 @@ def test_filters_say_what_they_do(tab: Watched, study: Path) -> None:
     page.get_by_label("Search prompts and reasons").fill("no prompt has these words")
     expect(page.locator(".card")).to_have_count(0)
     assert "nothing fits" in page.locator("#gallery-count").inner_text()
+
+
+def test_two_models_compared_open_at_the_images_that_flipped(tab: Watched, tmp_path: Path) -> None:
+    folders = collect([write_page_study(tmp_path / "runs")])
+    sides = [[f for f in folders if f.result.model.method == method] for method in ("selfe", "fm")]
+    render_comparison(("mine", sides[0], []), ("theirs", sides[1], []), tmp_path / "page")
+    page = tab.open(tmp_path / "page")
+    page.wait_for_selector(".card")
+    expect(page.locator("#gallery")).to_be_in_viewport()
+    cards = page.locator(".card").count()
+    ours, its = (
+        dict(zip(f.verdicts[["prompt_id", "sample_id"]].itertuples(index=False, name=None),
+                 f.verdicts["correct"], strict=True))
+        for f in (side[0] for side in sides)
+    )  # fmt: skip
+    assert cards == sum(ours[key] != its[key] for key in ours) > 0
+    assert (
+        cells(page, "A, mine, 2 steps: right") + cells(page, "B, theirs, 2 steps: right") == cards
+    )
+    page.get_by_role("button", name="mine and theirs differ at 8 steps", exact=True).click()
+    expect(page.locator(".card")).not_to_have_count(cards)
 
 
 def test_keyboard(tab: Watched, study: Path) -> None:

@@ -26,7 +26,7 @@ from evals.report.compact import (
 )
 from evals.report.groups import by_protocol
 from evals.report.index import TITLE
-from evals.report.lines import Line, build_lines, run_of
+from evals.report.lines import Line, build_lines
 from evals.report.markup import (
     latex_document,
     latex_paragraph,
@@ -78,11 +78,11 @@ def choose_runs(folders: Sequence[ResultFolder], wanted: Sequence[str]) -> Chose
             name, run = "", text
         own = [folder for folder in folders if _belongs(folder, run)]
         if not own:
-            there = ", ".join(sorted({run_of(folder) for folder in folders})) or "none"
+            there = ", ".join(sorted({folder.run for folder in folders})) or "none"
             raise ValueError(f"no result of a run {run!r}; runs with results: {there}")
         for folder in own:
             if folder.name in names:
-                raise ValueError(f"--runs names {run_of(folder)} twice")
+                raise ValueError(f"--runs names {folder.run} twice")
             names[folder.name] = name or Path(run).name
             model = folder.result.model.model_copy(
                 update={"label": names[folder.name], "variant": ""}
@@ -93,7 +93,7 @@ def choose_runs(folders: Sequence[ResultFolder], wanted: Sequence[str]) -> Chose
 
 
 def _belongs(folder: ResultFolder, run: str) -> bool:
-    if run == run_of(folder) or run in folder.path.parts:
+    if run == folder.run or run in folder.path.parts:
         return True
     path = Path(run)
     return path.is_dir() and folder.path.resolve().is_relative_to(path.resolve())
@@ -172,8 +172,8 @@ def _what(chosen: Chosen, given: Sequence[str]) -> str:
     runs: dict[str, list[str]] = {}
     for folder in chosen.folders:
         place = runs.setdefault(chosen.names[folder.name], [])
-        if run_of(folder) not in place:
-            place.append(run_of(folder))
+        if folder.run not in place:
+            place.append(folder.run)
     lines = [f"- {name}: {', '.join(f'`{run}`' for run in runs[name])}" for name in given]
     return f"{len(chosen.folders)} results of:\n\n" + "\n".join(lines) + "\n"
 

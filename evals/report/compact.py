@@ -6,7 +6,7 @@ the page.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -69,8 +69,8 @@ class CompactRow:
 
     Attributes:
         cells: by number of steps.
-        main: whether its settings are those of its recipe; headlines are of such rows where there
-            are two or more.
+        main: whether its settings are those of its recipe, or the user gave it a name; headlines
+            are of such rows where there are two or more.
         exact: whether it is the exact Flow Matching model, a bound and not a competitor: nothing
             is compared with it, and it is never marked as the highest.
     """
@@ -139,7 +139,8 @@ def compact_table(
     covered: set[str] = set()
     rows: list[CompactRow] = []
     if trainings is not None and not baseline:
-        rows, covered = _rows_over_seeds(trainings), set(trainings["settings"])
+        own = {line.first.result.model.variant for line in lines if line.first.own_name}
+        rows, covered = _rows_over_seeds(trainings, own), set(trainings["settings"])
     reference = _reference(lines, baseline)
     reference_name = reference.name if reference else ""
     singles = [line for line in lines if line.usual and settings_of(line.first) not in covered]
@@ -147,7 +148,8 @@ def compact_table(
     if over_seeds:
         reference_name = next((row.name for row in rows if _is_reference(row)), "Self-E")
         for line in singles:
-            row = CompactRow(f"{line.name} (one training)", _cells(line, None, False), False)
+            cells = _cells(line, None, False)
+            row = CompactRow(f"{line.name} (one training)", cells, bool(line.first.own_name))
             if row.cells:
                 rows.append(row)
     else:
@@ -229,8 +231,12 @@ def settings_of(folder: ResultFolder) -> str:
     return configuration[0][:8] if configuration else ""
 
 
-def _rows_over_seeds(frame: pd.DataFrame) -> list[CompactRow]:
-    """A row per configuration at its last iteration, Self-E first."""
+def _rows_over_seeds(frame: pd.DataFrame, own: Collection[str]) -> list[CompactRow]:
+    """A row per configuration at its last iteration, Self-E first.
+
+    Args:
+        own: variants that have a name of the user's.
+    """
     rows: list[CompactRow] = []
     several = frame["recipe"].nunique() > 1
     keys = ["recipe", "method", "variant", "settings"]
@@ -249,7 +255,7 @@ def _rows_over_seeds(frame: pd.DataFrame) -> list[CompactRow]:
             )
         added = ", ".join(str(part) for part in (key[2], key[0] if several else "") if part)
         name = f"{key[1]} ({added})" if added else str(key[1])
-        rows.append(CompactRow(name, cells, main=not added))
+        rows.append(CompactRow(name, cells, main=not added or key[2] in own))
     return sorted(rows, key=lambda row: not _is_reference(row))
 
 

@@ -24,6 +24,8 @@ OVERALL = "overall"
 Side = tuple[str, Sequence[ResultFolder], Sequence[ResultFolder]]
 """Name, results of the model itself, results of its configuration with other training seeds."""
 BySeed = Mapping[int, ResultFolder]
+Pairs = Mapping[int, tuple[ResultFolder, ResultFolder]]
+"""Training seed -> results of A and B."""
 
 
 class ComparedRow(Frozen):
@@ -81,6 +83,36 @@ def compare_runs(a: Side, b: Side, *, steps: Sequence[int] | None = None) -> Run
         ValueError: if they share no protocol at any of the steps.
     """
     notes: list[str] = []
+    by_steps = paired_results(a, b, steps=steps, notes=notes)
+    drafts: list[ComparedRow] = []
+    flipped: list[FlippedPrompt] = []
+    for count, pairs in by_steps.items():
+        drafts += _rows(count, pairs)
+        flipped += _flips(count, list(pairs.values()))
+    first, _ = next(iter(next(iter(by_steps.values())).values()))
+    return RunsComparison(
+        a=a[0],
+        b=b[0],
+        protocol=protocol_slug(first.result.protocol),
+        rows=tuple(_judged(drafts)),
+        flipped=tuple(sorted(flipped, key=lambda f: (-abs(f.a_correct - f.b_correct), f.steps))),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def paired_results(
+    a: Side, b: Side, *, steps: Sequence[int] | None = None, notes: list[str] | None = None
+) -> dict[int, Pairs]:
+    """The results that are compared: by number of steps, then by training seed.
+
+    Args:
+        steps: only these.
+        notes: gets what a reader must know of the choice.
+
+    Raises:
+        ValueError: if they share no protocol at any of the steps.
+    """
+    notes = [] if notes is None else notes
     ours, its = (_by_steps(side) for side in (a, b))
     common = sorted(ours.keys() & its.keys(), key=lambda key: (key[0], key[1]))
     if steps is not None:
@@ -96,20 +128,7 @@ def compare_runs(a: Side, b: Side, *, steps: Sequence[int] | None = None) -> Run
                  if k is not chosen]  # fmt: skip
         notes.append(f"they share results of other protocols, too: {', '.join(other)}")
     same = configuration_of(_any(ours[chosen[0]])) == configuration_of(_any(its[chosen[0]]))
-    drafts: list[ComparedRow] = []
-    flipped: list[FlippedPrompt] = []
-    for key in chosen:
-        pairs = _pairs(a, b, ours[key], its[key], same, notes)
-        drafts += _rows(key[1], pairs)
-        flipped += _flips(key[1], list(pairs.values()))
-    return RunsComparison(
-        a=a[0],
-        b=b[0],
-        protocol=protocol_slug(_any(ours[chosen[0]]).result.protocol),
-        rows=tuple(_judged(drafts)),
-        flipped=tuple(sorted(flipped, key=lambda f: (-abs(f.a_correct - f.b_correct), f.steps))),
-        notes=tuple(dict.fromkeys(notes)),
-    )
+    return {key[1]: _pairs(a, b, ours[key], its[key], same, notes) for key in chosen}
 
 
 def _by_steps(side: Side) -> dict[tuple[str, int], dict[int, ResultFolder]]:
@@ -162,7 +181,7 @@ def _pairs(
     return {named[0]: (x, y)}
 
 
-def _rows(steps: int, pairs: Mapping[int, tuple[ResultFolder, ResultFolder]]) -> list[ComparedRow]:
+def _rows(steps: int, pairs: Pairs) -> list[ComparedRow]:
     for x, y in pairs.values():
         check_same_protocol(x.result, y.result)
     counts = [(x.counts, y.counts) for x, y in pairs.values()]

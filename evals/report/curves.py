@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from evals.base import Interval
 from evals.report.canvas import add_heading, drawing, new_figure, steps_label
 from evals.report.exact_model import NAME, exact_scores
+from evals.report.groups import PAPER_VARIANTS
 from evals.report.result_folders import ResultFolder
 
 # Okabe and Ito's palette, told apart with any colour vision; markers and dashes say it again.
@@ -54,8 +55,9 @@ LineKey = tuple[str, tuple[str, str]]
 
 def series_label(folder: ResultFolder) -> str:
     model = folder.result.model
-    names = {"no-target-norm": "w/o target norm.", "aux": "w/ aux. term"}
-    return names.get(model.variant, f"{model.label} {model.variant}".strip())
+    if folder.own_name:
+        return f"{model.label} ({model.variant})"
+    return PAPER_VARIANTS.get(model.variant, f"{model.label} {model.variant}".strip())
 
 
 def make_series(
@@ -153,7 +155,11 @@ def training_progress(
     Returns:
         None where no model was scored at two iterations or more.
     """
-    trained = [f for f in folders if f.result.model.iterations and not f.result.model.variant]
+    trained = [
+        f
+        for f in folders
+        if f.result.model.iterations and (f.own_name or not f.result.model.variant)
+    ]
     panels = {
         n: make_series(
             [f for f in trained if f.result.sampling.steps == n],

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from evals.base import Interval
 from evals.report import curves, image_grids, training_seeds
 from evals.report.commands import STEPS
+from evals.report.groups import named_ablations
 from evals.report.page import TASK_NAMES
 from evals.report.reference import REFERENCE_METHOD
 from evals.report.result_folders import ResultFolder
@@ -53,7 +54,11 @@ def draw_group(draw: Draw, group: ResultGroup, suffix: str) -> list[str]:
     usual = list(chosen.values())
     _, long = horizons(chosen)
     final = [f for f in usual if f.result.model.iterations == long and not f.result.model.variant]
-    drawn = draw(f"fig5{suffix}", curves.training_progress(usual, group.title))
+    named = named_ablations(usual)
+    own = [f for f in usual if (f.result.model.method, f.result.model.variant) in named]
+    progress = [f for f in usual if not f.own_name] + own
+    drawn = draw(f"fig5{suffix}", curves.training_progress(progress, group.title))
+    final += _at_their_last(own)
     title = f"{group.title}; {long} iterations"
     drawn += draw(f"scores_by_steps{suffix}", curves.scores_against_steps(final, title))
     rows: dict[str, dict[int, ResultFolder]] = {}
@@ -62,7 +67,7 @@ def draw_group(draw: Draw, group: ResultGroup, suffix: str) -> list[str]:
     for method in dict.fromkeys([*papers, *trained]):
         for folder in final:
             if folder.result.model.method == method:
-                label = folder.result.model.label
+                label = curves.series_label(folder)
                 rows.setdefault(label, {})[folder.result.sampling.steps] = folder
     shared = sorted(set.intersection(*[set(r) for r in rows.values()])) if rows else []
     if shared and len(rows) > 1:
@@ -74,11 +79,22 @@ def draw_group(draw: Draw, group: ResultGroup, suffix: str) -> list[str]:
     return drawn + _draw_policies(draw, group, long, suffix)
 
 
+def _at_their_last(folders: Sequence[ResultFolder]) -> list[ResultFolder]:
+    """Of every configuration the results at its largest number of iterations."""
+    last: dict[str, int] = {}
+    for folder in folders:
+        label = curves.series_label(folder)
+        last[label] = max(last.get(label, 0), folder.result.model.iterations or 0)
+    return [f for f in folders if f.result.model.iterations == last[curves.series_label(f)]]
+
+
 def _draw_trainings(draw: Draw, group: ResultGroup, suffix: str) -> list[str]:
     """Means over training seeds: against sampling steps, overall and by task, and against
     iterations as Fig. 5."""
     found = training_seeds.repeated(group.folders)
-    shown = [c for c in training_seeds.usual(found) if not c.variant]
+    named = named_ablations(group.folders)
+    every = training_seeds.usual(found)
+    shown = [c for c in every if not c.variant or (c.method, c.variant) in named]
     _, long = horizons((c.method, c.variant, c.iterations, c.steps) for c in shown)
     by_steps: dict[curves.LineKey, dict[float, Interval]] = {}
     by_iterations: dict[int, dict[curves.LineKey, dict[float, Interval]]] = {}
@@ -87,8 +103,8 @@ def _draw_trainings(draw: Draw, group: ResultGroup, suffix: str) -> list[str]:
     for configuration in shown:
         by_seed = found[configuration]
         interval = training_seeds.mean_interval(by_seed)
-        label = by_seed[min(by_seed)].result.model.label
-        key = (label, (configuration.method, ""))
+        label = curves.series_label(by_seed[min(by_seed)])
+        key = (label, (configuration.method, configuration.variant))
         seeds.setdefault(label, set()).update(by_seed)
         panel = by_iterations.setdefault(configuration.steps, {})
         panel.setdefault(key, {})[configuration.iterations] = interval

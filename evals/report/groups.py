@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import PurePath
@@ -13,13 +15,18 @@ from evals.base import ProtocolFacts
 from evals.report.result_folders import ResultFolder, TrainingData
 from evals.results import protocol_key, protocol_slug
 
+PAPER_VARIANTS = {"no-target-norm": "w/o target norm.", "aux": "w/ aux. term"}
+"""The paper's ablations of Self-E, and how its tables call them."""
+_MOST_NAMED = 4
+
 
 def tell_apart(folders: Sequence[ResultFolder]) -> list[ResultFolder]:
     """The results, trainings of one method with different data or settings as its variants.
 
     Of the latent caches that methods were trained on under one recipe, the one with most results
     keeps the names. Of the settings that a method and variant were trained with, the recipe's own
-    do; where none are, those that all others have too, or else those with most results.
+    do; where none are, those that all others have too, or else those with most results. The others
+    are called as the user calls their runs, or else after the settings that were changed.
     """
     found: dict[tuple[str, ...], Counter[tuple[str, ...]]] = {}
     for folder in folders:
@@ -27,6 +34,7 @@ def tell_apart(folders: Sequence[ResultFolder]) -> list[ResultFolder]:
             found.setdefault(_trained_as(folder), Counter())[folder.changed] += 1
     usual = {key: min(n, key=partial(_rank_of_settings, n)) for key, n in found.items()}
     data = _names_of_data(folders)
+    own_names = _own_names(folders, usual)
     every = []
     for folder in folders:
         its_data, settings = data.get((folder.recipe, folder.data.cache), ""), folder.changed or ()
@@ -34,12 +42,62 @@ def tell_apart(folders: Sequence[ResultFolder]) -> list[ResultFolder]:
             settings = ()
         if its_data or settings:
             model = folder.result.model
-            variant = ", ".join(part for part in (model.variant, its_data, *settings) if part)
+            own = own_names.get((_trained_as(folder), settings), "")
+            words = [own] if own else settings
+            variant = ", ".join(part for part in (model.variant, its_data, *words) if part)
             model = model.model_copy(update={"variant": variant})
             result = folder.result.model_copy(update={"model": model})
-            folder = replace(folder, result=result, told_apart=bool(settings))
+            folder = replace(folder, result=result, told_apart=bool(settings), own_name=own)
         every.append(folder)
     return every
+
+
+_AUTOMATIC = re.compile(r"(?:-[a-z_]+\.[a-z_.]+[-+0-9.e]*)*(?:-seed[0-9]+)?")
+"""How names of runs that no user chose end: with settings and a training seed."""
+
+
+def _own_names(
+    folders: Iterable[ResultFolder], usual: Mapping[tuple[str, ...], tuple[str, ...]]
+) -> dict[tuple[tuple[str, ...], tuple[str, ...]], str]:
+    """(`_trained_as`, changed settings) -> name of the run, or what the names of several begin
+    with. Settings that share a name with others, or with an ablation of the paper, have none."""
+    runs: dict[tuple[tuple[str, ...], tuple[str, ...]], set[str]] = {}
+    for folder in folders:
+        key = _trained_as(folder)
+        if folder.changed and folder.changed != usual[key]:
+            runs.setdefault((key, folder.changed), set()).add(folder.run)
+    names = {
+        key: _common_name(own)
+        for key, own in runs.items()
+        if not any(_is_automatic(run, *key[0][:3]) for run in own)
+    }
+    taken = Counter((key[0], name) for key, name in names.items())
+    others = {"", *PAPER_VARIANTS, *(folder.result.model.variant for folder in folders)}
+    return {
+        key: name for key, name in names.items() if name not in others and taken[key[0], name] == 1
+    }
+
+
+def _is_automatic(run: str, recipe: str, method: str, variant: str) -> bool:
+    start = "-".join(part for part in (recipe, method, variant) if part)
+    return run.startswith(start) and _AUTOMATIC.fullmatch(run[len(start) :]) is not None
+
+
+def _common_name(runs: Collection[str]) -> str:
+    if len(runs) == 1:
+        return next(iter(runs))
+    return re.sub(r"[-_.]*(?:seed)?[-_.]*$", "", os.path.commonprefix(sorted(runs)))
+
+
+def named_ablations(folders: Iterable[ResultFolder]) -> list[tuple[str, str]]:
+    """(method, variant) of the configurations that have a name of the user's, those with most
+    results first; as many as a figure can hold."""
+    found = Counter(
+        (folder.result.model.method, folder.result.model.variant)
+        for folder in folders
+        if folder.own_name
+    )
+    return sorted(found, key=lambda key: (-found[key], key))[:_MOST_NAMED]
 
 
 def usual_data(folders: Sequence[ResultFolder]) -> TrainingData:

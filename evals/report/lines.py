@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evals.report.curves import STYLES
+from evals.report.groups import PAPER_VARIANTS
 from evals.report.model_columns import eta_of, guidance_text, setting_text
 from evals.report.reference import REFERENCE_METHOD
 from evals.report.result_folders import ResultFolder
@@ -23,17 +24,11 @@ from evals.results import protocol_key
 
 MOST_USUAL = 6
 """Lines drawn where the reader chose none."""
-_PAPER_NAMES = {"no-target-norm": "w/o target norm.", "aux": "w/ aux. term"}
 
 
 def short_id(*parts: object) -> str:
     """An identifier that stays the same when other results come or go."""
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:10]
-
-
-def run_of(folder: ResultFolder) -> str:
-    """Name of the training run, or of the published model."""
-    return folder.result.model.name.partition("@")[0]
 
 
 @dataclass
@@ -91,7 +86,7 @@ def build_lines(
         model = folder.result.model
         facts = model.training
         own = (
-            run_of(folder),
+            folder.run,
             facts.get("config_digest"),
             facts.get("seed"),
             facts.get("init_from"),
@@ -175,7 +170,7 @@ def _method_name(line: Line, names: Mapping[str, str]) -> str:
     model = line.first.result.model
     if line.first.name in names:
         return names[line.first.name]
-    variant = _PAPER_NAMES.get(model.variant, model.variant)
+    variant = PAPER_VARIANTS.get(model.variant, model.variant)
     return f"{model.label} ({variant})" if variant else model.label
 
 
@@ -185,7 +180,7 @@ def _seed_words(line: Line) -> str:
 
 
 def _run_words(line: Line) -> str:
-    return run_of(line.first)
+    return line.first.run
 
 
 def _sampling_words(line: Line) -> str:
@@ -193,8 +188,9 @@ def _sampling_words(line: Line) -> str:
 
 
 def _choose(lines: Sequence[Line]) -> None:
-    """Styles, and the lines that are drawn at first: of every configuration one training, without
-    ablations and further settings, unless there is nothing else."""
+    """Styles, and the lines that are drawn at first: of every configuration one training, the
+    user's own ablations among them, but without those of the paper and further settings, unless
+    there is nothing else."""
     by_protocol: dict[str, list[Line]] = {}
     for line in lines:
         by_protocol.setdefault(line.protocol, []).append(line)
@@ -202,10 +198,12 @@ def _choose(lines: Sequence[Line]) -> None:
         taken: list[Line] = []
         for line in own:
             model = line.first.result.model
-            if line.further or model.variant or len(taken) >= MOST_USUAL:
+            own = line.first.own_name
+            if line.further or (model.variant and not own) or len(taken) >= MOST_USUAL:
                 continue
             if not any(only_the_seed_differs(line.first, other.first) for other in taken):
-                if sum(other.first.result.model.method == model.method for other in taken) < 2:
+                alike = [o for o in taken if o.first.result.model.method == model.method]
+                if own or sum(not o.first.own_name for o in alike) < 2:
                     taken.append(line)
         for line in taken or own[:MOST_USUAL]:
             line.usual = True

@@ -59,7 +59,9 @@ class ResultFolder:
         verdicts: images.jsonl, a frame of `evals.verdicts.verdict_frame`.
         counts: correct images by prompt, per task.
         under_trained: why the model counts as under-trained; "" where it does not.
-        told_apart: whether the model's variant names the changed settings too (`tell_apart`).
+        told_apart: whether the model's variant tells the changed settings too (`tell_apart`).
+        own_name: what the user calls a configuration that was told apart by the name of its runs;
+            "" where there is no such name.
     """
 
     path: Path
@@ -69,6 +71,12 @@ class ResultFolder:
     counts: Counts
     under_trained: str = ""
     told_apart: bool = False
+    own_name: str = ""
+
+    @property
+    def run(self) -> str:
+        """Name of the training run, or of the published model."""
+        return self.result.model.name.partition("@")[0]
 
     @property
     def recipe(self) -> str:

@@ -224,7 +224,7 @@ def _keeps(run: str, iterations: int) -> bool:
 
 def run_folder(folder: ResultFolder) -> str:
     """The training run a result belongs to, as `geneval --model` takes it."""
-    run = folder.result.model.name.partition("@")[0]
+    run = folder.run
     for parent in folder.path.parents:
         if parent.name == run:
             return parent.as_posix()

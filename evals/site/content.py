@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from evals.report.compact import CompactTable, column_name, compact_table, headline
+from evals.report.compact import CompactTable, column_name, compact_table, headline, settings_of
 from evals.report.lines import Line, build_lines, reference_line
 from evals.report.markup import number as as_number
 from evals.report.result_folders import ResultFolder
@@ -106,19 +106,20 @@ class PageContent:
         means, points = facts.mean_lines(frame, protocol, lines)
         if self.named:
             means = [mean | {"usual": False} for mean in means]
-        averaged = any(mean["usual"] for mean in means)
+        averaged = set(frame["settings"]) if any(mean["usual"] for mean in means) else set()
         self.lists["lines"] += means
         self.lists["means"] += points
         for line in lines:
+            alone = settings_of(line.first) not in averaged
             values = facts.line_facts(line, False)
-            self.lists["lines"].append(values | {"usual": line.usual and not averaged})
+            self.lists["lines"].append(values | {"usual": line.usual and alone})
         return means
 
     def _add_results(self, protocol: str, numbers: Sequence[int], files: PageFiles) -> None:
         order = _write_prompts(files, protocol, [self.folders[number] for number in numbers])
         for number in numbers:
             folder, name = self.folders[number], self.ids.ids[number]
-            run = self.runs.get(facts.run_of(folder))
+            run = self.runs.get(folder.run)
             seconds = run.seconds_at(folder.result.model.iterations) if run else None
             line = self.line_of[id(folder)]
             self.lists["results"].append(facts.result_facts(folder, name, line, seconds))

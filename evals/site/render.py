@@ -38,6 +38,7 @@ def render_page(
     trainings: Mapping[str, pd.DataFrame] | None = None,
     runs: Mapping[str, RunRecord] | None = None,
     live: str = "",
+    start: Mapping[str, str] | None = None,
     tables_beside: bool = False,
 ) -> list[Path]:
     """Write the page for a set of results.
@@ -52,6 +53,7 @@ def render_page(
         trainings: frames of `trainings_frame` by protocol; computed where not given.
         runs: training runs by name; those that the results lie in where not given.
         live: version of a served page, which asks the server for a newer one.
+        start: choices in the gallery with which the page opens there, as its address holds them.
         tables_beside: whether README.md lies in the same folder.
 
     Returns:
@@ -79,6 +81,7 @@ def render_page(
         "tables": [facts.table_facts(n, i, t) for i, (n, t) in enumerate(tables) if t.protocol],
         "paper": facts.paper_lines(),
         "paper_name": PAPER,
+        "start": dict(start or {}),
         "runs": facts.run_facts(runs.values(), bool(live)),
         "sheets": [vars(sheet) for sheet in sheets.sheets],
         "per_sheet": sheets.per_sheet,

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from evals.report.lines import run_of
 from evals.report.result_folders import ResultFolder
 from selfe.json_files import JsonFault, read_json, read_json_lines
 
@@ -47,10 +46,10 @@ class RunRecord:
 
 
 def runs_of(folders: Iterable[ResultFolder]) -> dict[str, RunRecord]:
-    """The runs whose folders the results lie in, by `run_of`; others are unknown."""
+    """The runs whose folders the results lie in, by `ResultFolder.run`; others are unknown."""
     found: dict[str, RunRecord] = {}
     for folder in folders:
-        name = run_of(folder)
+        name = folder.run
         if name in found:
             continue
         for parent in folder.path.parents[:6]:

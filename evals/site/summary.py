@@ -16,7 +16,7 @@ from evals.base import TASKS, Interval
 from evals.report import page
 from evals.report.compact import settings_of
 from evals.report.exact_model import NAME, exact_scores
-from evals.report.lines import Line, run_of, short_id
+from evals.report.lines import Line, short_id
 from evals.report.markup import is_missing
 from evals.report.model_columns import eta_of, guidance_text, setting_text
 from evals.report.result_folders import ResultFolder
@@ -116,7 +116,7 @@ def line_facts(line: Line, has_pictures: bool) -> dict[str, Any]:
         "changed": list(folder.changed or ()),
         "changed_known": folder.changed is not None,
         "recipe": folder.recipe,
-        "run": run_of(folder),
+        "run": folder.run,
         "seed": str(facts.get("seed", "")),
         "precision": str(facts.get("precision", "")),
         "parameters": model.parameters,
@@ -152,6 +152,7 @@ def mean_lines(
     found: list[dict[str, Any]] = []
     points: list[dict[str, Any]] = []
     several = frame["recipe"].nunique() > 1
+    named = {line.first.result.model.variant for line in lines if line.first.own_name}
     for key, members in frame.groupby(["recipe", "method", "variant", "settings"], sort=False):
         identifier = short_id(protocol, "mean", *key)
         own = [line for line in lines if settings_of(line.first) == key[3]]
@@ -168,7 +169,7 @@ def mean_lines(
                 "label": label,
                 "method": own[0].first.result.model.method if own else "",
                 "style": next((line.style for line in own if line.usual), len(found)),
-                "usual": not key[2],
+                "usual": not key[2] or key[2] in named,
             }
         )
         for _, row in members.iterrows():

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from evals.report.compare_runs import RunsComparison, as_text, compare_runs
+from evals.report.compare_runs import RunsComparison, Side, as_text, compare_runs
 from evals.report.result_folders import ResultFolder, collect
+from evals.site.comparison import render_comparison
 from selfe.api.runs import Run
 from selfe.api.scores import Scores
 from selfe.run_folder.records import find_checkpoint, find_runs, read_config, require_run
@@ -24,8 +25,9 @@ class Comparison:
         facts: everything as plain values (`evals.report.compare_runs.RunsComparison`).
     """
 
-    def __init__(self, facts: RunsComparison) -> None:
+    def __init__(self, facts: RunsComparison, sides: tuple[Side, Side]) -> None:
         self.facts = facts
+        self._sides = sides
 
     def frame(self) -> pd.DataFrame:
         """A row per number of steps and task: scores of both, the difference with its 95%
@@ -40,6 +42,12 @@ class Comparison:
     def flipped(self) -> pd.DataFrame:
         """Prompts of which the two drew different numbers of correct images, with their text."""
         return pd.DataFrame([each.model_dump() for each in self.facts.flipped])
+
+    def page(self, out_dir: str | Path) -> Path:
+        """Write a page of the images beside each other, which opens at those that only one of the
+        two got right; returns its index.html."""
+        steps = sorted({row.steps for row in self.facts.rows})
+        return render_comparison(*self._sides, out_dir, steps=steps)[0]
 
     def __repr__(self) -> str:
         return as_text(self.facts)
@@ -71,11 +79,11 @@ def compare(
             steps in common.
     """
     runs_dir = Path(runs_dir)
-    sides = [_side(each, runs_dir) for each in (a, b)]
-    return Comparison(compare_runs(*sides, steps=steps))
+    sides = (_side(a, runs_dir), _side(b, runs_dir))
+    return Comparison(compare_runs(*sides, steps=steps), sides)
 
 
-def _side(given: Compared, runs_dir: Path) -> tuple[str, list[ResultFolder], list[ResultFolder]]:
+def _side(given: Compared, runs_dir: Path) -> Side:
     """Name, results of the model itself, and results of its configuration with other seeds."""
     if isinstance(given, Scores):
         own = list(given)
@@ -103,7 +111,7 @@ def _side(given: Compared, runs_dir: Path) -> tuple[str, list[ResultFolder], lis
             continue
         if same:
             others += [r for r in _results(run, None) if r.result.model.iterations == iteration]
-    return folder.name, own, others
+    return folder.name if step is None else f"{folder.name}@{step}", own, others
 
 
 def _results(folder: Path, step: int | None) -> list[ResultFolder]:

@@ -38,6 +38,14 @@ def compare(
             file_okay=False,
         ),
     ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            help="For runs: a folder for a page of their images, which opens at those that only "
+            "one of the two got right.",
+            file_okay=False,
+        ),
+    ] = None,
     as_json: options.AsJson = False,
     runs_dir: options.RunsDir = RUNS,
 ) -> None:
@@ -49,16 +57,20 @@ def compare(
             raise ValueError(
                 "--over is for result folders: runs find results of other seeds by themselves"
             )
-        typer.echo(_compare_runs(a, b, steps, as_json, runs_dir))
+        typer.echo(_compare_runs(a, b, steps, page, as_json, runs_dir))
         return
     if not all(are_results):
         raise ValueError(f"{a} and {b} are of different kinds: name two runs or two results")
     if steps is not None:
         raise ValueError("--steps is for runs: a result folder has one number of steps")
+    if page is not None:
+        raise ValueError("--page is for runs: of results, `selfe-bench view A B` makes a page")
     typer.echo(_compare_results(folders[0], folders[1], over, as_json))
 
 
-def _compare_runs(a: str, b: str, steps: str | None, as_json: bool, runs_dir: Path) -> str:
+def _compare_runs(
+    a: str, b: str, steps: str | None, page: Path | None, as_json: bool, runs_dir: Path
+) -> str:
     from selfe.run_folder.records import require_run
 
     for name in (a, b):  # a typing error is answered before scipy and pandas load
@@ -67,7 +79,11 @@ def _compare_runs(a: str, b: str, steps: str | None, as_json: bool, runs_dir: Pa
     from selfe.api.comparison import compare as compare_by_name
 
     found = compare_by_name(a, b, steps=chosen, runs_dir=runs_dir)
-    return found.facts.model_dump_json(indent=1) if as_json else repr(found)
+    written = None if page is None else found.page(page)
+    if as_json:
+        return found.facts.model_dump_json(indent=1)
+    where = f"their images: {written}" if written else "their images: the same with --page FOLDER"
+    return f"{found!r}\n\n{where}"
 
 
 def _compare_results(a: Path, b: Path, over: Path | None, as_json: bool) -> str:

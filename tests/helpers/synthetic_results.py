@@ -51,6 +51,7 @@ class MadeUpResult:
         keep: images kept of the whole set; the result is then partial.
         allow_partial: whether a partial set has an overall score.
         training: added to the facts of the training.
+        run: name of the training run; that of recipe and method if not given.
         images: whether PNGs of flat colours are written as well.
         seed: of the coins.
     """
@@ -72,6 +73,7 @@ class MadeUpResult:
     allow_partial: bool = True
     settings: Mapping[str, Any] | None = field(default_factory=dict)
     training: Mapping[str, Any] | None = field(default_factory=dict)
+    run: str = ""
     command: str = "selfe-bench geneval --steps 2,4,8,50"
     images: bool = False
     diversity: Mapping[str, Any] = field(default_factory=lambda: DIVERSITY)
@@ -133,8 +135,9 @@ class MadeUpResult:
     def _model(self) -> dict[str, Any]:
         method, iterations = self.method, self.iterations
         trained = {"recipe": self.recipe, "seed": 0} if iterations else {}
+        run = self.run or f"{self.recipe}-{method}"
         return {
-            "name": f"{self.recipe}-{method}@{iterations}" if iterations else method,
+            "name": f"{run}@{iterations}" if iterations else method,
             "label": self.label or LABELS.get(method, method),
             "method": method,
             "digest": f"digest-{method}-{self.variant}-{iterations}",

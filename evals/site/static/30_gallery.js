@@ -2,6 +2,7 @@
 
 const BOX_COLORS = { red: "#e5383b", orange: "#f48c06", yellow: "#ffd60a", green: "#38b000", blue: "#3a86ff", purple: "#9d4edd", pink: "#ff70a6", brown: "#a47148", black: "#222", white: "#fff", gray: "#999", grey: "#999", cyan: "#00b4d8", teal: "#2a9d8f" };
 const CARDS_AT_ONCE = 24;
+const PAIRED = /^(ab|ba|differ|both|neither)$/;
 
 const Gallery = {
   cards: [], drawn: 0, focus: -1, busy: 0, cells: [],
@@ -35,7 +36,7 @@ const Gallery = {
 
   /* The results that the present view looks at: those in the matrix, and A and B. */
   async needed() {
-    const [a, b] = State.get("gv").match(/^(ab|ba|both|neither)$/) ? this.pair() : [null, null];
+    const [a, b] = State.get("gv").match(PAIRED) ? this.pair() : [null, null];
     const matrix = this.lines().map((line) => this.steps().map((n) => this.at(line.id, n)));
     const all = unique([...matrix.flat(), a, b].filter(Boolean));
     const loaded = await Promise.all(all.map((r) => Loader.load(`r-${r.id}`)));
@@ -98,6 +99,7 @@ const Gallery = {
       if (mode === "right" && (states.includes(false) || !states.includes(true))) continue;
       if (mode === "ab" && !(got(va, key) === true && got(vb, key) === false)) continue;
       if (mode === "ba" && !(got(va, key) === false && got(vb, key) === true)) continue;
+      if (mode === "differ" && (got(va, key) === null || got(vb, key) === null || got(va, key) === got(vb, key))) continue;
       if (mode === "both" && !(got(va, key) === true && got(vb, key) === true)) continue;
       if (mode === "neither" && !(got(va, key) === false && got(vb, key) === false)) continue;
       if (mode === "flip" && !flips.some(([x, y]) => got(x, key) !== null && got(y, key) !== null && got(x, key) !== got(y, key))) continue;
@@ -274,7 +276,7 @@ function drawGalleryControls() {
   const steps = rising(Shown.results().filter((r) => r.final).map((r) => r.steps));
   const mode = State.get("gv"), [a, b] = Gallery.pair();
   const options = Shown.results().filter((r) => r.final).map((r) => [r.id, resultName(r)]);
-  const paired = ["ab", "ba", "both", "neither"].includes(mode);
+  const paired = PAIRED.test(mode);
   const word = (r) => (r ? shortName(LINES.get(r.line), [a, b].map((q) => LINES.get(q.line)).filter((l, i, all) => all.indexOf(l) === i)) : "");
   const views = [];
   if (a && b && a !== b) {
@@ -283,6 +285,12 @@ function drawGalleryControls() {
     views.push([`${word(b)}${suffix(b)} right, ${word(a)}${suffix(a)} wrong`, { gv: "ba", ga: a.id, gb: b.id, gt: "" }]);
   }
   const here = Gallery.steps();
+  if (a && b && a.line !== b.line) {
+    for (const n of here) {
+      const [x, y] = [a, b].map((r) => Gallery.at(r.line, n));
+      if (x && y) views.push([`${word(x)} and ${word(y)} differ at ${stepsWord(n)}`, { gv: "differ", ga: x.id, gb: y.id, gt: "" }]);
+    }
+  }
   if (here.length > 1) views.push([`Flipped between ${here[0]} and ${here.at(-1)} steps`, { gv: "flip", gf: [here[0], here.at(-1)], gt: "" }]);
   for (const task of protocol.tasks.includes("counting") ? ["counting"] : protocol.tasks.slice(0, 1)) {
     views.push([`All failures of ${taskName(task).toLowerCase()}`, { gv: "wrong", gt: task }]);
@@ -298,7 +306,7 @@ function drawGalleryControls() {
         el("input", { type: "search", name: "gq", id: "gallery-search", value: State.get("gq"),
           oninput: (e) => { clearTimeout(Gallery.timer); Gallery.timer = setTimeout(() => State.set({ gq: e.target.value }), 150); } })),
       choice("Task", "gt", [["", "all tasks"], ...protocol.tasks.map((t) => [t, taskName(t)])], State.get("gt"), (v) => State.set({ gt: v })),
-      choice("Verdict", "gv", [["", "any"], ["wrong", "something wrong"], ["allwrong", "everything wrong"], ["right", "everything right"], ["flip", "flipped between steps"], ["ab", "A right, B wrong"], ["ba", "B right, A wrong"], ["both", "A and B right"], ["neither", "A and B wrong"]], mode, (v) => State.set({ gv: v })),
+      choice("Verdict", "gv", [["", "any"], ["wrong", "something wrong"], ["allwrong", "everything wrong"], ["right", "everything right"], ["flip", "flipped between steps"], ["ab", "A right, B wrong"], ["ba", "B right, A wrong"], ["differ", "A and B differ"], ["both", "A and B right"], ["neither", "A and B wrong"]], mode, (v) => State.set({ gv: v })),
       paired && choice("A", "ga", options, a && a.id, (v) => State.set({ ga: v, gb: b.id })),
       paired && choice("B", "gb", options, b && b.id, (v) => State.set({ gb: v, ga: a.id })),
       mode === "flip" && ["first", "last"].map((which, i) => choice(which === "first" ? "Between" : "and", `gf-${which}`, steps.map((n) => [n, stepsWord(n)]),

@@ -248,6 +248,8 @@ async function live() {
 
 function start() {
   State.read();
+  const opens = !location.hash && Object.keys(DATA.start).length > 0;
+  if (opens) State.values = { ...DATA.start };
   State.listeners.push(changed);
   theme();
   drawEverything();
@@ -279,7 +281,8 @@ function start() {
   // the gallery reads its data once it is near: what is above is painted first
   const wanted = State.get("open") || GALLERY_KEYS.some((k) => k in State.values);
   const begin = () => Gallery.update().then(() => Detail.restore());
-  if (wanted) begin();
+  if (opens) begin().then(() => byId("gallery").scrollIntoView({ behavior: "instant" }));
+  else if (wanted) begin();
   else {
     const watch = new IntersectionObserver((entries) => {
       if (entries.some((e) => e.isIntersecting)) { watch.disconnect(); begin(); }
