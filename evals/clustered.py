@@ -13,10 +13,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from scipy.special import ndtri
 
 from evals.base import Interval
-from evals.stats import CONFIDENCE, POWER, Difference, sign_flip_p_value, student_quantile
+from evals.stats import (
+    CONFIDENCE,
+    Difference,
+    normal_quantile,
+    power_quantile,
+    sign_flip_p_value,
+    student_quantile,
+)
 
 RESAMPLES = 200
 Bounds = tuple[float, float]
@@ -99,7 +105,7 @@ def clustered_difference(a: Numbers, b: Numbers, prompt_ids: Numbers, seed: int 
     p_value = sign_flip_p_value(sums / sizes.sum(), seed)
     quantile = student_quantile(len(sums) - 1)
     error = (interval.high - interval.low) / (2 * quantile)
-    normal = float(ndtri(0.5 + CONFIDENCE / 2) + ndtri(POWER))
+    normal = normal_quantile() + power_quantile()
     return Difference(interval, p_value, max(error * quantile, error * normal))
 
 

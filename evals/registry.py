@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from evals.base import ColorClassifier, Detector
-from evals.judges.base import VisualJudge
-from evals.measure import Measure, MeasureOptions
-from evals.suites.base import Suite
 from selfe.registry import Registry
+
+if TYPE_CHECKING:  # names alone need none of them
+    from evals.base import ColorClassifier, Detector
+    from evals.judges.base import VisualJudge
+    from evals.measure import Measure, MeasureOptions
+    from evals.suites.base import Suite
 
 SUITES = Registry(
     "suite",

@@ -15,16 +15,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
+from statistics import NormalDist
 
 import numpy as np
-from scipy.special import ndtri, stdtrit
 
 from evals.base import Interval
 
 CONFIDENCE = 0.95
 POWER = 0.8
-_NORMAL = float(ndtri(0.5 + CONFIDENCE / 2))
+_NORMAL = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
 _FLIPS = 9_999
 _EXACT_PROMPTS = 13
 """Up to so many differing prompts all sign patterns are tried (2 to this power)."""
@@ -139,14 +139,21 @@ def score_interval(share: float, effective: float, quantile: float = _NORMAL) ->
     return Interval(mean=share, low=min(low, share), high=max(high, share))
 
 
-@cache
 def normal_quantile() -> float:
     """Of Gauss's distribution, for two-sided intervals of `CONFIDENCE`."""
     return _NORMAL
 
 
+def power_quantile() -> float:
+    """Of Gauss's distribution, one-sided: what a true difference must lie beyond the end of its
+    interval to be resolved with `POWER`."""
+    return NormalDist().inv_cdf(POWER)
+
+
 def student_quantile(degrees: int) -> float:
     """Two-sided 95% quantile; of one cluster nothing can be estimated, and 1 degree is taken."""
+    from scipy.special import stdtrit  # here, for scores of one model start without scipy
+
     return float(stdtrit(max(1, degrees), 0.5 + CONFIDENCE / 2))
 
 
@@ -333,4 +340,4 @@ def sign_flip_p_value(contributions: np.ndarray, seed: int = 0) -> float:
 def _detectable(width: float, quantile: float) -> float:
     standard_error = width / (2 * quantile)
     # of few prompts Student's quantile is large: nothing within the interval itself is resolved
-    return max(width / 2, float((_NORMAL + ndtri(POWER)) * standard_error))
+    return max(width / 2, (_NORMAL + power_quantile()) * standard_error)

@@ -11,8 +11,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from selfe.temporaries import temporary
 
 _PATIENCE = 0.3
@@ -131,6 +129,8 @@ def folder_lock(folder: str | Path, name: str = ".lock") -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"cannot write to {folder} ({error.strerror})") from None
+    from filelock import FileLock, Timeout  # here: lists and typing errors need no lock
+
     lock = FileLock(folder / name, timeout=_PATIENCE, thread_local=False)
     try:
         lock.acquire()
@@ -161,6 +161,8 @@ def is_held(folder: str | Path, name: str = ".lock") -> bool:
     path = Path(folder) / name
     if not path.is_file():  # the process that held the lock removed its file
         return False
+    from filelock import FileLock, Timeout
+
     lock = FileLock(path, timeout=0, thread_local=False)
     try:
         lock.acquire()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-import numpy as np
-
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # lists of models start without them
+    import numpy as np
     import torch
 
-GeneratedImage = np.ndarray | None
+GeneratedImage: TypeAlias = "np.ndarray | None"
 """(H, W, 3) uint8, or None where the latents were not finite: failed, never scored as a picture."""
 
 
@@ -85,6 +86,27 @@ class TextToImage(Protocol):
     def count_truncated(self, prompts: Sequence[str]) -> dict[str, int]:
         """Per text encoder, how many of the prompts exceed its limit."""
         ...
+
+
+_LISTENER: ContextVar[Callable[[float], None] | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def told_while_drawing(listener: Callable[[float], None]) -> Iterator[None]:
+    """Within it a model that draws in several parts tells `listener` how far `generate` has come:
+    the images of this call that are drawn, those in the making as fractions."""
+    before = _LISTENER.set(listener)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(before)
+
+
+def tell_drawn(images: float) -> None:
+    """For models, from within `generate`: so many images are drawn."""
+    listener = _LISTENER.get()
+    if listener is not None:
+        listener(images)
 
 
 def image_seed(seed: int, prompt: str, sample: int) -> int:

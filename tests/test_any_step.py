@@ -11,7 +11,7 @@ from selfe.config.schema import SamplingConfig
 from selfe.encoders.registry import build_codec, build_text_encoder
 from selfe.generation.any_step import AnyStepGenerator, guided_velocity, latents_to_images
 from selfe.generation.captions import EncodedCaptions
-from selfe.generator import GeneratorFacts, image_seed
+from selfe.generator import GeneratorFacts, image_seed, told_while_drawing
 from selfe.guidance import Guidance
 from selfe.run_folder.model import build_model, load_run
 from selfe.run_folder.records import find_checkpoint, write_config
@@ -255,3 +255,15 @@ def test_a_run_is_loaded_with_its_averaged_weights(tmp_path):
     with pytest.raises(ValueError, match="step-00000008 is damaged: .*@4 too"):
         load_run(tmp_path)
     assert load_run(tmp_path, step=4).facts.iterations == 4
+
+
+def test_progress_is_told_at_every_step_of_every_batch():
+    generator = make()  # four slots: captions of three lengths take three batches
+    told: list[float] = []
+    with told_while_drawing(told.append):
+        generator.generate(PROMPTS * 2, 5, [*seeds(0, 1, 2), *seeds(3, 4, 5)])
+    assert len(told) == 5 * len({len(p.split()) for p in PROMPTS})
+    assert told == sorted(told) and told[0] == pytest.approx(4 / 5) and told[-1] == len(PROMPTS) * 2
+    before = list(told)
+    generator.generate(PROMPTS[:1], 5, seeds(0))
+    assert told == before  # nobody listens any more

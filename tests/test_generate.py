@@ -16,6 +16,8 @@ from evals.images import failed_marker_path, sample_path
 from evals.scoring import draw
 from evals.scoring.draw import draw_images, plan_chunks
 from evals.scoring.drawing_cost import resident_peak
+from selfe.cli import common
+from selfe.generator import tell_drawn
 
 RECORDS = [
     {"tag": "single_object", "include": [{"class": "star", "count": 1}], "prompt": f"prompt {i}"}
@@ -212,3 +214,33 @@ def test_time_and_memory_of_drawing_are_measured(tmp_path):
     assert cost["wall_s_per_image"] >= 4 * Hoarder.seconds / 10  # four chunks for ten images
     assert cost["peak_memory_bytes"] >= max(before, Hoarder.megabytes * 2**20)
     assert drawn(tmp_path, Hoarder()).cost() == {}  # all were found
+
+
+class SlowPainter(Painter):
+    """Says how far it is, as a model does that draws a chunk in several batches."""
+
+    def generate(self, prompts, num_steps, seeds):
+        for part in range(1, 5):
+            tell_drawn(len(prompts) * part / 4)
+        return super().generate(prompts, num_steps, seeds)
+
+
+def test_progress_advances_within_a_chunk(tmp_path):
+    told = []
+    drawn(tmp_path, SlowPainter(), progress=lambda done, total: told.append((done, total)))
+    assert {total for _, total in told} == {10}
+    done = [number for number, _ in told]
+    assert done == sorted(done) and set(done) == set(range(1, 11))
+
+
+def test_a_log_has_a_line_after_ten_seconds_of_progress(monkeypatch):
+    now = [0.0]
+    lines: list[str] = []
+    monkeypatch.setattr(common.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(common.console, "print", lambda text, **_: lines.append(text))
+    with common.progress_bar() as bar:
+        tick = common.Ticker(bar)
+        for done in range(40):
+            now[0] += 4.0
+            tick("drawing", done, 1000)
+    assert lines == [f"drawing: {done}/1000" for done in range(0, 40, 3)]

@@ -108,3 +108,12 @@ def test_over_seeds_it_has_its_row_and_a_verdict(tmp_path: Path) -> None:
     (row,) = [row for row in table.rows if row.name == "Self-E (hot)"]
     assert row.main and all(cell.delta is not None for cell in row.cells.values())
     assert all("Self-E (hot)" in sentence for sentence in headline(table))
+
+
+def test_many_of_them_leave_the_methods_their_places(tmp_path: Path) -> None:
+    write(tmp_path, "shapes-selfe")
+    write(tmp_path, "shapes-imm", method="imm")
+    for number in range(8):
+        write(tmp_path, f"width-{'abcdefgh'[number]}", f"model.dim={number}")
+    shown = [line.name for line in build_lines(tell_apart(collect([tmp_path]))) if line.usual]
+    assert len(shown) == 6 and {"Self-E", "IMM", "Self-E (width-a)"} <= set(shown)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from evals.results import read_result
 from selfe.api.demo import demo_prompts
-from selfe.cli import suspicions
+from selfe.cli import build_app, suspicions
 from selfe.cli.completion import complete_methods, complete_runs, complete_settings
 from selfe.cli.score_table import score_tables
 from selfe.cli.train_words import duration, header
@@ -157,3 +158,34 @@ def test_the_demo_draws_judges_and_writes_a_page(run, tmp_path):
     assert all(prompt in page for prompt in demo_prompts())
     assert page.count("data:image/png") == 2 * len(demo_prompts())
     assert f"look at {tmp_path / 'page' / 'index.html'}" in out and "Flow Matching" in out
+
+
+def test_help_is_the_same_where_no_options_are_read():
+    read = [CliRunner().invoke(build_app(words), ["--help"]).output for words in (None, ["--help"])]
+    assert read[0] == read[1] and "  search " in read[0]
+
+
+@pytest.mark.parametrize(
+    ("command", "absent"),
+    [
+        ("--help", "torch numpy scipy pandas filelock"),
+        ("trian", "torch numpy scipy pandas"),
+        ("ls models", "torch numpy scipy pandas"),
+        ("ls suites", "torch scipy pandas matplotlib"),
+        ("ls runs", "torch numpy scipy pandas"),
+        ("plan", "torch numpy scipy pandas"),
+    ],
+)
+def test_what_lists_and_typing_errors_do_not_import(tmp_path, command, absent):
+    """Half a second of CPU is what they may take: these packages alone take as much."""
+    program = (
+        f"import sys; sys.argv[1:] = {command.split()}\n"
+        "from selfe.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        f"print('found', *({set(absent.split())} & sys.modules.keys()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "found"

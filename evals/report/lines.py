@@ -196,15 +196,15 @@ def _choose(lines: Sequence[Line]) -> None:
         by_protocol.setdefault(line.protocol, []).append(line)
     for own in by_protocol.values():
         taken: list[Line] = []
-        for line in own:
-            model = line.first.result.model
-            own = line.first.own_name
-            if line.further or (model.variant and not own) or len(taken) >= MOST_USUAL:
+        methods = [line for line in own if not line.further and not line.first.result.model.variant]
+        named = [line for line in own if not line.further and line.first.own_name]
+        for line in [*methods, *named]:
+            method = line.first.result.model.method
+            alike = [o for o in taken if o.first.result.model.method == method]
+            if len(taken) >= MOST_USUAL or (len(alike) >= 2 and not line.first.own_name):
                 continue
             if not any(only_the_seed_differs(line.first, other.first) for other in taken):
-                alike = [o for o in taken if o.first.result.model.method == model.method]
-                if own or sum(not o.first.own_name for o in alike) < 2:
-                    taken.append(line)
+                taken.append(line)
         for line in taken or own[:MOST_USUAL]:
             line.usual = True
         _give_styles(own)

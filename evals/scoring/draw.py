@@ -24,7 +24,7 @@ from evals.images import (
     write_png,
 )
 from evals.scoring.drawing_cost import DrawingMeter
-from selfe.generator import GeneratedImage, TextToImage, image_seed
+from selfe.generator import GeneratedImage, TextToImage, image_seed, told_while_drawing
 
 Progress = Callable[[int, int], None]
 WRITERS = 4
@@ -86,7 +86,8 @@ def draw_images(
                     image_is_intact(folder, job.prompt_id, job.sample_id, identity(job))
                     for job in chunk
                 ):
-                    images = _draw_chunk(generator, records, chunk, num_steps, seed, meter)
+                    with told_while_drawing(_in_whole_images(progress, done, total)):
+                        images = _draw_chunk(generator, records, chunk, num_steps, seed, meter)
                     _finish(writing)  # never more than one chunk waits for the disk
                     pairs = zip(chunk, images, strict=True)
                     writing = [
@@ -99,6 +100,19 @@ def draw_images(
             progress(done, total)
         _finish(writing)
     return meter
+
+
+def _in_whole_images(progress: Progress, done: int, total: int) -> Callable[[float], None]:
+    """Tells `progress` of every further image of the chunk that begins after `done` images."""
+    told = 0
+
+    def listener(images: float) -> None:
+        nonlocal told
+        if int(images) > told:
+            told = int(images)
+            progress(done + told, total)
+
+    return listener
 
 
 def _draw_chunk(

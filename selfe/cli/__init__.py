@@ -6,10 +6,11 @@ typer and rich. Errors that a user can correct are one sentence on stderr and ex
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Annotated
 
 import typer
@@ -42,24 +43,11 @@ from selfe.foreign_text import on_terminal
 
 USER_ERROR = 2
 
-app = typer.Typer(
-    name="selfe-bench",
-    help="Any-step text-to-image training, compared fairly: Self-E, Flow Matching and IMM, scored "
-    "by GenEval with error bars.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
 COMMANDS: tuple[Callable[..., None], ...] = (
     demo,
     *(prepare, train, geneval, measure, report, view, study, sweep, sample, export),
     *(compare, rescore, headroom, pack, prompts, ls, plan, doctor, verify, fetch),
 )
-for command in COMMANDS:
-    app.command()(command)
-app.add_typer(search, name="search")
-
 GLOBAL_FLAGS = ("-q", "--quiet", "-v", "--verbose")
 """Understood before and after the command's name."""
 
@@ -72,7 +60,6 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit()
 
 
-@app.callback()
 def root(
     version: Annotated[
         bool,
@@ -97,6 +84,45 @@ def root(
         warnings.simplefilter("ignore", DeprecationWarning)
 
 
+def build_app(words: Collection[str] | None = None) -> typer.Typer:
+    """The command line.
+
+    Args:
+        words: as typed. Commands that are not among them get their line in --help and nothing else:
+            reading the options of all takes longer than most lists do. None for all of them.
+    """
+    app = typer.Typer(
+        name="selfe-bench",
+        help="Any-step text-to-image training, compared fairly: Self-E, Flow Matching and IMM, "
+        "scored by GenEval with error bars.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(root)
+    for command in COMMANDS:
+        wanted = words is None or command.__name__ in words
+        app.command()(command if wanted else _without_options(command))
+    if words is None or "search" in words:
+        app.add_typer(search, name="search")
+    else:
+        app.command("search", help=search.info.help)(_without_options(search))
+    return app
+
+
+def _without_options(command: Callable[..., None]) -> Callable[[], None]:
+    def listed() -> None:
+        raise AssertionError("a command that was not typed is not called")
+
+    listed.__name__ = getattr(command, "__name__", "")
+    listed.__doc__ = command.__doc__
+    return listed
+
+
+app = build_app()
+
+
 def _arguments(words: list[str]) -> list[str]:
     """Move flags of every command before the command's name; without any word, ask for the help."""
     if not words:
@@ -111,7 +137,7 @@ def main() -> None:
     words = _arguments(sys.argv[1:])
     verbose = "-v" in words or "--verbose" in words
     try:
-        code = app(words, prog_name="selfe-bench", standalone_mode=False)
+        code = _app_for(words)(words, prog_name="selfe-bench", standalone_mode=False)
         if isinstance(code, int) and code:
             sys.exit(code)
     except ValueError as error:
@@ -140,6 +166,11 @@ def main() -> None:
         sentence = " ".join(error.format_message().split()).removesuffix(".")
         tell_error(f"{sentence[0].lower()}{sentence[1:]} (selfe-bench {_asked(words)}--help)")
         sys.exit(USER_ERROR)
+
+
+def _app_for(words: list[str]) -> typer.Typer:
+    completing = "_SELFE_BENCH_COMPLETE" in os.environ  # the words then lie in the environment
+    return app if completing else build_app(words)
 
 
 def _asked(words: list[str]) -> str:

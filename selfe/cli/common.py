@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -153,21 +154,29 @@ def progress_bar(*columns: str, disable: bool = False) -> Iterator[Progress]:
         yield bar
 
 
+SECONDS_OF_SILENCE = 10.0
+"""After these a log has another line, if there was progress."""
+
+
 class Ticker:
-    """Progress of several named jobs: bars on a terminal, a line now and then in a log."""
+    """Progress of several named jobs: bars on a terminal; in a log a line at every twentieth part,
+    and every ten seconds."""
 
     def __init__(self, bar: Progress) -> None:
         self.bar = bar
         self._tasks: dict[str, Any] = {}
-        self._printed: dict[str, int] = {}
+        self._printed: dict[str, tuple[int, float]] = {}
 
     def __call__(self, name: str, done: int, total: int, note: str = "") -> None:
         if name not in self._tasks:
             self._tasks[name] = self.bar.add_task(name, total=total, note="")
         self.bar.update(self._tasks[name], completed=done, total=total, note=note)
-        part = 20 * done // max(total, 1)
-        if not console.is_terminal and self._printed.get(name) != part:
-            self._printed[name] = part
+        if console.is_terminal:
+            return
+        part, now = 20 * done // max(total, 1), time.monotonic()
+        printed, since = self._printed.get(name, (-1, now))
+        if part != printed or now - since >= SECONDS_OF_SILENCE:
+            self._printed[name] = (part, now)
             console.print(f"{name}: {done}/{total} {note}".rstrip(), markup=False, soft_wrap=True)
 
     def job(self, name: str) -> Callable[[int, int], None]:

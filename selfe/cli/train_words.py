@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from selfe.config.schema import RunConfig
+if TYPE_CHECKING:
+    from selfe.config.schema import RunConfig
 
 
 def header(config: RunConfig, run_dir: Path, device: str, processes: int) -> str:

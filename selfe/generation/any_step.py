@@ -14,7 +14,7 @@ from selfe.config.schema import SamplingConfig
 from selfe.encoders.base import LatentCodec, TextEncoder
 from selfe.generation.captions import EncodedCaptions
 from selfe.generation.fixed_batches import draw_in_batches
-from selfe.generator import GeneratedImage, GeneratorFacts
+from selfe.generator import GeneratedImage, GeneratorFacts, tell_drawn
 from selfe.guidance import Guidance
 from selfe.objectives.registry import Prediction
 from selfe.sampler import Noise, SamplerSettings, draw_samples
@@ -177,17 +177,31 @@ class AnyStepGenerator:
             raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds")
         if num_steps < 1:
             raise ValueError(f"the number of steps must be at least 1, got {num_steps}")
-        return draw_in_batches(
-            self._captions,
-            prompts,
-            self.settings.batch_slots,
-            lambda condition, slots: self._draw(condition, [seeds[i] for i in slots], num_steps),
-        )
+        drawn = 0
+
+        def draw(condition: TextCondition, slots: Sequence[int]) -> list[GeneratedImage]:
+            nonlocal drawn
+            own = len(set(slots))
+            images = self._draw(
+                condition,
+                [seeds[i] for i in slots],
+                num_steps,
+                lambda steps: tell_drawn(drawn + own * min(1.0, steps / num_steps)),
+            )
+            drawn += own
+            return images
+
+        return draw_in_batches(self._captions, prompts, self.settings.batch_slots, draw)
 
     @torch.no_grad()
     def _draw(
-        self, condition: TextCondition, seeds: Sequence[int], num_steps: int
+        self,
+        condition: TextCondition,
+        seeds: Sequence[int],
+        num_steps: int,
+        stepped: Callable[[int], None] = lambda steps: None,
     ) -> list[GeneratedImage]:
+        """Images of one batch; `stepped` is told how many steps of it are done."""
         # the position in the stream is the image's own seed, so it draws its own noise
         rng = SampleRng(0, torch.tensor(list(seeds), dtype=torch.int64), self.device)
         x = rng.normal("start", self.latent_shape)
@@ -197,9 +211,18 @@ class AnyStepGenerator:
 
         settings = self._settings_at(num_steps)
         null = self._null.expand(len(condition))
-        velocity = guided_velocity(
+        guided = guided_velocity(
             self.network, condition.to(self.device), null, guidance_of(settings)
         )
+        evaluated = 0
+
+        def velocity(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+            nonlocal evaluated
+            value = guided(x, t, s)
+            evaluated += 1
+            stepped(evaluated)
+            return value
+
         tokens = (self.latent_shape[1] // 2) * (self.latent_shape[2] // 2)
         latents = draw_latents(velocity, x, num_steps, tokens, settings, noise)
         return latents_to_images(self.codec.decode(latents))

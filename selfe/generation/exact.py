@@ -15,7 +15,7 @@ from selfe.data.shapes_world import ShapesWorld
 from selfe.data.shapes_world.exact_model import ExactVelocity, SceneLatents
 from selfe.encoders.base import LatentCodec
 from selfe.generation.any_step import latents_to_images
-from selfe.generator import GeneratedImage, GeneratorFacts
+from selfe.generator import GeneratedImage, GeneratorFacts, tell_drawn
 from selfe.sampler import SamplerSettings, draw_samples
 from selfe.seeding import SampleRng, derive_seed
 
@@ -117,10 +117,13 @@ class ExactGenerator:
             places.setdefault(prompt, []).append(i)
         latents = torch.empty(len(prompts), *self.latent_shape)
         in_use = torch.empty(len(prompts), dtype=torch.float64)
+        drawn = 0
         for prompt, own in places.items():
             velocity = ExactVelocity(self._scenes(prompt, self.num_scenes))
             latents[own] = self._draw(velocity, [seeds[i] for i in own], num_steps).float()
             in_use[own] = velocity.scenes_in_use
+            drawn += len(own)
+            tell_drawn(drawn)
         self.scenes_in_use = in_use.tolist()
         return [
             image
