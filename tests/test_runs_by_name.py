@@ -58,6 +58,8 @@ def test_an_unknown_run_is_answered_with_the_nearest(runs):
     assert "did you mean 'shapes-quick-selfe'?" in sentence and "study/b" in sentence
     code, _, err = selfe_bench("sample", "--model", "sdxll", "--prompt", "a")
     assert code == 2 and "did you mean 'sdxl'?" in err
+    code, _, err = selfe_bench("view", "shapes-quick-slefe")
+    assert code == 2 and "did you mean 'shapes-quick-selfe'?" in err
 
 
 def test_runs_are_listed_with_state_and_changes(runs):

@@ -47,6 +47,8 @@ def test_version_and_help():
         (("train", "--method", "fm", "--set", "lr=1"), "did you mean 'optim.lr'?"),
         (("train", "--method", "fm", "--set", "iteratons=1"), "did you mean 'train.iterations'?"),
         (("train", "--method", "fm", "--set", "zzz=1"), "known here: model, data"),
+        (("ls", "runz"), "'runz' is not one of 'runs'"),
+        (("ls", "runz"), "did you mean 'runs'?"),
     ],
 )
 def test_every_error_has_one_style(words, sentence):

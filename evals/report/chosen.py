@@ -6,6 +6,7 @@ a baseline, every task, figures, and the page.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,8 +79,11 @@ def choose_runs(folders: Sequence[ResultFolder], wanted: Sequence[str]) -> Chose
             name, run = "", text
         own = [folder for folder in folders if _belongs(folder, run)]
         if not own:
-            there = ", ".join(sorted({folder.run for folder in folders})) or "none"
-            raise ValueError(f"no result of a run {run!r}; runs with results: {there}")
+            runs = sorted({folder.run for folder in folders})
+            near = difflib.get_close_matches(run, runs, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            there = f"{hint} (runs with results: {', '.join(runs) or 'none'})"
+            raise ValueError(f"no result of a run {run!r}{there}")
         for folder in own:
             if folder.name in names:
                 raise ValueError(f"--runs names {folder.run} twice")

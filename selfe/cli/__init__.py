@@ -6,7 +6,9 @@ typer and rich. Errors that a user can correct are one sentence on stderr and ex
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import signal
 import sys
 import warnings
@@ -163,9 +165,21 @@ def main() -> None:
         if not hasattr(error, "format_message"):
             raise
         # of the parser: an unknown option, a missing one, a value of another kind
-        sentence = " ".join(error.format_message().split()).removesuffix(".")
+        sentence = _with_nearest(" ".join(error.format_message().split()).removesuffix("."))
         tell_error(f"{sentence[0].lower()}{sentence[1:]} (selfe-bench {_asked(words)}--help)")
         sys.exit(USER_ERROR)
+
+
+def _with_nearest(sentence: str) -> str:
+    """The parser's sentence; where it lists what a value may be, with the nearest of these."""
+    sentence = sentence.replace("Value error, ", "")
+    given, found, others = sentence.partition(" is not one of ")
+    if not found:
+        return sentence
+    quoted = re.compile(r"'([^']*)'")
+    words, choices = quoted.findall(given), quoted.findall(others)
+    near = difflib.get_close_matches(words[-1], choices, n=1, cutoff=0.5) if words else []
+    return f"{sentence}; did you mean {near[0]!r}?" if near else sentence
 
 
 def _app_for(words: list[str]) -> typer.Typer:

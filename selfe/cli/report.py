@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -114,7 +115,7 @@ def _tell(summary: ReportSummary, out: Path, lists_not_run: bool = False) -> Non
     for table in summary.compact:
         typer.echo(compact_text(table, width) + "\n")
     for text in summary.notes[:_MOST_NOTES]:
-        typer.echo(text)
+        typer.echo(fill(text, width, break_long_words=False, break_on_hyphens=False))
     if len(summary.notes) > _MOST_NOTES:
         typer.echo(f"and {len(summary.notes) - _MOST_NOTES} more notes in {out / PAGE}")
     for command in summary.not_run if lists_not_run else []:

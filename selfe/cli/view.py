@@ -42,12 +42,12 @@ def view(
 
     Serves this machine only (127.0.0.1), and stops with Ctrl-C.
     """
-    from evals.site.serve import LiveSite, PageServer
-
     roots = [_folder_of(text, runs_dir) for text in what or [str(runs_dir)]]
     reports = [root for root in roots if (root / "page" / "data.js").is_file()]
     if reports and (len(roots) > 1 or export is not None):
         raise ValueError(f"{reports[0]} is a report, which is a page already: view it alone")
+    from evals.site.serve import LiveSite, PageServer
+
     title = roots[0].name if len(roots) == 1 else f"{len(roots)} folders"
     if export is not None:
         site = LiveSite(roots, export, title)
@@ -75,15 +75,14 @@ def view(
 
 
 def _folder_of(text: str, runs_dir: Path) -> Path:
-    from selfe.run_folder.records import parse_run
+    from selfe.run_folder.records import parse_run, unknown_run
 
     run = parse_run(text, runs_dir)
     for folder in (run[0] if run else None, Path(text), runs_dir / text):
         if folder is not None and folder.is_dir():
             return folder
     raise ValueError(
-        f"nothing to view at {text}: name a run, a folder with results, or a report's folder "
-        f"(runs are looked for in {runs_dir})"
+        f"{unknown_run(text, runs_dir)}, and no folder of results or of a report to view"
     )
 
 
