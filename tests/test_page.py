@@ -187,7 +187,7 @@ def test_chosen_runs_are_shown_under_the_names_given(tmp_path: Path) -> None:
     assert {"fig4.png", "scores_by_steps.svg"} <= {p.name for p in (out / "figures").iterdir()}
     assert {line["name"] for line in summary_of(out)["lines"]} == {"mine", "shapes-selfe"}
     with pytest.raises(ValueError, match="mean '.*runs with results: shapes-fm, shapes-selfe"):
-        choose_runs(collect([runs]), ["unknown"])
+        choose_runs(collect([runs]), ["shapes-fmm"])
     with pytest.raises(ValueError, match="none of --runs"):
         render_runs([runs], out, ["shapes-fm"], baseline="shapes-selfe")
 

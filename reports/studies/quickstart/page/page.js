@@ -192,12 +192,15 @@ function chips(label, options, chosen, changed, single = false) {
   }
   return el("div", { class: "field" }, el("span", { "aria-hidden": "true" }, label), group);
 }
+
 /* Line charts: intervals as bands, markers and dashes beside colours, values under the pointer. */
 
 const MARKS = ["circle", "square", "triangle", "diamond", "down", "plus"];
 const DASHES = ["", "6 3", "2 3", "8 3 2 3"];
 const colorOf = (line) => `var(--c${line.style % 10})`;
-const dashOf = (line) => (line.kind === "paper" ? "2 4" : DASHES[line.style % DASHES.length]);
+/* Whether a line was measured on trained models: those that were not are drawn hollow. */
+const isHollow = (line) => line.kind === "paper" || line.kind === "exact";
+const dashOf = (line) => (isHollow(line) ? "2 4" : DASHES[line.style % DASHES.length]);
 
 function marker(kind, x, y, color, hollow) {
   const shapes = {
@@ -304,7 +307,7 @@ function lineChart(box, series, options) {
     }
     group.append(svg("polyline", { points: at.map((p) => p.join(",")).join(" "), class: "line", "stroke-dasharray": dashOf(line) }));
     if (own.length <= 30) {
-      for (const [x, y] of at) group.append(marker(MARKS[line.style % MARKS.length], x, y, color, line.kind === "paper"));
+      for (const [x, y] of at) group.append(marker(MARKS[line.style % MARKS.length], x, y, color, isHollow(line)));
     }
     picture.append(group);
     const [x, y] = at[at.length - 1];
@@ -338,7 +341,7 @@ function legend(lines, hidden) {
   for (const line of lines) {
     const mark = svg("svg", { width: 26, height: 12, "aria-hidden": "true" },
       svg("line", { x1: 0, x2: 26, y1: 6, y2: 6, class: "line", "stroke-dasharray": dashOf(line), color: colorOf(line) }),
-      marker(MARKS[line.style % MARKS.length], 13, 6, colorOf(line), line.kind === "paper"));
+      marker(MARKS[line.style % MARKS.length], 13, 6, colorOf(line), isHollow(line)));
     list.append(el("li", {}, mark, line.name));
   }
   return list;
@@ -393,7 +396,7 @@ function pointAt(box, picture, { series, xs, placeX, placeY, rule, options, widt
 }
 
 function swatch(line) {
-  const node = el("span", { class: line.kind === "paper" ? "swatch hollow" : "swatch" });
+  const node = el("span", { class: isHollow(line) ? "swatch hollow" : "swatch" });
   node.style.setProperty("--line", colorOf(line));
   return node;
 }
@@ -433,6 +436,7 @@ function saveChart(box, name) {
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
+
 /* Tables that are sorted by their headers and filtered as one types. */
 
 /*
@@ -614,10 +618,12 @@ function drawConfigurations() {
     return detail;
   }));
 }
+
 /* The gallery: prompt x method x steps, same seed side by side; verdict, reason and detections. */
 
 const BOX_COLORS = { red: "#e5383b", orange: "#f48c06", yellow: "#ffd60a", green: "#38b000", blue: "#3a86ff", purple: "#9d4edd", pink: "#ff70a6", brown: "#a47148", black: "#222", white: "#fff", gray: "#999", grey: "#999", cyan: "#00b4d8", teal: "#2a9d8f" };
 const CARDS_AT_ONCE = 24;
+const PAIRED = /^(ab|ba|differ|both|neither)$/;
 
 const Gallery = {
   cards: [], drawn: 0, focus: -1, busy: 0, cells: [],
@@ -652,7 +658,7 @@ const Gallery = {
 
   /* The results that the present view looks at: those in the matrix, and A and B. */
   async needed() {
-    const [a, b] = State.get("gv").match(/^(ab|ba|both|neither)$/) ? this.pair() : [null, null];
+    const [a, b] = State.get("gv").match(PAIRED) ? this.pair() : [null, null];
     const matrix = this.lines().map((line) => this.steps().map((n) => this.at(line.id, n)));
     const all = unique([...matrix.flat(), a, b].filter(Boolean));
     const loaded = await Promise.all(all.map((r) => Loader.load(`r-${r.id}`)));
@@ -715,6 +721,7 @@ const Gallery = {
       if (mode === "right" && (states.includes(false) || !states.includes(true))) continue;
       if (mode === "ab" && !(got(va, key) === true && got(vb, key) === false)) continue;
       if (mode === "ba" && !(got(va, key) === false && got(vb, key) === true)) continue;
+      if (mode === "differ" && (got(va, key) === null || got(vb, key) === null || got(va, key) === got(vb, key))) continue;
       if (mode === "both" && !(got(va, key) === true && got(vb, key) === true)) continue;
       if (mode === "neither" && !(got(va, key) === false && got(vb, key) === false)) continue;
       if (mode === "flip" && !flips.some(([x, y]) => got(x, key) !== null && got(y, key) !== null && got(x, key) !== got(y, key))) continue;
@@ -891,7 +898,7 @@ function drawGalleryControls() {
   const steps = rising(Shown.results().filter((r) => r.final).map((r) => r.steps));
   const mode = State.get("gv"), [a, b] = Gallery.pair();
   const options = Shown.results().filter((r) => r.final).map((r) => [r.id, resultName(r)]);
-  const paired = ["ab", "ba", "both", "neither"].includes(mode);
+  const paired = PAIRED.test(mode);
   const word = (r) => (r ? shortName(LINES.get(r.line), [a, b].map((q) => LINES.get(q.line)).filter((l, i, all) => all.indexOf(l) === i)) : "");
   const views = [];
   if (a && b && a !== b) {
@@ -900,6 +907,12 @@ function drawGalleryControls() {
     views.push([`${word(b)}${suffix(b)} right, ${word(a)}${suffix(a)} wrong`, { gv: "ba", ga: a.id, gb: b.id, gt: "" }]);
   }
   const here = Gallery.steps();
+  if (a && b && a.line !== b.line) {
+    for (const n of here) {
+      const [x, y] = [a, b].map((r) => Gallery.at(r.line, n));
+      if (x && y) views.push([`${word(x)} and ${word(y)} differ at ${stepsWord(n)}`, { gv: "differ", ga: x.id, gb: y.id, gt: "" }]);
+    }
+  }
   if (here.length > 1) views.push([`Flipped between ${here[0]} and ${here.at(-1)} steps`, { gv: "flip", gf: [here[0], here.at(-1)], gt: "" }]);
   for (const task of protocol.tasks.includes("counting") ? ["counting"] : protocol.tasks.slice(0, 1)) {
     views.push([`All failures of ${taskName(task).toLowerCase()}`, { gv: "wrong", gt: task }]);
@@ -915,7 +928,7 @@ function drawGalleryControls() {
         el("input", { type: "search", name: "gq", id: "gallery-search", value: State.get("gq"),
           oninput: (e) => { clearTimeout(Gallery.timer); Gallery.timer = setTimeout(() => State.set({ gq: e.target.value }), 150); } })),
       choice("Task", "gt", [["", "all tasks"], ...protocol.tasks.map((t) => [t, taskName(t)])], State.get("gt"), (v) => State.set({ gt: v })),
-      choice("Verdict", "gv", [["", "any"], ["wrong", "something wrong"], ["allwrong", "everything wrong"], ["right", "everything right"], ["flip", "flipped between steps"], ["ab", "A right, B wrong"], ["ba", "B right, A wrong"], ["both", "A and B right"], ["neither", "A and B wrong"]], mode, (v) => State.set({ gv: v })),
+      choice("Verdict", "gv", [["", "any"], ["wrong", "something wrong"], ["allwrong", "everything wrong"], ["right", "everything right"], ["flip", "flipped between steps"], ["ab", "A right, B wrong"], ["ba", "B right, A wrong"], ["differ", "A and B differ"], ["both", "A and B right"], ["neither", "A and B wrong"]], mode, (v) => State.set({ gv: v })),
       paired && choice("A", "ga", options, a && a.id, (v) => State.set({ ga: v, gb: b.id })),
       paired && choice("B", "gb", options, b && b.id, (v) => State.set({ gb: v, ga: a.id })),
       mode === "flip" && ["first", "last"].map((which, i) => choice(which === "first" ? "Between" : "and", `gf-${which}`, steps.map((n) => [n, stepsWord(n)]),
@@ -934,6 +947,7 @@ function drawGalleryControls() {
     }
   }
 }
+
 /* The sections of scores, and what binds the page together: choices, keyboard, live results. */
 
 /* Which lines are drawn: a list with a search field, where chips would be too many. */
@@ -994,6 +1008,12 @@ function scoreSeries(axis, metric, at) {
       if (points.length) series.push({ line, points });
     }
   }
+  if (State.get("room") === "1" && axis === "steps") {
+    for (const line of DATA.exact.filter((l) => l.protocol === protocol.id)) {
+      const points = line.points.filter((p) => p[metric]).map((p) => ({ x: p.steps, y: p[metric][0], low: p[metric][1], high: p[metric][2] }));
+      if (points.length) series.push({ line, points });
+    }
+  }
   return series.filter((s) => s.points.length);
 }
 
@@ -1017,7 +1037,8 @@ function drawScores() {
     choice("against", "x", axes, axis, (v) => State.set({ x: v === "steps" ? "" : v })),
     progress && finals.length > 1 && chips("at steps", finals.map((n) => [n, String(n)]), [at], ([v]) => State.set({ at: v }), true),
     linePicker("Configurations", every, Shown.chosen(), (ids) => State.set({ lines: ids })),
-    toggle("bands", "Intervals", "1"), axis === "steps" && toggle("paper", "The paper’s figures"), save);
+    toggle("bands", "Intervals", "1"), axis === "steps" && toggle("paper", "The paper’s figures"),
+    axis === "steps" && DATA.exact.some((l) => l.protocol === protocol.id) && toggle("room", "Headroom"), save);
   lineChart(byId("score-chart"), scoreSeries(axis, metric, at), {
     title: `${metric === "overall" ? "Overall score" : taskName(metric)} against ${AXES[axis].name.toLowerCase()}`,
     xLabel: AXES[axis].name + (progress ? ` (scored at ${stepsWord(at)})` : ""), xUnit: AXES[axis].unit,
@@ -1026,7 +1047,8 @@ function drawScores() {
   });
   byId("score-words").textContent = [protocol.words,
     DATA.means.length && Shown.chosen().some((l) => l.kind === "mean") ? "Means over training seeds: intervals hold for other seeds and prompts alike. Single trainings: for other prompts only." : "Intervals are of 95%, clustered by prompt.",
-    State.get("paper") === "1" && axis === "steps" ? `The paper's figures are of another protocol (${DATA.paper_name}), shown beside and not compared.` : ""].join(" ");
+    State.get("paper") === "1" && axis === "steps" ? `The paper's figures are of another protocol (${DATA.paper_name}), shown beside and not compared.` : "",
+    State.get("room") === "1" && axis === "steps" ? "Flow Matching, exact, is a model that has learnt this world perfectly, drawn without guidance. Headroom is 1 minus its score: what a number of steps leaves to be won by other methods." : ""].join(" ");
 }
 
 function drawTasks() {
@@ -1090,7 +1112,7 @@ function drawEverything() {
   requestAnimationFrame(() => setTimeout(() => below.forEach((draw) => draw()), 0));
 }
 
-const SCORE_KEYS = ["x", "y", "at", "lines", "paper", "bands"];
+const SCORE_KEYS = ["x", "y", "at", "lines", "paper", "room", "bands"];
 const GALLERY_KEYS = ["gm", "gs", "gt", "gv", "ga", "gb", "gq", "gf", "boxes"];
 
 function changed(names) {
@@ -1176,6 +1198,8 @@ async function live() {
 
 function start() {
   State.read();
+  const opens = !location.hash && Object.keys(DATA.start).length > 0;
+  if (opens) State.values = { ...DATA.start };
   State.listeners.push(changed);
   theme();
   drawEverything();
@@ -1207,7 +1231,8 @@ function start() {
   // the gallery reads its data once it is near: what is above is painted first
   const wanted = State.get("open") || GALLERY_KEYS.some((k) => k in State.values);
   const begin = () => Gallery.update().then(() => Detail.restore());
-  if (wanted) begin();
+  if (opens) begin().then(() => byId("gallery").scrollIntoView({ behavior: "instant" }));
+  else if (wanted) begin();
   else {
     const watch = new IntersectionObserver((entries) => {
       if (entries.some((e) => e.isIntersecting)) { watch.disconnect(); begin(); }
