@@ -79,8 +79,9 @@ def _own_names(
 
 
 def _is_automatic(run: str, recipe: str, method: str, variant: str) -> bool:
-    start = "-".join(part for part in (recipe, method, variant) if part)
-    return run.startswith(start) and _AUTOMATIC.fullmatch(run[len(start) :]) is not None
+    start = "-".join(part for part in (recipe, method) if part)
+    ending = run.removeprefix(start).removeprefix(f"-{variant}")
+    return run.startswith(start) and _AUTOMATIC.fullmatch(ending) is not None
 
 
 def _common_name(runs: Collection[str]) -> str:

@@ -106,7 +106,7 @@ class LiveSite:
             try:
                 folders = tell_apart(collect(self.roots))
                 render_page(folders, self.folder, title=self.title, runs=by_name, live=version)
-                self.state = f"live: {len(folders)} results, {len(runs)} runs"
+                self.state = f"live: {_counted(folders, runs)}"
             except ValueError as error:  # said on the page, and read again when files change
                 if not self.version:
                     raise
@@ -119,7 +119,7 @@ class LiveSite:
         """The page once, as a folder that asks no server for anything; returns its files."""
         runs = [read_run(run) for root in self.roots for run in find_below(root)[1]]
         folders = tell_apart(collect(self.roots))
-        self.state = f"{len(folders)} results, {len(runs)} runs"
+        self.state = _counted(folders, runs)
         self.runs = run_facts(runs, newest_first=False)
         by_name = {run.name: run for run in runs}
         return render_page(folders, self.folder, title=self.title, runs=by_name)
@@ -130,6 +130,11 @@ class LiveSite:
                 self.refresh()
             except OSError as error:  # a folder that is being moved: looked at again
                 self.state = f"the page is an older one, for {error}"
+
+
+def _counted(results: Sequence[object], runs: Sequence[object]) -> str:
+    counts = ((len(results), "result"), (len(runs), "run"))
+    return ", ".join(f"{number} {name}{'s' * (number != 1)}" for number, name in counts)
 
 
 def _fingerprint(paths: Sequence[Path]) -> str:
