@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 from evals.results import read_result
 from selfe.api.demo import demo_prompts
-from selfe.cli import build_app, suspicions
+from selfe.cli import COMMANDS, build_app, suspicions
 from selfe.cli.completion import complete_methods, complete_runs, complete_settings
 from selfe.cli.score_table import score_tables
 from selfe.cli.train_words import duration, header
@@ -160,6 +161,16 @@ def test_the_demo_draws_judges_and_writes_a_page(run, tmp_path):
     assert all(prompt in page for prompt in demo_prompts())
     assert page.count("data:image/png") == 2 * len(demo_prompts())
     assert f"look at {tmp_path / 'page' / 'index.html'}" in out and "Flow Matching" in out
+
+
+def test_the_documentation_lists_every_command():
+    rows = [
+        line
+        for line in (ROOT / "docs" / "commands.md").read_text().splitlines()
+        if line.startswith("| `")
+    ]
+    listed = {name for row in rows for name in re.findall("`([a-z]+)`", row.split("|")[1])}
+    assert listed == {*(command.__name__ for command in COMMANDS), "search"}
 
 
 def test_help_is_the_same_where_no_options_are_read():

@@ -80,7 +80,7 @@ def _own_names(
 
 def _is_automatic(run: str, recipe: str, method: str, variant: str) -> bool:
     start = "-".join(part for part in (recipe, method) if part)
-    ending = run.removeprefix(start).removeprefix(f"-{variant}")
+    ending = run.removeprefix(start).removeprefix(f"-{variant}" if variant else "")
     return run.startswith(start) and _AUTOMATIC.fullmatch(ending) is not None
 
 
