@@ -18,6 +18,7 @@ from evals.report.compact_text import compact_text
 from evals.report.lines import build_lines
 from evals.report.result_folders import ResultFolder, collect
 from evals.site.files import script_json
+from evals.site.pictures import draw_sheets
 from evals.site.render import render_page
 from evals.site.runs import read_run, thinned
 from evals.site.serve import LiveSite, PageServer, servable
@@ -91,6 +92,17 @@ def test_every_image_lies_at_its_place_in_a_sheet(page: Path, study: list[Result
             found = np.asarray(image.convert("RGB"))
         shown = found[row * edge : (row + 1) * edge, column * edge : (column + 1) * edge]
         assert np.array_equal(shown, read_image(sample_path(folder.path, prompt, sample)))
+
+
+def test_images_that_are_seen_first_share_the_first_sheets(study: list[ResultFolder]) -> None:
+    seen_first = [0, 1, 0, 2]
+    slots = draw_sheets(study[:4], lambda name, data: None, 1000, seen_first).slots
+    by_tier: list[list[int]] = [[], [], []]
+    for (number, _, _), slot in slots.items():
+        by_tier[seen_first[number]].append(slot)
+    assert max(by_tier[0]) < min(by_tier[1]) and max(by_tier[1]) < min(by_tier[2])
+    both = [slots[number, 0, 0] for number in (0, 2)]
+    assert abs(both[0] - both[1]) == 1  # one prompt and seed, side by side
 
 
 def test_the_same_results_give_the_same_bytes(

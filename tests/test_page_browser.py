@@ -196,6 +196,19 @@ def test_tables_sort_and_charts_change(tab: Watched, study: Path) -> None:
     assert page.locator("#score-chart .mark.hollow").count() > 0
 
 
+@pytest.mark.parametrize("width", [390, 1440])
+def test_a_link_to_a_section_arrives_there(browser: Any, study: Path, width: int) -> None:
+    watched = Watched(browser, width)
+    page = watched.open(study)
+    page.locator("nav a", has_text="Gallery").click()
+    page.wait_for_selector(".card")
+    page.wait_for_timeout(300)
+    top = page.evaluate("document.getElementById('gallery').getBoundingClientRect().top")
+    assert -5 <= top < 200
+    watched.context.close()
+    watched.check()
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1440, "light")])
 def test_nothing_serious_for_axe_and_no_sideways_scrolling(
     browser: Any, study: Path, width: int, scheme: str

@@ -26,11 +26,11 @@ class PageContent:
     Args:
         folders: all results; a result's number is its place among them.
         runs: training runs by name.
-        sheets: where the image of every result stands.
         names: see `render_page`.
         baseline: see `render_page`.
 
     Attributes:
+        sheets: where the image of every result stands; to be set before `add_protocol`.
         lists: parts of data.js that every protocol adds to.
         overview: tables and sentences at the head of index.html, by protocol.
     """
@@ -39,11 +39,11 @@ class PageContent:
         self,
         folders: Sequence[ResultFolder],
         runs: Mapping[str, RunRecord],
-        sheets: Sheets,
         names: Mapping[str, str],
         baseline: str,
     ) -> None:
-        self.folders, self.runs, self.sheets = folders, runs, sheets
+        self.folders, self.runs = folders, runs
+        self.sheets = Sheets()
         self.named, self.baseline = bool(names), baseline
         self.ids = facts.ResultIds.of(folders)
         self.lines: dict[str, list[Line]] = {}
@@ -63,6 +63,15 @@ class PageContent:
         for number, folder in enumerate(self.folders):
             members.setdefault(facts.protocol_id(folder), []).append(number)
         return sorted(members.items(), key=lambda item: -len(item[1]))
+
+    def tiers(self) -> list[int]:
+        """How soon the gallery shows a result: 0 what it shows at first, 1 other results at the
+        last iteration, 2 those of earlier ones. Sheets of images that are seen together are few."""
+        tiers = []
+        for folder in self.folders:
+            line = self.line_of[id(folder)]
+            tiers.append((0 if line.usual else 1) if line.is_final(folder) else 2)
+        return tiers
 
     def add_protocol(
         self, protocol: str, numbers: Sequence[int], frame: pd.DataFrame | None, files: PageFiles

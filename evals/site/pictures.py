@@ -1,7 +1,8 @@
 """What the gallery shows: thumbnails in sheets, verdicts, reasons and detections, a file a result.
 
-Images of one prompt and seed lie beside each other in the sheets, whatever their model, so that
-scrolling through prompts loads one sheet after another.
+Images of one prompt and seed lie beside each other in the sheets, whatever their model, and those
+that the gallery shows at first in sheets of their own, so that scrolling through prompts loads few
+sheets, one after another.
 """
 
 from __future__ import annotations
@@ -54,7 +55,10 @@ class Sheets:
 
 
 def draw_sheets(
-    folders: Sequence[ResultFolder], write: Callable[[str, bytes], None], most: int
+    folders: Sequence[ResultFolder],
+    write: Callable[[str, bytes], None],
+    most: int,
+    tiers: Sequence[int] | None = None,
 ) -> Sheets:
     """Read the images that lie beside the results and write them as sheets.
 
@@ -62,8 +66,10 @@ def draw_sheets(
         folders: results; their place in the sequence is their number.
         write: takes a file name and its bytes.
         most: images to keep; beyond it the last results lose theirs.
+        tiers: of every result: those of one tier share sheets, the lowest come first; all in one
+            if not given.
     """
-    places = _images_there(folders, most)
+    places = _images_there(folders, most, tiers or [0] * len(folders))
     if not places:
         return Sheets()
     with Image.open(places[0][1]) as image:
@@ -104,22 +110,22 @@ def _edge_for(images: int) -> int:
 
 
 def _images_there(
-    folders: Sequence[ResultFolder], most: int
+    folders: Sequence[ResultFolder], most: int, tiers: Sequence[int]
 ) -> list[tuple[tuple[int, int, int], str]]:
-    """(result, prompt, sample) and the file, of one prompt and seed together."""
-    found: list[tuple[int, int, int]] = []
+    """(result, prompt, sample) and the file: by tier, of one prompt and seed together."""
+    found: list[tuple[int, int, int, int]] = []
     for number, folder in enumerate(folders):
         images = folder.verdicts[["prompt_id", "sample_id"]].to_numpy().tolist()
         if not images or not _has_images(folder, images):
             continue
         if len(found) + len(images) > most:
             break
-        found += [(prompt, sample, number) for prompt, sample in images]
+        found += [(tiers[number], prompt, sample, number) for prompt, sample in images]
     found.sort()
     roots = [str(folder.path) for folder in folders]
     return [
         ((number, prompt, sample), f"{roots[number]}/{prompt:05d}/samples/{sample:05d}.png")
-        for prompt, sample, number in found
+        for _, prompt, sample, number in found
     ]
 
 

@@ -69,10 +69,13 @@ def render_page(
     if runs is None:
         runs = runs_of(folders)
     files = PageFiles(out)
-    sheets = draw_sheets(
-        folders, lambda name, data: files.write(f"page/sprites/{name}", data), MOST_IMAGES
+    content = PageContent(folders, runs, names or {}, baseline)
+    content.sheets = sheets = draw_sheets(
+        folders,
+        lambda name, data: files.write(f"page/sprites/{name}", data),
+        MOST_IMAGES,
+        content.tiers(),
     )
-    content = PageContent(folders, runs, sheets, names or {}, baseline)
     for protocol, places in content.protocols_by_size():
         content.add_protocol(protocol, places, (trainings or {}).get(protocol), files)
     data: dict[str, Any] = {

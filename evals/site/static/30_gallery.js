@@ -285,7 +285,7 @@ function drawGalleryControls() {
     views.push([`${word(b)}${suffix(b)} right, ${word(a)}${suffix(a)} wrong`, { gv: "ba", ga: a.id, gb: b.id, gt: "" }]);
   }
   const here = Gallery.steps();
-  if (a && b && a.line !== b.line) {
+  if (DATA.start.gv === "differ" && a && b && a.line !== b.line) {
     for (const n of here) {
       const [x, y] = [a, b].map((r) => Gallery.at(r.line, n));
       if (x && y) views.push([`${word(x)} and ${word(y)} differ at ${stepsWord(n)}`, { gv: "differ", ga: x.id, gb: y.id, gt: "" }]);

@@ -178,6 +178,16 @@ function changed(names) {
 
 /* ---------------------------------------------------------------- keyboard, light and dark */
 
+/* To a section. What lies above may take its true height only once it is passed: then again. */
+function goTo(id, times = 8) {
+  const node = byId(id);
+  node.scrollIntoView({ behavior: "instant" });
+  const there = node.getBoundingClientRect().top;
+  requestAnimationFrame(() => requestAnimationFrame(() => {
+    if (times && Math.abs(node.getBoundingClientRect().top - there) > 1) goTo(id, times - 1);
+  }));
+}
+
 function keys(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const typing = event.target.closest("input, select, textarea");
@@ -189,7 +199,7 @@ function keys(event) {
   const inDetail = { ArrowLeft: () => Detail.step(-1), ArrowRight: () => Detail.step(1), j: () => Detail.prompt(1), k: () => Detail.prompt(-1), ArrowDown: () => Detail.prompt(1), ArrowUp: () => Detail.prompt(-1), b: () => { toggleBoxes(); Detail.draw(); } };
   const outside = {
     j: () => Gallery.move(1), k: () => Gallery.move(-1), b: toggleBoxes,
-    "/": () => { byId("gallery").scrollIntoView(); byId("gallery-search").focus(); },
+    "/": () => { goTo("gallery"); byId("gallery-search").focus({ preventScroll: true }); },
     "?": () => help.showModal(),
     Enter: () => {
       const card = document.activeElement && document.activeElement.closest(".card");
@@ -259,7 +269,7 @@ function start() {
     // the address keeps the choices: a section's name would take their place
     link.addEventListener("click", (e) => {
       e.preventDefault();
-      byId(link.hash.slice(1)).scrollIntoView();
+      goTo(link.hash.slice(1));
     });
   }
   let width = innerWidth;
@@ -281,7 +291,7 @@ function start() {
   // the gallery reads its data once it is near: what is above is painted first
   const wanted = State.get("open") || GALLERY_KEYS.some((k) => k in State.values);
   const begin = () => Gallery.update().then(() => Detail.restore());
-  if (opens) begin().then(() => byId("gallery").scrollIntoView({ behavior: "instant" }));
+  if (opens) begin().then(() => goTo("gallery"));
   else if (wanted) begin();
   else {
     const watch = new IntersectionObserver((entries) => {
