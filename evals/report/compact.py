@@ -232,11 +232,8 @@ def settings_of(folder: ResultFolder) -> str:
 
 
 def _rows_over_seeds(frame: pd.DataFrame, own: Collection[str]) -> list[CompactRow]:
-    """A row per configuration at its last iteration, Self-E first.
-
-    Args:
-        own: variants that have a name of the user's.
-    """
+    """A row per configuration at its last iteration, Self-E first; `own` variants have a name of
+    the user's."""
     rows: list[CompactRow] = []
     several = frame["recipe"].nunique() > 1
     keys = ["recipe", "method", "variant", "settings"]
