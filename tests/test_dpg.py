@@ -199,3 +199,21 @@ def test_a_grid_is_cut_in_the_published_order() -> None:
     assert np.array_equal(c, grid[2:, :3]) and np.array_equal(d, grid[2:, 3:])
     with pytest.raises(ValueError, match="even sides"):
         cut_grid(grid[:3])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda content: b"",
+        lambda content: b"caf\xe9\n" + content,
+        lambda content: content + b'"open',
+        lambda content: content.replace(b"\r\n", b",more\r\n").replace(b",more", b"", 1),
+        lambda content: content + b",,,,,,,,,,,,\r\n",
+    ],
+    ids=["empty", "Latin-1", "open quote", "a cell too many everywhere", "a cell too many"],
+)
+def test_a_damaged_table_is_named(spoil: Any, tmp_path: Path) -> None:
+    table = write_csv(tmp_path)
+    table.write_bytes(spoil(table.read_bytes()))
+    with pytest.raises(ValueError, match=r"dpg_bench\.csv (cannot be read|has )"):
+        read_records(table)

@@ -30,6 +30,7 @@ from evals.clustered import clustered_difference, clustered_mean
 from evals.judges.base import Question
 from evals.suites.answers import AnswerRow, Record, answers_of
 from evals.suites.base import Suite
+from selfe.text import first_line
 
 NAME, OFFICIAL = "dpg@1", "dpg-official"
 HOME = "github.com/TencentQQGYLab/ELLA, folder dpg_bench (Apache-2.0)"
@@ -248,7 +249,14 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
         raise ValueError(f"{table} does not exist; the questions are published at {HOME}")
     import pandas as pd  # lists of suites start without it
 
-    frame = pd.read_csv(table, dtype=str, keep_default_na=False)
+    try:
+        frame = pd.read_csv(table, dtype=str, keep_default_na=False)
+    except (ValueError, OSError) as error:  # also of pandas's own kinds
+        raise ValueError(
+            f"{table} cannot be read ({first_line(error)}); get it from {HOME}"
+        ) from None
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas shifts rows with a cell too many
+        raise ValueError(f"{table} has rows of more cells than its header; get it from {HOME}")
     missing = [name for name in _COLUMNS if name not in frame.columns]
     if missing:
         raise ValueError(f"{table} has no column {', '.join(missing)}; get it from {HOME}")
