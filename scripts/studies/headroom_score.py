@@ -46,13 +46,18 @@ def main() -> None:
     parser.add_argument(
         "--shifted", action="store_true", help="best of the usual and the shifted time grids"
     )
+    parser.add_argument(
+        "--all-prompts", action="store_true", help="the whole suite, into verdicts_all/"
+    )
     parser.add_argument("--out", type=Path, default=Path("reports/studies/headroom"))
     args = parser.parse_args()
-    suite = dataclasses.replace(limited(open_suite("shapes@1"), PER_TASK), images_per_prompt=IMAGES)
+    few = None if args.all_prompts else PER_TASK
+    suite = dataclasses.replace(limited(open_suite("shapes@1"), few), images_per_prompt=IMAGES)
     scorer = InMemoryScorer(suite, SEED)
     part = "shifted" if args.shifted else "usual"
     for name in args.runs:
-        path = args.out / "verdicts" / f"{name}.json"
+        folder = "verdicts_all" if args.all_prompts else "verdicts"
+        path = args.out / folder / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         found = json.loads(path.read_text()) if path.exists() else {}
         generator = load_run(args.runs_dir / name)

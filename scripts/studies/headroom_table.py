@@ -11,20 +11,23 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from evals.report.training_seeds import difference_over, mean_over
 from evals.stats import PromptCounts, overall_interval
-from evals.verdicts import Counts
+from evals.verdicts import Counts, difference_of_counts
 from selfe.files import write_atomically
 
 PAPER = {2: 0.345, 4: 0.831, 8: 0.979}
 LEAST_AT_50, TIE = 0.3, 0.005
 METHODS = {"fm": "Flow Matching", "selfe": "Self-E", "imm": "IMM"}
 STEPS = (2, 4, 8, 50)
+MARKS = {2: "o", 4: "s", 8: "^"}
 RESAMPLES, SEED = 4000, 0
 
 
@@ -107,28 +110,50 @@ def leads(
             row["lead"] = float(np.mean(row["lead_by_seed"]))
             if len(pairs) > 1:
                 whole = difference_over(pairs)
-                row["lead_low"], row["lead_high"] = whole.low, whole.high
+            else:  # for other prompts only
+                whole = difference_of_counts(*pairs[0], test=False).interval
+            row["lead_low"], row["lead_high"] = whole.low, whole.high
+            row["by_prompt"] = by_prompt(pairs)
         rows.append(row)
     return rows
 
 
-def slope_of(points: list[tuple[float, list[float]]], rng: np.random.Generator) -> dict[str, Any]:
-    """Least squares of lead on headroom over cells, seeds resampled together in all cells."""
-    x = np.array([headroom for headroom, _ in points])
-    seeds = min(len(values) for _, values in points)
-    y = np.array([values[:seeds] for _, values in points])
+def by_prompt(pairs: Sequence[tuple[Counts, Counts]]) -> dict[str, list[float]]:
+    """Task -> difference of the shares of correct images of every prompt, mean over seeds."""
+    return {
+        task: np.mean(
+            [a[task].correct / a[task].images - z[task].correct / z[task].images for a, z in pairs],
+            axis=0,
+        ).tolist()
+        for task in pairs[0][0]
+    }
+
+
+def slope_of(rows: Sequence[dict[str, Any]], rng: np.random.Generator) -> dict[str, Any]:
+    """Least squares of lead on headroom over cells. Intervals: over prompts, resampled within their
+    tasks and together in all cells; over seeds likewise, where all cells have three or more."""
+    x = np.array([r["headroom"] for r in rows])
+    y = np.array([r["lead"] for r in rows])
 
     def fit(means: np.ndarray) -> float:
         return float(np.polyfit(x, means, 1)[0])
 
-    found: dict[str, Any] = {"slope": fit(y.mean(1)), "cells": len(points), "seeds": seeds}
-    found["rank_correlation"] = float(
-        np.corrcoef(np.argsort(np.argsort(x)), np.argsort(np.argsort(y.mean(1))))[0, 1]
-    )
+    def ends(slopes: Sequence[float]) -> list[float]:
+        return np.quantile(slopes, [0.025, 0.975]).tolist()
+
+    seeds = min(len(r["lead_by_seed"]) for r in rows)
+    found: dict[str, Any] = {"slope": fit(y), "cells": len(rows), "seeds": seeds}
+    found["rank_correlation"] = float(spearmanr(x, y).statistic)
+    tasks = [np.array([r["by_prompt"][task] for r in rows]) for task in rows[0]["by_prompt"]]
+    drawn = []
+    for _ in range(RESAMPLES):
+        means = [d[:, rng.integers(d.shape[1], size=d.shape[1])].mean(1) for d in tasks]
+        drawn.append(fit(np.mean(means, axis=0)))
+    found["over_prompts"] = ends(drawn)
     if seeds > 2:
-        drawn = rng.integers(seeds, size=(RESAMPLES, seeds))
-        slopes = [fit(y[:, row].mean(1)) for row in drawn]
-        found["low"], found["high"] = np.quantile(slopes, [0.025, 0.975]).tolist()
+        values = np.array([r["lead_by_seed"][:seeds] for r in rows])
+        picks = rng.integers(seeds, size=(RESAMPLES, seeds))
+        found["over_seeds"] = ends([fit(values[:, pick].mean(1)) for pick in picks])
     return found
 
 
@@ -156,13 +181,12 @@ def table(rows: list[dict[str, Any]]) -> str:
                 c = cells[m]
                 if not c or "lead" not in c:
                     texts.append("")
-                elif "lead_low" in c:
-                    held = "" if c["lead_low"] > 0 or c["lead_high"] < 0 else " not resolved"
-                    texts.append(
-                        f"{c['lead']:+.3f} [{c['lead_low']:+.3f}, {c['lead_high']:+.3f}]{held}"
-                    )
                 else:
-                    texts.append(f"{c['lead']:+.3f} (one training)")
+                    held = "" if c["lead_low"] > 0 or c["lead_high"] < 0 else " not resolved"
+                    few = "" if len(c["lead_by_seed"]) > 1 else " (one training)"
+                    texts.append(
+                        f"{c['lead']:+.3f} [{c['lead_low']:+.3f}, {c['lead_high']:+.3f}]{held}{few}"
+                    )
             lines.append(f"| {' | '.join(texts)} |")
     return "\n".join(lines) + "\n"
 
@@ -184,33 +208,38 @@ def calibration_table(found: dict[str, Any]) -> str:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Filled marks are means over training seeds, hollow ones a single training, whose interval is
+    for other prompts only."""
     import matplotlib
 
     matplotlib.use("Agg")
     matplotlib.rcParams["svg.hashsalt"] = "headroom"
     import matplotlib.pyplot as plt
 
-    fig, axes = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True, layout="constrained")
-    marks = {2: "o", 4: "s", 8: "^"}
-    for axis, method in zip(axes, ("selfe", "imm"), strict=True):
+    some = [r for r in rows if "lead" in r and r["headroom"] is not None and r["steps"] in MARKS]
+    methods = [m for m in METHODS if any(r["method"] == m for r in some)]
+    fig, axes = plt.subplots(
+        1, len(methods), figsize=(5.2 * len(methods), 3.8), squeeze=False, layout="constrained"
+    )
+    for axis, method in zip(axes[0], methods, strict=True):
         axis.axhline(0, color="0.6", lw=0.8)
-        for steps, mark in marks.items():
-            some = [r for r in rows if r["method"] == method and r["steps"] == steps]
-            some = [r for r in some if "lead" in r and r["headroom"] is not None]
-            if not some:
-                continue
-            x, y = [r["headroom"] for r in some], [r["lead"] for r in some]
-            ends = [(r.get("lead_low", r["lead"]), r.get("lead_high", r["lead"])) for r in some]
-            error = np.abs(np.array(ends).T - y)
-            axis.errorbar(x, y, error, fmt=mark, capsize=2, ms=5, lw=1, label=f"{steps} steps")
+        for place, (steps, mark) in enumerate(MARKS.items()):
+            axis.plot([], [], mark, color=f"C{place}", label=f"{steps} steps")
             for r in some:
+                if (r["method"], r["steps"]) != (method, steps):
+                    continue
+                ends = np.abs(np.array([[r["lead_low"]], [r["lead_high"]]]) - r["lead"])
+                filled = f"C{place}" if len(r["seeds"]) > 1 else "white"
+                axis.errorbar(r["headroom"], r["lead"], ends, fmt=mark, mfc=filled,
+                              color=f"C{place}", capsize=2, ms=5, lw=1)  # fmt: skip
                 axis.annotate(f"{r['b']:g}", (r["headroom"], r["lead"]), (4, 3),
                               textcoords="offset points", fontsize=7)  # fmt: skip
-        axis.set_title(f"{METHODS[method]} less Flow Matching")
+        axis.set_title(f"{METHODS[method]} less Flow Matching, by signal b")
         axis.set_xlabel("headroom: 1 - score of the exact model")
+        axis.set_ylabel("difference of held-out scores")
         axis.legend(fontsize=8)
-    axes[0].set_ylabel("difference of held-out scores")
     fig.savefig(path, metadata={"Date": None})
+    plt.close(fig)
 
 
 def read(folder: Path, use: Callable[[str, dict[str, Any]], None]) -> None:
@@ -229,7 +258,7 @@ def read_scores(
     steps, and verdicts on the usual and on searched time grids."""
     searches: dict[float, dict[str, Any]] = {}
     exact: dict[float, dict[int, float]] = {}
-    cells: dict[str, Leads] = {"usual": {}, "shifted": {}}
+    cells: dict[str, Leads] = {"usual": {}, "all prompts": {}, "shifted": {}}
 
     def add_search(name: str, found: dict[str, Any]) -> None:
         b, method, _ = name.split("-")
@@ -243,45 +272,55 @@ def read_scores(
         steps = [cell["steps"] for cell in found["cells"]]
         exact[found["protocol"]["signal"]] = dict(zip(steps, scores, strict=True))
 
-    def add_verdicts(name: str, found: dict[str, Any]) -> None:
+    def add_verdicts(name: str, found: dict[str, Any], part: str, stored_as: str) -> None:
         b, method, seed = name.split("-")
-        for part, held in cells.items():
-            for steps in STEPS:
-                counts = counts_of(found, part, steps)
-                if counts is not None:
-                    key = (float(b[1:]), method, steps)
-                    held.setdefault(key, {})[int(seed.removeprefix("seed"))] = counts
+        for steps in STEPS:
+            counts = counts_of(found, stored_as, steps)
+            if counts is not None:
+                key = (float(b[1:]), method, steps)
+                cells[part].setdefault(key, {})[int(seed.removeprefix("seed"))] = counts
 
     read(out / "search", add_search)
     read(out / "exact", add_exact)
-    read(out / "verdicts", add_verdicts)
+    for folder, part, stored_as in (
+        ("verdicts", "usual", "usual"),
+        ("verdicts", "shifted", "shifted"),
+        ("verdicts_all", "all prompts", "usual"),
+    ):
+        read(out / folder, partial(add_verdicts, part=part, stored_as=stored_as))
     return searches, exact, cells
 
 
 def slopes_of(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Slope of lead against headroom by method, where there are at least 3 points."""
+    """Slope of lead against headroom: by method over all cells, and at each number of steps."""
     slopes = {}
     for method in ("selfe", "imm"):
-        points = [
-            (r["headroom"], r["lead_by_seed"])
+        own = [
+            r
             for r in rows
             if r["method"] == method
             and r["steps"] in PAPER
             and r["headroom"] is not None
-            and "lead_by_seed" in r
+            and "lead" in r
         ]
-        if len(points) >= 3:
-            slopes[method] = slope_of(points, np.random.default_rng(SEED))
+        parts = {"": own} | {f" at {n} steps": [r for r in own if r["steps"] == n] for n in PAPER}
+        for words, some in parts.items():
+            if len(some) >= 3:
+                slopes[METHODS[method] + words] = slope_of(some, np.random.default_rng(SEED))
     return slopes
 
 
-def slope_sentence(method: str, slope: dict[str, Any]) -> str:
-    ends = f" [{slope['low']:.3f}, {slope['high']:.3f}]" if "low" in slope else ""
-    return (
-        f"{METHODS[method]}: slope of lead against headroom {slope['slope']:.3f}{ends}, "
-        f"{slope['cells']} cells, {slope['seeds']} training seeds; rank correlation "
-        f"{slope['rank_correlation']:.2f}.\n"
-    )
+def slope_sentence(name: str, slope: dict[str, Any]) -> str:
+    """For instance "Self-E at 4 steps: slope ...". An interval that holds 0 is not resolved."""
+    parts = [f"{name}: slope of lead against headroom {slope['slope']:.3f}"]
+    for key, words in (("over_prompts", "for other prompts"), ("over_seeds", "for other seeds")):
+        if key in slope:
+            low, high = slope[key]
+            held = "" if low > 0 or high < 0 else ", not resolved"
+            parts.append(f"[{low:.3f}, {high:.3f}] {words}{held}")
+    parts.append(f"{slope['cells']} cells, {slope['seeds']} training seeds in each or more")
+    parts.append(f"rank correlation {slope['rank_correlation']:.2f}")
+    return "; ".join(parts) + ".\n"
 
 
 def main() -> None:
@@ -291,7 +330,10 @@ def main() -> None:
     out: Path = args.out
 
     searches, exact, cells = read_scores(out)
-    text = ["# Tables of the study of headroom\n", "Made by `scripts/studies/headroom_table.py`.\n"]
+    text = [
+        "# Tables of the study of headroom\n",
+        "Made by `python -m scripts.studies.headroom_table`.\n",
+    ]
     calibration = {
         "usual": calibrate(searches, ["usual"]),
         "shifted": calibrate(searches, ["usual", "shifted"]),
@@ -302,16 +344,23 @@ def main() -> None:
         text += ["The same with shifted time grids in the search, which does not decide:\n"]
         text += [calibration_table(calibration["shifted"])]
     results: dict[str, Any] = {"exact": {f"{b:g}": row for b, row in sorted(exact.items())}}
-    for part, title in (("usual", "Leads"), ("shifted", "Leads, time grids searched too")):
+    for part, title in (
+        ("usual", "Leads, on the first 12 prompts of every task"),
+        ("all prompts", "Leads, on all prompts (headroom is of the first 12 of every task)"),
+        ("shifted", "Leads, time grids searched too"),
+    ):
         if not cells[part]:
             continue
         rows = leads(cells[part], exact)
         slopes = slopes_of(rows)
+        for row in rows:
+            row.pop("by_prompt", None)
         results[part] = {"rows": rows, "slopes": slopes}
         text += [f"## {title}\n", table(rows)]
         text += [slope_sentence(method, slope) for method, slope in slopes.items()]
-    if "usual" in results:
-        draw(results["usual"]["rows"], out / "leads.svg")
+    drawn = results.get("all prompts") or results.get("usual")
+    if drawn:  # the more prompts, the narrower the intervals
+        draw(drawn["rows"], out / "leads.svg")
         text.append("![leads against headroom](leads.svg)\n")
     write_atomically(out / "leads.json", json.dumps(results, indent=1))
     write_atomically(out / "tables.md", "\n".join(text))
