@@ -649,11 +649,10 @@ const Gallery = {
     if (fits(a) && fits(b)) return [a, b];
     const [first, ...others] = this.lines();
     if (!first) return [null, null];
-    const second = others.find((l) => l.method === "fm") || others[0] || first;
-    const lead = this.lines().find((l) => l.method === "selfe") || first;
-    const rest = second === lead ? others.find((l) => l !== lead) || first : second;
+    /* Lines come in the order of the paper's methods: the first, and the first of another method. */
+    const second = others.find((l) => l.method !== first.method) || others[0];
     const [one] = this.steps(), two = this.steps().at(-1);
-    return lead === rest ? [this.at(lead.id, one), this.at(lead.id, two)] : [this.at(lead.id, one), this.at(rest.id, one)];
+    return second ? [this.at(first.id, one), this.at(second.id, one)] : [this.at(first.id, one), this.at(first.id, two)];
   },
 
   /* The results that the present view looks at: those in the matrix, and A and B. */
@@ -907,7 +906,7 @@ function drawGalleryControls() {
     views.push([`${word(b)}${suffix(b)} right, ${word(a)}${suffix(a)} wrong`, { gv: "ba", ga: a.id, gb: b.id, gt: "" }]);
   }
   const here = Gallery.steps();
-  if (a && b && a.line !== b.line) {
+  if (DATA.start.gv === "differ" && a && b && a.line !== b.line) {
     for (const n of here) {
       const [x, y] = [a, b].map((r) => Gallery.at(r.line, n));
       if (x && y) views.push([`${word(x)} and ${word(y)} differ at ${stepsWord(n)}`, { gv: "differ", ga: x.id, gb: y.id, gt: "" }]);
@@ -1128,6 +1127,16 @@ function changed(names) {
 
 /* ---------------------------------------------------------------- keyboard, light and dark */
 
+/* To a section. What lies above may take its true height only once it is passed: then again. */
+function goTo(id, times = 8) {
+  const node = byId(id);
+  node.scrollIntoView({ behavior: "instant" });
+  const there = node.getBoundingClientRect().top;
+  requestAnimationFrame(() => requestAnimationFrame(() => {
+    if (times && Math.abs(node.getBoundingClientRect().top - there) > 1) goTo(id, times - 1);
+  }));
+}
+
 function keys(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const typing = event.target.closest("input, select, textarea");
@@ -1139,7 +1148,7 @@ function keys(event) {
   const inDetail = { ArrowLeft: () => Detail.step(-1), ArrowRight: () => Detail.step(1), j: () => Detail.prompt(1), k: () => Detail.prompt(-1), ArrowDown: () => Detail.prompt(1), ArrowUp: () => Detail.prompt(-1), b: () => { toggleBoxes(); Detail.draw(); } };
   const outside = {
     j: () => Gallery.move(1), k: () => Gallery.move(-1), b: toggleBoxes,
-    "/": () => { byId("gallery").scrollIntoView(); byId("gallery-search").focus(); },
+    "/": () => { goTo("gallery"); byId("gallery-search").focus({ preventScroll: true }); },
     "?": () => help.showModal(),
     Enter: () => {
       const card = document.activeElement && document.activeElement.closest(".card");
@@ -1209,7 +1218,7 @@ function start() {
     // the address keeps the choices: a section's name would take their place
     link.addEventListener("click", (e) => {
       e.preventDefault();
-      byId(link.hash.slice(1)).scrollIntoView();
+      goTo(link.hash.slice(1));
     });
   }
   let width = innerWidth;
@@ -1231,7 +1240,7 @@ function start() {
   // the gallery reads its data once it is near: what is above is painted first
   const wanted = State.get("open") || GALLERY_KEYS.some((k) => k in State.values);
   const begin = () => Gallery.update().then(() => Detail.restore());
-  if (opens) begin().then(() => byId("gallery").scrollIntoView({ behavior: "instant" }));
+  if (opens) begin().then(() => goTo("gallery"));
   else if (wanted) begin();
   else {
     const watch = new IntersectionObserver((entries) => {
