@@ -123,7 +123,7 @@ def test_what_is_scored_is_found_without_opening_a_model(tmp_path, monkeypatch):
             assert not done(*(f"sampling.{k}={v}" for k, v in over.items()))
             (folder / "result.json").write_text("{}")
     assert done() and done("sampling.guidance=none")
-    assert not done("sampling.guidance=ep-v")
+    assert not done("sampling.guidance=ep-x0")
     assert not is_scored(study, run, [1, 2], [1], ())
     train, score, report = make_schedule(study, TWO_CORES).jobs
     assert train.done and score.done and not report.done
