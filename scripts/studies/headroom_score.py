@@ -15,9 +15,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from evals.base import ImageVerdict
 from evals.registry import open_suite
+from evals.results import read_result
 from evals.scoring.benchmark import limited
 from evals.scoring.in_memory import InMemoryScorer, mean_over_tasks
+from evals.verdicts import read_verdicts
 from scripts import command_line
 from selfe.config.drawing import override_sampling
 from selfe.files import write_atomically
@@ -36,6 +39,25 @@ def best_settings(out: Path, run: str, parts: list[str]) -> dict[str, dict[str, 
         for steps, values in found.get(part, {}).items():
             scores.setdefault(steps, {}).update(values)
     return {steps: json.loads(max(values, key=values.get)) for steps, values in scores.items()}
+
+
+def stored_verdicts(
+    run: Path, prompts_sha256: str, setting: dict[str, Any], steps: int
+) -> list[ImageVerdict] | None:
+    """Verdicts that `geneval` left in a run: of these prompts, drawn so; None where it did not."""
+    for path in sorted(run.rglob("result.json")):
+        result = read_result(path.parent)
+        drawn = {**result.sampling.settings, "guidance_scale": result.sampling.settings.get(
+            "guidance_scale", 1.0)}  # fmt: skip
+        if (
+            result.protocol.prompts_sha256 == prompts_sha256
+            and result.protocol.images_per_prompt == IMAGES
+            and (result.sampling.steps, result.sampling.seed) == (steps, SEED)
+            and not result.scores.partial
+            and all(drawn.get(key) == value for key, value in setting.items())
+        ):
+            return read_verdicts(path.parent)
+    return None
 
 
 def main() -> None:
@@ -78,8 +100,12 @@ def main() -> None:
             done = found.setdefault(part, {}).get(steps, {})
             if steps not in wanted or done.get("setting") == wanted[steps]:
                 continue
-            generator.settings = override_sampling(own, {**wanted[steps], "batch_slots": 8})
-            verdicts = scorer(generator, int(steps))
+            verdicts = stored_verdicts(
+                args.runs_dir / name, suite.prompts_sha256, wanted[steps], int(steps)
+            )
+            if verdicts is None:
+                generator.settings = override_sampling(own, {**wanted[steps], "batch_slots": 8})
+                verdicts = scorer(generator, int(steps))
             rows = ["" for _ in suite.records]
             for verdict in verdicts:
                 rows[verdict.prompt_id] += "1" if verdict.correct else "0"
