@@ -17,7 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent
 COSTS = (ROOT / "docs" / "paper_scale.md").read_text()
 HEADER = re.compile(r"^\| \| 2 steps \| 4 steps \| 8 steps \|(?: 50 steps \|)?$", re.MULTILINE)
 TABLES = [  # page, place on it, report and iterations
-    ("docs/findings.md", 0, "quickstart", "800"),
+    ("docs/findings.md", 0, "calibrated", "800"),
+    ("docs/findings.md", 1, "calibrated-all-prompts", "800"),
+    ("docs/findings.md", 2, "quickstart", "800"),
     ("reports/README.md", 0, "quickstart", "800"),
     ("reports/README.md", 1, "quickstart-unguided", "800"),
     ("reports/README.md", 2, "quickstart-sampling", "800"),
@@ -132,15 +134,28 @@ def test_the_readme_fits_a_page_and_its_plain_figures_are_those_of_the_report():
     for riddle in ("n.r.", "mend", "goes on where"):
         assert riddle not in text
     overall = {}
-    with (ROOT / "reports" / "studies" / "quickstart" / "trainings.csv").open() as stream:
+    with (ROOT / "reports" / "studies" / "calibrated" / "trainings.csv").open() as stream:
         for row in csv.DictReader(stream):
             if row["iterations"] == "800" and row["variant"] == "":
                 overall[row["method"], row["steps"]] = row
-    self_e, flow = overall["Self-E", "2"], overall["Flow Matching", "2"]
-    shares = [f"{float(row['overall']):.0%}" for row in (self_e, flow)]
-    assert f"gets {shares[0]} of the images right and Flow Matching {shares[1]}" in text
-    low, high = (f"{-100 * float(flow[end]):.0f}" for end in ("delta_high", "delta_low"))
-    assert f"interval of {low} to {high}" in text
-    later = [overall[method, steps] for method in ("Flow Matching",) for steps in ("4", "8", "50")]
-    assert all(row["resolved"] == "not resolved" for row in later)
-    assert f"{float(overall['IMM', '50']['overall']):.0%} in 50 steps" in text
+
+    def share(method: str, steps: str) -> str:
+        return f"{float(overall[method, steps]['overall']):.0%}"
+
+    self_e, flow = share("Self-E", "2"), share("Flow Matching", "2")
+    assert f"gets {self_e} of the images right and Flow Matching {flow}" in text
+    ends = [-float(overall["Flow Matching", "2"][end]) for end in ("delta_high", "delta_low")]
+    assert re.search(rf"interval of {100 * ends[0]:.0f} to {100 * ends[1]:.0f}\.", text)
+    assert f"In 4 steps it is {share('Self-E', '4')} and {share('Flow Matching', '4')}" in text
+    papers = {"4": 0.105, "8": 0.033, "50": 0.023}
+    for steps, lead in papers.items():
+        row = overall["Flow Matching", steps]
+        assert row["resolved"] == "not resolved"
+        assert float(row["delta_low"]) < -lead < float(row["delta_high"])
+    exact = json.loads(
+        (ROOT / "evals" / "assets" / "exact" / "shapes-1_b0.25_limit12.json").read_text()
+    )
+    scores = exact["overall_by_scenes"][str(exact["num_scenes"])]
+    lost = {cell["steps"]: 1 - score for cell, score in zip(exact["cells"], scores, strict=True)}
+    assert f"loses {lost[2]:.0%} in 2 steps, {lost[4]:.0%} in 4 and nothing from 8 on" in text
+    assert max(lost[8], lost[50]) < 0.005
