@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-from selfe import files
 from selfe.files import append_lines, folder_lock, write_atomically
 from selfe.temporaries import remove_leftovers, scratch_folder, temporary
 from selfe.training import loop
@@ -110,7 +110,7 @@ def test_a_folder_that_cannot_be_locked_is_named(tmp_path, monkeypatch, number):
     def acquire(self, *args, **kwargs):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(files.FileLock, "acquire", acquire)
+    monkeypatch.setattr(FileLock, "acquire", acquire)
     with pytest.raises(ValueError, match=f"{tmp_path}.*{os.strerror(number)}"):
         with folder_lock(tmp_path):
             pass

@@ -186,7 +186,7 @@ def test_another_encoder_does_not_go_on(tmp_path):
     run_prepare(spelling, tmp_path / "out")
     text = ShapesTextEncoder()
     text.digest = "other"
-    with pytest.raises(ValueError, match="begun with another text"):
+    with pytest.raises(ValueError, match="was started with another text"):
         prepare(
             PrepareSettings(spelling, "shapes-grid", "shapes", (32,), batch_size=4),
             tmp_path / "out",
@@ -288,7 +288,7 @@ def test_changed_data_is_noticed(how, tmp_path):
     index = run_prepare(spelling, unfinished, message=said.append)
     assert "made of other data" in said[0]
     assert index == run_prepare(spelling, tmp_path / "anew")
-    with pytest.raises(ValueError, match="the data of .* changed after it"):
+    with pytest.raises(ValueError, match="the data of .* changed since"):
         run_prepare(spelling, finished)
     assert tree(finished) == before
 

@@ -184,7 +184,7 @@ def test_keys_that_are_never_read_may_be_missing() -> None:
     [
         ({"guidance_scale": "7,5"}, "must be a number.*decimal mark is a point"),
         ({"guidance_scale": "nan"}, "must be a number"),
-        ({"guidance_scale": "1e400"}, "must be a finite number"),
+        ({"guidance_scale": "1e400"}, "must be a number, not '1e400'"),
         ({"guidance_scale": "true"}, "must be a number"),
         ({"negative_prompt": '["ugly"]'}, "takes one text for all images"),
         ({"negative_prompt": "7"}, "takes one text for all images"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,7 @@ def test_suites_detectors_and_weights_are_not_mixed(study: Path, tmp_path: Path)
     (published,) = collect([tmp_path / "c"])
     alike = published.result.model_copy(update={"protocol": tiny[0].result.protocol})
     with pytest.raises(ValueError, match=r"cannot hold LCM \(other weights\) .*own weights"):
-        build_table1([*tiny, type(published)(published.path, "c", alike, published.verdicts)])
+        build_table1([*tiny, replace(published, name="c", result=alike)])
     (a, *_), b = (study / "runs" / "pretrained" / "lcm").rglob("result.json"), tmp_path / "c"
     code, _, err = selfe_bench("compare", str(a.parent), str(b))
     assert code == 2 and len(err.strip().splitlines()) == 1
@@ -179,7 +180,7 @@ def test_suites_detectors_and_weights_are_not_mixed(study: Path, tmp_path: Path)
 def test_prompts_that_were_cut_are_told(study: Path) -> None:
     folders = collect([study / "runs" / "pretrained" / "flux-dev"])
     cut = folders[0].result.model_copy(update={"truncated_prompts": {"clip": 4, "t5": 0}})
-    table = build_table1([type(folders[0])(Path("x"), "x", cut, folders[0].verdicts)])
+    table = build_table1([replace(folders[0], path=Path("x"), name="x", result=cut)])
     assert (
         "FLUX.1-Dev (other weights): 4 of 6 prompts are longer than its text encoder clip reads, "
         "and were cut." in table.notes

@@ -40,8 +40,8 @@ def compact_text(table: CompactTable, width: int = 100) -> str:
         "95% intervals over " + ("training seeds and prompts" if table.over_seeds else "prompts")
     )
     lines.append(textwrap.fill("; ".join(notes), width))
-    if room := headroom_sentence(table):
-        lines.append(textwrap.fill(room, width))
+    if sentence := headroom_sentence(table):
+        lines.append(textwrap.fill(sentence, width))
     return "\n".join(lines)
 
 

@@ -4,6 +4,8 @@
 
 Reads search/, verdicts/ and exact/ below --out and writes calibration.json, leads.json, tables.md
 and leads.svg there. Everything follows reports/studies/headroom/protocol.md.
+
+Longer than other files: all tables and the figure of one study, best read in one piece.
 """
 
 from __future__ import annotations
