@@ -71,7 +71,8 @@ def compare(
     and taken into account as far as both sides have them.
 
     Args:
-        a, b: runs (names, NAME@STEP, folders or `Run`), or `Scores`.
+        a: a run (its name, NAME@STEP, folder or `Run`), or `Scores`.
+        b: what it is compared with, likewise.
         steps: only these numbers of steps.
 
     Raises:
