@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every check of the project: formatting, lint, types, import contracts, tests.
+# Every check of the project: formatting, lint, types, import contracts, documentation, tests.
 # Makes its own .venv. Arguments go to pytest: scripts/test.sh tests/test_rules.py -k position
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -22,6 +22,8 @@ if [ "$#" -eq 0 ]; then
     echo "== ruff" && .venv/bin/ruff check . && .venv/bin/ruff format --check .
     echo "== mypy" && .venv/bin/mypy
     echo "== import contracts" && .venv/bin/lint-imports
+    echo "== documentation"
+    NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict --quiet --site-dir build/site
 fi
 echo "== pytest"
 workers="$(.venv/bin/python -c 'import os; print(min(8, os.cpu_count() or 1))')"
