@@ -13,6 +13,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterator
+from typing import cast
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -130,8 +131,9 @@ def _check_values(image: Image.Image) -> None:
     """Refuse what Pillow takes for other numbers: colours that a palette lacks become black, signed
     bytes unsigned ones."""
     if image.mode == "P" and image.format == "PNG" and image.palette is not None:
-        used, there = image.getextrema()[1], len(image.palette.palette) // 3
-        if used >= there:  # type: ignore[operator]
+        _, used = cast("tuple[int, int]", image.getextrema())  # one band
+        there = len(image.palette.palette) // 3
+        if used >= there:
             raise DamagedImage(
                 f"the image is damaged (colour {used} of a palette of {there} colours)"
             )

@@ -43,9 +43,14 @@ def index_page(
     compact: Sequence[CompactTable],
     cuts: Sequence[str],
     drawn: Sequence[str],
+    has_page: bool = True,
 ) -> str:
     parts = [f"{TITLE}\n", f"Rendered from {len(folders)} results; every figure below is theirs.\n"]
-    parts.append("The same as a page, with every image, its verdict and the reason: index.html.\n")
+    if has_page:
+        parts.append(
+            "The same as a page, with every verdict, its reason, and the images where they are "
+            "kept: index.html.\n"
+        )
     for table in compact[:1]:
         parts.append(f"## What was found: {table.title}\n")
         parts.append("\n".join(f"- {text}" for text in headline(table)) + "\n")

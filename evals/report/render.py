@@ -162,7 +162,7 @@ def render(
     summary.notes = list(dict.fromkeys(n for t in (*first2, *table1) for n in t.notes))
     summary.compact = _compact_tables(folders, frames)
     found = [c for c in cuts if c]
-    summary.write(PAGE, index_page(results, first2, summary.compact, found, drawn))
+    summary.write(PAGE, index_page(results, first2, summary.compact, found, drawn, html))
     if html:
         summary.files += render_page(
             folders,
