@@ -45,7 +45,7 @@ def _table1_header(table: Table) -> list[str]:
 def _table1_rows(
     table: Table, frame: pd.DataFrame, *, task_intervals: bool = False
 ) -> list[list[str]]:
-    """Rows of `frame`, a part of the table's; on paper the tasks' intervals find no room."""
+    """Rows of `frame`, a part of the table's. LaTeX has no room for the intervals of tasks."""
     compares = follows_paper_protocol(table.protocol)
     rows = []
     for _, row in frame.iterrows():

@@ -215,8 +215,8 @@ def _table2_command(
 
 
 def _keeps(run: str, iterations: int) -> bool:
-    """Whether a run has weights of that iteration; where its checkpoints do not lie beside the
-    results nothing speaks against it."""
+    """Whether a run has weights of that iteration; True where its checkpoints are not beside the
+    results, so that nobody can tell."""
     checkpoints = Path(run) / "checkpoints"  # `os.path` takes names that are too long for a folder
     kept = os.path.isdir(checkpoints / f"step-{iterations:08d}")
     return kept or not os.path.isdir(checkpoints)

@@ -127,8 +127,8 @@ def repeated(folders: Iterable[ResultFolder]) -> dict[Configuration, BySeed]:
 
 
 def usual(found: Iterable[Configuration]) -> list[Configuration]:
-    """Of those with equal recipe, method, variant, iterations and steps the recipe's own, where
-    there is none the only one: what others are compared with, and figures draw."""
+    """One configuration for each recipe, method, variant, iterations and steps: the one with the
+    recipe's own settings, else the only one there is. Figures draw these."""
     places: dict[tuple[Any, ...], list[Configuration]] = {}
     for configuration in found:
         places.setdefault(configuration[:5], []).append(configuration)
