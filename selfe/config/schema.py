@@ -267,6 +267,7 @@ _YOUNGER: dict[str, dict[str, Any]] = {
         "dropped": "data",
         "fake_average": "rows",
         "conditional_weights": "ema",
+        "conditional_decay": None,
     },
 }
 

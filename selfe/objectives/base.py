@@ -17,9 +17,11 @@ Velocity = Callable[[Tensor, Tensor, Tensor, TextCondition], Tensor]
 
 @dataclass(frozen=True)
 class Nets:
-    """The networks an objective may call: the live weights, and their moving average.
+    """The networks an objective may call: the live weights, and their moving averages.
 
     Attributes:
+        ema: the average that is scored.
+        conditional: an average of another decay, where the objective has a `conditional_decay`.
         lockstep: weights are sharded and gathered by all processes at once, so that every process
             must call the networks equally often for a (micro-)batch, whatever its samples are.
     """
@@ -27,6 +29,7 @@ class Nets:
     live: Velocity
     ema: Velocity
     lockstep: bool = False
+    conditional: Velocity | None = None
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,11 @@ class SelfEvaluation:
             pairs": "rows" averages over the samples with s < t, "batch" counts the others as 0.
         conditional_weights: "the conditional branch utilizes the EMA model", whose decay is stated
             "for model evaluation": "ema" is the average that is scored, "live" one of decay 0.
+        conditional_decay: decay of an average for the conditional branch alone, in [0, 1), which
+            costs one more copy of the weights; None for the average that is scored.
+
+    Raises:
+        ValueError: for a decay outside [0, 1), or one beside live weights.
     """
 
     times: TimeSampler = field(default_factory=TimeSampler)
@@ -81,8 +86,20 @@ class SelfEvaluation:
     dropped: Literal["data", "literal"] = "data"
     fake_average: Literal["rows", "batch"] = "rows"
     conditional_weights: Literal["ema", "live"] = "ema"
+    conditional_decay: float | None = None
 
     group_size = 1
+
+    def __post_init__(self) -> None:
+        decay = self.conditional_decay
+        if decay is None:
+            return
+        if not 0 <= decay < 1:
+            raise ValueError(f"conditional_decay must be at least 0 and below 1, got {decay}")
+        if self.conditional_weights == "live":
+            raise ValueError(
+                "conditional_decay is of an average; with conditional_weights=live there is none"
+            )
 
     @property
     def needs_fake_captions(self) -> bool:
@@ -153,7 +170,9 @@ class SelfEvaluation:
         """Delta, without gradient, and the loss of the fake branch (Eq. 13, 14, s.8)."""
         with torch.no_grad():
             g_null = evaluate(nets.live, x_s_hat, s, batch.null.expand(rows.numel()))
-            judge = nets.ema if self.conditional_weights == "ema" else nets.live
+            judge = (
+                nets.live if self.conditional_weights == "live" else nets.conditional or nets.ema
+            )
             g_cond = evaluate(judge, x_s_hat, s, batch.condition[rows])
         classifier_score = g_null - g_cond
         if not self._aux_active(step):

@@ -81,7 +81,7 @@ def activation_bytes(config: RunConfig, passes: Sequence[Pass], tokens: int, ima
 def memory_of(
     config: RunConfig, passes: Sequence[Pass], tokens: int, images: int, shard: int
 ) -> Memory:
-    """fp32 weights, gradients, two Adam moments and moving average, and what a step adds.
+    """fp32 weights, gradients, two Adam moments and moving averages, and what a step adds.
 
     Args:
         tokens: of an image and its caption.
@@ -97,7 +97,7 @@ def memory_of(
         parameters=4 * own,
         gradients=4 * own,
         adam=8 * own,
-        ema=4 * own,
+        ema=4 * own * averages_of(config),
         gathered=gathered,
         activations=activation_bytes(config, passes, tokens, images),
     )
@@ -116,9 +116,14 @@ def cache_bytes_per_image(config: RunConfig, mean_tokens: int) -> int:
     return 2 * (latents + texts * text) + 512
 
 
-def checkpoint_bytes(parameters: int) -> int:
-    """Weights, moving average and two Adam moments in fp32; headers add some kilobytes."""
-    return 16 * parameters
+def averages_of(config: RunConfig) -> int:
+    """Moving averages that a run keeps: the scored one, and that of `conditional_decay`."""
+    return 1 if config.objective.get("conditional_decay") is None else 2
+
+
+def checkpoint_bytes(parameters: int, averages: int = 1) -> int:
+    """Weights, moving averages and two Adam moments in fp32; headers add some kilobytes."""
+    return (12 + 4 * averages) * parameters
 
 
 def checkpoints_kept(config: RunConfig, first: int = 0) -> int:

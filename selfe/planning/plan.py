@@ -24,6 +24,7 @@ from selfe.planning.assumptions import (
 from selfe.planning.memory import (
     CODEC_GEOMETRY,
     Memory,
+    averages_of,
     cache_bytes_per_image,
     checkpoint_bytes,
     checkpoints_kept,
@@ -212,6 +213,7 @@ def make_plan(
     side = min(start.resolutions)
     sides = sorted({each for stage in stages for each in stage.resolutions})
     per_image = cache_bytes_per_image(config, mean_tokens)
+    checkpoint = checkpoint_bytes(parameters, averages_of(config))
     return Plan(
         recipe=config.recipe,
         method=config.method,
@@ -241,8 +243,8 @@ def make_plan(
         cache_images=images,
         cache_bytes_per_image=per_image,
         cache_bytes=per_image * images,
-        checkpoint_bytes=checkpoint_bytes(parameters),
-        run_bytes=checkpoints_kept(config, first_iteration) * checkpoint_bytes(parameters),
+        checkpoint_bytes=checkpoint,
+        run_bytes=checkpoints_kept(config, first_iteration) * checkpoint,
         assumptions=(
             f"MFU {mfu:g} of {peak / 1e12:g} TFLOP/s dense {precision} per {gpu.upper()}; "
             "latents and text are cached, so encoders cost nothing",

@@ -56,7 +56,17 @@ def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
 
 
-def collect_parts(model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> Parts:
+CONDITIONAL = "conditional"
+"""Entry of a parameter's average that only the loss evaluates with. It lies with Adam's moments:
+training alone needs it, and the files that others read stay as they are."""
+
+
+def collect_parts(
+    model: nn.Module,
+    ema: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    conditional: nn.Module | None = None,
+) -> Parts:
     """All tensors of a training state; those of the optimiser are named by parameter and entry."""
     import torch
 
@@ -65,6 +75,9 @@ def collect_parts(model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optim
         for name, parameter in model.named_parameters()
         for entry, value in optimizer.state.get(parameter, {}).items()
     }
+    if conditional is not None:
+        average = conditional.state_dict()
+        moments |= {f"{name}/{CONDITIONAL}": tensor for name, tensor in average.items()}
     parts = (model.state_dict(), ema.state_dict(), moments)
     return dict(zip(PARTS, parts, strict=True))
 
@@ -93,10 +106,11 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     state: Mapping[str, Any],
     milestone: bool,
+    conditional: nn.Module | None = None,
 ) -> Path:
     """`write_checkpoint` of a training state."""
     record = {**state, "step": step, "milestone": milestone}
-    return write_checkpoint(folder, collect_parts(model, ema, optimizer), record)
+    return write_checkpoint(folder, collect_parts(model, ema, optimizer, conditional), record)
 
 
 def write_checkpoint(folder: Path, parts: Parts, record: Mapping[str, Any]) -> Path:

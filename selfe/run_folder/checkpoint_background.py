@@ -43,6 +43,7 @@ class BackgroundWriter(ABC):
         optimizer: torch.optim.Optimizer,
         state: Mapping[str, Any],
         milestone: bool,
+        conditional: nn.Module | None = None,
     ) -> None:
         """Copy what this process holds to the host and let the thread write it.
 
@@ -50,7 +51,7 @@ class BackgroundWriter(ABC):
             OSError, PeerError: if the checkpoint before this one could not be written.
         """
         self._wait()
-        staged = self._stage(dict(collect_parts(model, ema, optimizer)))
+        staged = self._stage(dict(collect_parts(model, ema, optimizer, conditional)))
         record = {**state, "step": step, "milestone": milestone}
         self._pending = self._thread.submit(self._write, staged, record)
 

@@ -38,6 +38,8 @@ _OPEN_CHOICES = tuple(
         ("objective.renoise=same",),
         ("objective.dropped=literal",),
         ("objective.conditional_weights=live",),
+        # averages over 3% of this training, as the paper's decay does over its own
+        ("objective.conditional_decay=0.96",),
         ("times.tau_horizon=240",),
         ("times.tau_horizon=800",),
     )
@@ -95,7 +97,7 @@ _STUDIES = (
     Study(
         "inference",
         "the paper's inference beside the searched one, three methods over three seeds",
-        "shapes",
+        "shapes-quick",
         _PAPER,
         tuple(Scoring(inference=name) for name in INFERENCES),
         seeds=(0, 1, 2),
@@ -110,8 +112,9 @@ _STUDIES = (
             *_OPEN_CHOICES,
             *(Entry("selfe", f"no-target-norm{w}") for w in ("", "-one")),
         ),
+        (Scoring((2, 4, 8)),),
         seeds=(0, 1, 2),
-        limit=12,
+        limit=24,
         cores_per_run=1,
     ),
     Study(

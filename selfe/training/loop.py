@@ -178,14 +178,16 @@ def iterate(
     processes: OneProcess,
 ) -> None:
     """The iterations themselves, until the last or asked to stop, with a checkpoint at the end."""
-    for network in (state.model, state.ema.module):
+    for network in (state.model, *(average.module for average in state.averages)):
         accelerate(network, config.train)
     throughput = Throughput(config.model, processes.device)
     live, average = throughput.watch(state.model), throughput.watch(state.ema.module)
-    nets = Nets(live, average, lockstep=processes.sharded)
+    conditional = throughput.watch(state.conditional.module) if state.conditional else None
+    nets = Nets(live, average, lockstep=processes.sharded, conditional=conditional)
     parameters = [p for p in state.model.parameters() if p.requires_grad]
     state.model.train()
-    state.ema.module.eval()
+    for moving in state.averages:
+        moving.module.eval()
     update, lag = update_of(processes.size)
     unsettled: deque[Iteration] = deque()
 

@@ -9,14 +9,20 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from selfe.config.resolve import differing_settings
 from selfe.config.schema import RunConfig
 from selfe.config.stages import first_position
 from selfe.device import uses_bf16
 from selfe.distributed.processes import OneProcess
-from selfe.run_folder.checkpoint import WholeWriter, load_optimizer, load_weights, newest_valid
+from selfe.run_folder.checkpoint import (
+    CONDITIONAL,
+    WholeWriter,
+    load_optimizer,
+    load_weights,
+    newest_valid,
+)
 from selfe.run_folder.checkpoint_state import CheckpointError, CheckpointState, read_state
 from selfe.run_folder.records import owner_of, read_config
 from selfe.training.ema import Ema
@@ -34,6 +40,18 @@ class TrainState:
     step: int = 0
     skipped: int = 0
     """Iterations in a row without an update."""
+    conditional: Ema | None = None
+    """The average of an objective's `conditional_decay`; the loss evaluates with it, nothing is
+    scored with it."""
+
+    @property
+    def averages(self) -> list[Ema]:
+        return [self.ema] if self.conditional is None else [self.ema, self.conditional]
+
+    def update_averages(self, where: Tensor | None = None) -> None:
+        """Move every average towards the weights after iteration `step`; see `Ema.update`."""
+        for average in self.averages:
+            average.update(self.model, self.step, where=where)
 
 
 class CheckpointWriter(Protocol):
@@ -46,6 +64,7 @@ class CheckpointWriter(Protocol):
         optimizer: torch.optim.Optimizer,
         state: Mapping[str, Any],
         milestone: bool,
+        conditional: nn.Module | None = None,
     ) -> None:
         """Write the checkpoint of an iteration, now or in the background, and prune older ones."""
         ...
@@ -57,15 +76,24 @@ class CheckpointWriter(Protocol):
 
 def new_state(model: nn.Module, config: RunConfig, processes: OneProcess) -> TrainState:
     """The state before the first iteration; shards the model where processes share it."""
-    ema = Ema(model, config.optim)  # a copy, which sharded weights cannot be made of
+    # copies, which sharded weights cannot be made of
+    ema, conditional = Ema(model, config.optim), None
+    decay = config.objective.get("conditional_decay")
+    if decay is not None:
+        conditional = Ema(model, config.optim.model_copy(update={"ema_decay": decay}))
     bf16 = uses_bf16(processes.device, config.train.precision)
     processes.shard(model, bf16)
-    processes.shard(ema.module, bf16)
-    return TrainState(model, ema, build_optimizer(model, config.optim))
+    state = TrainState(model, ema, build_optimizer(model, config.optim), conditional=conditional)
+    for average in state.averages:
+        processes.shard(average.module, bf16)
+    return state
 
 
 def restore(state: TrainState, path: Path) -> CheckpointState:
     """Load a verified checkpoint into a state and return its state.json.
+
+    The average of `conditional_decay` begins as the scored one where the checkpoint has none: that
+    of a run which is forked.
 
     Raises:
         CheckpointError: if it does not fit.
@@ -75,12 +103,20 @@ def restore(state: TrainState, path: Path) -> CheckpointState:
     saved = read_state(path)
     for part, module in (("model", state.model), ("ema", state.ema.module)):
         load_weights(module, load_part(path, part, module.state_dict()), path / part)
-    moments = {
+    like = {
         f"{name}/{entry}": parameter
         for name, parameter in state.model.named_parameters()
-        for entry in ("exp_avg", "exp_avg_sq")
+        for entry in ("exp_avg", "exp_avg_sq", CONDITIONAL)
     }
-    tensors = load_part(path, "optimizer", moments)
+    tensors = load_part(path, "optimizer", like)
+    average = {
+        name.removesuffix(f"/{CONDITIONAL}"): tensors.pop(name)
+        for name in list(tensors)
+        if name.endswith(f"/{CONDITIONAL}")
+    }
+    if state.conditional is not None:
+        average = average or dict(state.ema.module.state_dict())
+        load_weights(state.conditional.module, average, path / "optimizer")
     load_optimizer(state.optimizer, state.model, tensors, path / "optimizer")
     return saved
 
@@ -182,6 +218,7 @@ def save(state: TrainState, config: RunConfig, writer: CheckpointWriter, run: st
         model=state.model,
         ema=state.ema.module,
         optimizer=state.optimizer,
+        conditional=state.conditional.module if state.conditional else None,
         state={
             "config_digest": config.digest,
             "skipped": state.skipped,

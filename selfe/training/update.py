@@ -54,7 +54,7 @@ def check_then_update(state: TrainState, loss: Tensor, norm: Tensor) -> Outcome:
     outcome = Outcome(torch.stack([loss.float(), norm.float()]).cpu())
     if all(math.isfinite(value) for value in outcome.wait()):
         state.optimizer.step()
-        state.ema.update(state.model, state.step)
+        state.update_averages()
     return outcome
 
 
@@ -64,7 +64,7 @@ def update_if_finite(state: TrainState, loss: Tensor, norm: Tensor) -> Outcome:
     finite = torch.isfinite(values).all()
     state.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
     state.optimizer.step()
-    state.ema.update(state.model, state.step, where=finite)
+    state.update_averages(where=finite)
     if not values.is_cuda:
         return Outcome(values)
     on_host = torch.empty(values.shape, pin_memory=True)

@@ -86,6 +86,8 @@ def everything(state: TrainState) -> dict[str, torch.Tensor]:
     """All tensors of a training state by name."""
     tensors = {f"model/{k}": v for k, v in state.model.state_dict().items()}
     tensors |= {f"ema/{k}": v for k, v in state.ema.module.state_dict().items()}
+    if state.conditional:
+        tensors |= {f"conditional/{k}": v for k, v in state.conditional.module.state_dict().items()}
     for name, parameter in state.model.named_parameters():
         for key, value in state.optimizer.state[parameter].items():
             tensors[f"optimizer/{name}/{key}"] = torch.as_tensor(value)
