@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 from PIL import Image
 
-_MARK = re.compile(rb"\xff+([^\x00\xff])")
 _NOISE = bytes(160 + 37 * n * n % 95 for n in range(64))
 """Begins with a bit of 1, where decoders fill in zeros; without 255, which would begin a mark."""
 _RESTARTS = range(0xD0, 0xD8)
@@ -38,7 +38,7 @@ def jpeg_fault(content: bytes, image: Image.Image) -> str | None:
         frame, ends = _walk(content)
     except _Incomplete as fault:
         return f"incomplete JPEG ({fault})"
-    except (IndexError, ZeroDivisionError):
+    except (IndexError, ValueError, ZeroDivisionError):
         return "damaged JPEG (its marks make no sense)"
     if frame.kind not in _HUFFMAN_FRAMES:  # arithmetic coding may end before its last bits
         return None
@@ -101,11 +101,12 @@ def _walk(content: bytes) -> tuple[_Frame, list[int]]:
 
     Raises:
         _Incomplete: if the end, a scan or a restart mark is missing.
-        IndexError, ZeroDivisionError: if a header is too short or makes no sense.
+        IndexError, ValueError, ZeroDivisionError: if a header is too short or makes no sense.
     """
-    frame, ends, place = _Frame(), list[int](), 2
-    while (found := _MARK.search(content, place)) is not None:
-        mark, place = found[1][0], found.end()
+    frame, ends, marks = _Frame(), list[int](), _Marks(content)
+    place = 2
+    while (found := marks.find(place)) is not None:
+        _, mark, place = found
         if mark == _END:
             if not ends or not frame.is_complete:
                 raise _Incomplete("scans are missing")
@@ -120,19 +121,45 @@ def _walk(content: bytes) -> tuple[_Frame, list[int]]:
             frame.restart_interval = int.from_bytes(body[:2], "big")
         elif mark == _START_OF_SCAN:
             pieces = frame.begin_scan(body)
-            place = _end_of_scan(content, place, pieces, ends)
+            place = _end_of_scan(marks, place, pieces, ends)
     raise _Incomplete("its end is missing")
 
 
-def _end_of_scan(content: bytes, place: int, pieces: int, ends: list[int]) -> int:
+class _Marks:
+    """Where the marks of a file are: a byte, neither 0 nor 255, behind one or more of 255.
+
+    Found all at once: coded data are full of 255 and 0, which together are no mark.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        values = np.frombuffer(content, np.uint8)
+        before = np.flatnonzero(values[:-1] == 255)
+        behind = values[before + 1]
+        self._places = before[(behind != 0) & (behind != 255)] + 1
+
+    def find(self, place: int) -> tuple[int, int, int] | None:
+        """(where its first 255 is, the mark, the place behind it) of the first one from `place`."""
+        return next(self.find_all(place), None)
+
+    def find_all(self, place: int) -> Iterator[tuple[int, int, int]]:
+        """All of them, one after the other."""
+        # the 255 before the mark must not lie before `place` either
+        for there in self._places[np.searchsorted(self._places, place + 1) :].tolist():
+            start = there - 1
+            while start > place and self._content[start - 1] == 255:
+                start -= 1
+            yield start, self._content[there], there + 1
+
+
+def _end_of_scan(marks: _Marks, place: int, pieces: int, ends: list[int]) -> int:
     """Where the mark behind a scan's coded data is; notes the end of each piece of that data."""
-    for number, found in enumerate(_MARK.finditer(content, place)):
-        ends.append(found.start())
-        mark = found[1][0]
+    for number, (start, mark, _) in enumerate(marks.find_all(place)):
+        ends.append(start)
         if mark not in _RESTARTS:
             if number + 1 < pieces:
                 raise _Incomplete("restart marks are missing")
-            return found.start()
+            return start
         if mark != _RESTARTS[number % 8]:
             raise _Incomplete("restart marks are missing")
     raise _Incomplete("its end is missing")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from selfe.text import first_line
 _NAMED = 5
 _LEAST_SHARE = 0.9
 """Of an encoder's rows that its tokenizer has words for, and of the words that merges can make."""
+_FRACTIONS = ("F", "BF", "C")
+"""How safetensors' names of types of fractions begin."""
 _PROBES = ("cat", "dog", "red", "under")
 _OWN_WORDS = 8
 _SAVED_IN_PARALLEL = "module."
@@ -53,6 +56,14 @@ def load_weights(
     """
     for path in sorted(Path(folder).glob("*.safetensors")):
         _refuse_pointer(path)
+        index = path.with_name(f"{path.name}.index.json")
+        if index.is_file():  # libraries differ in which they take
+            raise ValueError(
+                f"{folder} holds its weights twice, in {path.name} and in the files that "
+                f"{index.name} lists: remove one of them"
+            )
+    if not loader.__module__.startswith("diffusers"):  # which names the keys itself
+        options.setdefault("ignore_mismatched_sizes", True)  # named and refused below
     with _one_sentence(folder, loader.__name__), _quiet():
         model, found = loader.from_pretrained(
             folder,
@@ -62,8 +73,53 @@ def load_weights(
             **({"weights_only": True} if pickled else {}),
             **options,
         )
+        found = dict(found)
+        if not pickled:
+            stored = _whole_numbers(Path(folder), options.get("variant"))
+            found["whole_numbers"] = _taken_for_fractions(model, stored)
     require_complete(str(folder), found, unused=unused, optional=optional)
     return model
+
+
+def _whole_numbers(folder: Path, variant: str | None) -> list[str]:
+    """Names of the tensors of whole numbers in the safetensors files that are loaded."""
+    from safetensors import safe_open
+
+    names: list[str] = []
+    for path in sorted(folder.glob("*.safetensors")):
+        words = re.split(r"[.-]", path.stem)
+        if variant in words if variant else "." not in path.stem:
+            with safe_open(path, "pt") as file:
+                kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}
+            names += [name for name, kind in kinds.items() if not kind.startswith(_FRACTIONS)]
+    return names
+
+
+def _taken_for_fractions(model: nn.Module, stored: Collection[str]) -> list[str]:
+    """Those of a file's tensors of whole numbers that became fractions in a model, which names them
+    as the file does or with a part's name before it."""
+    if not stored:
+        return []
+    own = model.state_dict()
+    return [
+        name
+        for name in stored
+        if any(
+            value.is_floating_point()
+            for key, value in own.items()
+            if f".{key}".endswith(f".{name}") or f".{name}".endswith(f".{key}")
+        )
+    ]
+
+
+def other_kinds(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> list[str]:
+    """Keys of weights that would change their meaning while they are loaded: whole numbers for
+    fractions, or the other way about. Loading alone would convert them and say nothing."""
+    return sorted(
+        key
+        for key in own.keys() & given.keys()
+        if own[key].is_floating_point() != given[key].is_floating_point()
+    )
 
 
 def require_complete(
@@ -73,7 +129,8 @@ def require_complete(
 
     Args:
         what: was loaded, for the message.
-        found: "missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs".
+        found: "missing_keys", "unexpected_keys", "mismatched_keys", "whole_numbers" for weights
+            that are fractions in the model, "error_msgs".
         unused: starts of names of weights that files hold and this model has no part for.
         optional: starts of names of parts that the model computes or never reads.
     """
@@ -82,6 +139,7 @@ def require_complete(
         ("missing_keys", "it lacks", optional),
         ("unexpected_keys", "it holds the unknown", unused),
         ("mismatched_keys", "of another shape is", ()),
+        ("whole_numbers", "whole numbers in place of fractions are in", ()),
         ("error_msgs", "", ()),
     ):
         keys = {key[0] if isinstance(key, tuple) else str(key) for key in found.get(kind) or ()}

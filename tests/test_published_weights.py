@@ -81,6 +81,21 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "a key too many": (tensors("vae", lambda s: {**s, "extra": torch.ones(1)}),
                        "holds the unknown extra"),
     "another shape": (tensors("unet", lambda s: {**s, "conv_out.bias": torch.ones(9)}), "unet"),
+    "another shape of an encoder": (
+        tensors("text_encoder", lambda s: {k: v[..., :-1] if k.endswith("fc1.bias") else v
+                                           for k, v in s.items()}),
+        r"text_encoder .*of another shape is .*fc1.bias"),
+    "bits of fractions as whole numbers": (
+        tensors("text_encoder", lambda s: {k: v.half().view(torch.int16) if k.endswith("fc1.bias")
+                                           else v for k, v in s.items()}),
+        r"text_encoder .*whole numbers in place of fractions are in .*fc1.bias"),
+    "yes and no for fractions": (
+        tensors("unet", lambda s: {k: v > 0 if k == "conv_out.bias" else v for k, v in s.items()}),
+        r"unet .*whole numbers in place of fractions are in conv_out.bias"),
+    "weights of two kinds": (
+        lambda f: (f / "text_encoder/model.safetensors.index.json").write_text(
+            '{"weight_map": {"a": "model.safetensors"}}'),
+        "text_encoder holds its weights twice"),
     "weights cut short": (content("unet/*.safetensors", lambda c: c[:-50]), "unet cannot be"),
     "weights of zeros": (content("unet/*.safetensors", lambda c: bytes(len(c))), "unet cannot be"),
     "pointer to weights": (content("vae/*.safetensors", lambda c: LFS.encode()), "Git LFS"),

@@ -22,6 +22,7 @@ from evals.detectors.mask2former.detector import (
     read_checkpoint,
 )
 from evals.suites.geneval import COCO_CLASSES
+from selfe.published_weights import other_kinds
 
 CONFIG = "mask2former/mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco.py"
 INSTALL = "run scripts/install_mmdet.sh (8 minutes or more), or use the detector mask2former"
@@ -64,10 +65,11 @@ def build_model(config: Any, state: dict[str, torch.Tensor]) -> Any:
     missing = sorted(own.keys() - state.keys() - optional)
     left_over = sorted(state.keys() - own.keys())
     wrong = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
-    if missing or left_over or wrong:
+    kinds = other_kinds(own, state)
+    if missing or left_over or wrong or kinds:
         raise ValueError(
             f"the weights do not fit mmdet's Mask2Former: missing {missing}, left over "
-            f"{left_over}, of another shape {wrong}"
+            f"{left_over}, of another shape {wrong}, whole numbers for fractions {kinds}"
         )
     model.load_state_dict({**{k: own[k] for k in optional}, **state}, strict=True)
     return model.eval().requires_grad_(False)

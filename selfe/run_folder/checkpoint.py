@@ -277,8 +277,10 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: objec
     """Strict load.
 
     Raises:
-        CheckpointError: lists missing and unexpected keys and wrong shapes.
+        CheckpointError: lists missing and unexpected keys, wrong shapes and types.
     """
+    from selfe.published_weights import other_kinds
+
     expected = module.state_dict()
     missing = sorted(expected.keys() - tensors.keys())
     unexpected = sorted(tensors.keys() - expected.keys())
@@ -287,13 +289,15 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: objec
         for name in sorted(expected.keys() & tensors.keys())
         if tensors[name].shape != expected[name].shape
     ]
-    if missing or unexpected or shapes:
+    kinds = other_kinds(expected, tensors)
+    if missing or unexpected or shapes or kinds:
         problems = [
             f"{title}: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
             for title, names in (
                 ("missing", missing),
                 ("unexpected", unexpected),
                 ("shapes", shapes),
+                ("whole numbers in place of fractions", kinds),
             )
             if names
         ]

@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfe.published_weights import other_kinds
+
 FREQUENCIES = 256
 MAX_PERIOD = 10_000.0
 ROPE_THETA = 10_000.0
@@ -280,6 +282,7 @@ def load_published(network: TiMTransformer, state: Mapping[str, Tensor]) -> int:
         "of another shape": sorted(
             key for key in expected.keys() & used.keys() if expected[key].shape != used[key].shape
         ),
+        "whole numbers in place of fractions": other_kinds(expected, used),
         "half a projector": sorted(TRAINING_ONLY - left_out) if left_out else [],
     }
     found = [f"{kind}: {', '.join(keys[:5])}" for kind, keys in problems.items() if keys]

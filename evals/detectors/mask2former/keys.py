@@ -23,6 +23,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from selfe.published_weights import other_kinds
+
 Layout = Literal["mmdet-2", "mmdet-3"]
 State = dict[str, Tensor]
 
@@ -270,6 +272,8 @@ def load_strictly(network: nn.Module, converted: Mapping[str, Tensor]) -> None:
     ]
     if wrong:
         problems.append(_listing("of another shape", wrong))
+    if kinds := other_kinds(own, converted):
+        problems.append(_listing("whole numbers in place of fractions", kinds))
     if problems:
         raise ValueError("the weights do not fit this Mask2Former: " + "; ".join(problems))
     result = network.load_state_dict(dict(converted), strict=False)
