@@ -117,3 +117,12 @@ def test_many_of_them_leave_the_methods_their_places(tmp_path: Path) -> None:
         write(tmp_path, f"width-{'abcdefgh'[number]}", f"model.dim={number}")
     shown = [line.name for line in build_lines(tell_apart(collect([tmp_path]))) if line.usual]
     assert len(shown) == 6 and {"Self-E", "IMM", "Self-E (width-a)"} <= set(shown)
+
+
+def test_without_the_recipes_own_settings_nobody_is_called_by_the_method_alone(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, "a", "objective.renoise=same")
+    write(tmp_path, "b", "objective.dropped=literal")
+    write(tmp_path, "b-seed1", "objective.dropped=literal")
+    assert variants(tmp_path) == {"a": "a", "b": "b", "b-seed1": "b"}

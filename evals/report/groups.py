@@ -7,9 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import PurePath
-from typing import Any
 
 from evals.base import ProtocolFacts
 from evals.report.result_folders import ResultFolder, TrainingData
@@ -25,14 +23,14 @@ def tell_apart(folders: Sequence[ResultFolder]) -> list[ResultFolder]:
 
     Of the latent caches that methods were trained on under one recipe, the one with most results
     keeps the names. Of the settings that a method and variant were trained with, the recipe's own
-    do; where none are, those that all others have too, or else those with most results. The others
-    are called as the user calls their runs, or else after the settings that were changed.
+    do; where none are, those that all others have too, if there are any. The others are called as
+    the user calls their runs, or else after the settings that were changed.
     """
-    found: dict[tuple[str, ...], Counter[tuple[str, ...]]] = {}
+    found: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
     for folder in folders:
         if folder.changed is not None:
-            found.setdefault(_trained_as(folder), Counter())[folder.changed] += 1
-    usual = {key: min(n, key=partial(_rank_of_settings, n)) for key, n in found.items()}
+            found.setdefault(_trained_as(folder), set()).add(folder.changed)
+    usual = {key: _shared_settings(settings) for key, settings in found.items()}
     data = _names_of_data(folders)
     own_names = _own_names(folders, usual)
     every = []
@@ -57,7 +55,7 @@ _AUTOMATIC = re.compile(r"(?:-[a-z_]+\.[a-z_.]+[-+0-9.e]*)*(?:-seed[0-9]+)?")
 
 
 def _own_names(
-    folders: Iterable[ResultFolder], usual: Mapping[tuple[str, ...], tuple[str, ...]]
+    folders: Iterable[ResultFolder], usual: Mapping[tuple[str, ...], tuple[str, ...] | None]
 ) -> dict[tuple[tuple[str, ...], tuple[str, ...]], str]:
     """(`_trained_as`, changed settings) -> name of the run, or what the names of several begin
     with. Settings that share a name with others, or with an ablation of the paper, have none."""
@@ -127,11 +125,9 @@ def _names_of_data(folders: Iterable[ResultFolder]) -> dict[tuple[str, str], str
     return names
 
 
-def _rank_of_settings(
-    found: Mapping[tuple[str, ...], int], changed: tuple[str, ...]
-) -> tuple[Any, ...]:
-    base = all(set(changed) <= set(other) for other in found)
-    return not base, -found[changed], changed
+def _shared_settings(found: Collection[tuple[str, ...]]) -> tuple[str, ...] | None:
+    """Those of one training that all others have too; None where each has some of its own."""
+    return next((own for own in found if all({*own} <= {*other} for other in found)), None)
 
 
 def _trained_as(folder: ResultFolder) -> tuple[str, ...]:

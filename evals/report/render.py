@@ -167,13 +167,19 @@ def render(
         summary.files += render_page(
             folders,
             summary.out_dir,
-            title=f"Report: {runs}",
+            title=f"Report: {_named(runs)}",
             tables=[(1, table) for table in table1] + [(2, table) for table in first2],
             trainings={key[:10]: frame for key, frame in frames.items()},
             tables_beside=True,
         )
     summary.left_over = _left_over(summary)
     return summary
+
+
+def _named(folder: str) -> str:
+    """A folder for a title: a page that is sent to others does not tell where it lay."""
+    path = Path(folder)
+    return path.name if path.is_absolute() else folder
 
 
 def require_own_page(path: Path) -> None:

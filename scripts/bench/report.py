@@ -13,7 +13,7 @@ import argparse
 import json
 import tempfile
 import time
-from itertools import count, product
+from itertools import product
 from pathlib import Path
 
 from evals.report.render import render
@@ -28,7 +28,9 @@ CHECKPOINTS = (600, 1200, 1800, 2400, 3000)
 def make_results(root: Path, results: int, images: int) -> None:
     """Write result folders of at least `images` images each: two of every prompt."""
     prompts = -(-images // (2 * len(TASKS)))
-    cells = product(count(), CHECKPOINTS, RATES, range(len(STEPS)))
+    of_one_seed = len(CHECKPOINTS) * len(RATES) * len(STEPS)
+    seeds = range(-(-results // of_one_seed))
+    cells = product(seeds, CHECKPOINTS, RATES, range(len(STEPS)))
     for _, (seed, iterations, method, place) in zip(range(results), cells, strict=False):
         folder = root / f"shapes-{method}-seed{seed}" / f"step-{iterations}" / f"{STEPS[place]}"
         write_result(
