@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from selfe.cli import options
-from selfe.cli.common import RUNS
+from selfe.cli.common import RUNS, tell
 
 if TYPE_CHECKING:
     from evals.site.serve import LiveSite
@@ -46,6 +46,8 @@ def view(
     reports = [root for root in roots if (root / "page" / "data.js").is_file()]
     if reports and (len(roots) > 1 or export is not None):
         raise ValueError(f"{reports[0]} is a report, which is a page already: view it alone")
+    if not reports:
+        tell(f"reading results below {', '.join(map(str, roots))}")
     from evals.site.serve import LiveSite, PageServer
 
     title = roots[0].name if len(roots) == 1 else f"{len(roots)} folders"
