@@ -11,9 +11,11 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -78,7 +80,20 @@ def load_weights(
             stored = _whole_numbers(Path(folder), options.get("variant"))
             found["whole_numbers"] = _taken_for_fractions(model, stored)
     require_complete(str(folder), found, unused=unused, optional=optional)
+    _check_scale(folder, model)
     return model
+
+
+def _check_scale(folder: str | Path, model: nn.Module) -> None:
+    """Raise ValueError where an autoencoder's latents are scaled by no number."""
+    for name, kinds in (("scaling_factor", (int, float)), ("shift_factor", (int, float, NoneType))):
+        value = getattr(getattr(model, "config", None), name, 1.0)
+        is_number = type(value) in kinds and math.isfinite(value or 0)
+        if not is_number or (name == "scaling_factor" and not value):
+            raise ValueError(
+                f"{folder} has {value!r} as the {name} in its config.json, which must be a number: "
+                "fetch it again"
+            )
 
 
 def _whole_numbers(folder: Path, variant: str | None) -> list[str]:

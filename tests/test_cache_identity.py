@@ -71,6 +71,48 @@ def test_swapped_files_and_shards_are_never_trained_on(cache, name):
         read_all(cache)
 
 
+@pytest.fixture(scope="module")
+def alike(tmp_path_factory):
+    """Two caches of other images and captions, whose files have the same names, rows and bytes."""
+    root = tmp_path_factory.mktemp("alike")
+    items = make_items(32, SIZES)
+    for name, caption, first in (("one", "a big star", 0), ("two", "a big ring", 8)):
+        own = [
+            replace(item, key=f"{n:04d}", caption=caption)
+            for n, item in enumerate(items[first : first + 24])
+        ]
+        run_prepare(write_tars(root / "tars" / name, own, 12), root / name)
+    return root
+
+
+@pytest.mark.fault(27)
+@pytest.mark.parametrize("name", [SAMPLES, "32-32x32.arrow", ""])
+def test_a_file_of_another_cache_is_never_trained_on(alike, name, tmp_path):
+    """Its rows' checksums are right, and it lies in its place."""
+    for cache in ("one", "two"):
+        shutil.copytree(alike / cache, tmp_path / cache)
+    here, there = (shard_folder(tmp_path / cache, 0) / name for cache in ("one", "two"))
+    if name:
+        assert here.stat().st_size == there.stat().st_size
+        assert here.read_bytes() != there.read_bytes()
+    swap(here, there)
+    with pytest.raises(ValueError, match="not the one that the index lists"):
+        read_all(tmp_path / "one")
+
+
+@pytest.mark.fault(27)
+def test_a_shard_that_other_settings_made_is_made_again(prepared, cache, tmp_path):
+    spelling = f"wds:{prepared.parent / 'tars'}"
+    run_prepare(spelling, tmp_path / "other", dtype="bf16")
+    shutil.rmtree(shard_folder(cache, 1))
+    shutil.copytree(shard_folder(tmp_path / "other", 1), shard_folder(cache, 1))
+    (cache / "index.json").unlink()
+    run_prepare(spelling, cache)
+    for name in (SAMPLES, "32-32x32.arrow", "shard.json"):
+        again = (shard_folder(cache, 1) / name).read_bytes()
+        assert again == (shard_folder(prepared, 1) / name).read_bytes()
+
+
 def to_first_format(cache: Path) -> None:
     """Take from a cache what the first format did not have: seals, and the place in checksums."""
     import pyarrow as pa
@@ -98,8 +140,8 @@ def to_first_format(cache: Path) -> None:
             with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as out:
                 out.write_table(table)
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            files[name] = replace(record, bytes=path.stat().st_size, sha256=digest)
-        shards.append(replace(shard, files=files, placed=False))
+            files[name] = replace(record, bytes=path.stat().st_size, sha256=digest, checksums="")
+        shards.append(replace(shard, files=files, placed=False, made_by=""))
         document = json.dumps(shards[-1].as_json(), indent=1)
         (shard_folder(cache, number) / "shard.json").write_text(document)
     write_index(cache, replace(index, shards=tuple(shards)))

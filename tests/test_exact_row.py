@@ -17,10 +17,11 @@ from evals.report.lines import build_lines
 from evals.report.render import render
 from evals.report.result_folders import ResultFolder, collect
 from evals.results import protocol_facts, read_result
-from evals.scoring.headroom import Headroom, HeadroomCell
+from evals.scoring.headroom import WHAT, Headroom, HeadroomCell
 from evals.suites.limit import limited, places_kept
 from evals.suites.rules import DEFAULT_RULES
 from selfe.config.recipes import CALIBRATED_SIGNAL
+from selfe.sealed_files import seal
 from selfe.studies.catalog import named_study
 from tests.helpers.synthetic_results import write_result
 
@@ -145,6 +146,20 @@ def test_another_way_of_drawing_is_not_taken(runs: Path, sampling: dict[str, obj
     folders = collect([runs])
     write_headroom(runs / "headroom.json", whole_suite(folders), **sampling)
     assert exact_scores(folders) == {}
+
+
+def test_a_changed_score_is_noticed(runs: Path) -> None:
+    folders, path = collect([runs]), runs / "headroom.json"
+    write_headroom(path, whole_suite(folders))
+    path.write_text(seal(WHAT, json.loads(path.read_text())))
+    assert exact_scores(folders)
+    text = path.read_text()
+    path.write_text(text.replace('"correct": [\n    "1', '"correct": [\n    "0', 1))
+    if path.read_text() == text:
+        path.write_text(text.replace('"seed": 0', '"seed": 1', 1))
+    assert path.read_text() != text
+    with pytest.raises(ValueError, match=r"headroom\.json: it was changed"):
+        exact_scores(folders)
 
 
 def test_a_damaged_file_is_named(runs: Path) -> None:

@@ -96,6 +96,30 @@ def test_tars_of_any_spelling_and_packing_are_found(tmp_path: Path) -> None:
         open_reader(f"wds:{tmp_path}/tars")
 
 
+def test_a_tar_and_links_to_it_are_read_once(tmp_path: Path) -> None:
+    tars = tmp_path / "tars"
+    put(tars / "1.tar", tar_of(("a.png", PNG), ("a.txt", b"1")))
+    put(tmp_path / "far" / "2.tar", tar_of(("a.png", PNG), ("a.txt", b"2")))
+    for link, target in (("0", "1.tar"), ("3", "../far/2.tar"), ("4", "../far/2.tar")):
+        (tars / f"{link}.tar").symlink_to(target)
+    for spelling in (f"wds:{tars}", f"wds:{tars}/*.tar"):
+        assert captions(spelling) == ["1", "2"]
+    assert captions(f"wds:{tars}/{{0..1}}.tar") == ["1", "1"]  # both were named
+
+
+@pytest.mark.parametrize("name", ["1.TAR", "more/1.tar"])
+def test_tars_that_the_datasets_library_passes_over_are_named(name: str, tmp_path: Path) -> None:
+    tars = tmp_path / "tars"
+    put(tars / "0.tar", tar_of(("a.png", PNG), ("a.txt", b"0")))
+    put(tars / "deep" / "2.tar", tar_of(("a.png", PNG), ("a.txt", b"2")))
+    assert sorted(captions(f"hf:{tars}")) == ["0", "2"]
+    (tmp_path / "far").mkdir()
+    (tars / "more").symlink_to("../far")
+    put(tars / name, tar_of(("a.png", PNG), ("a.txt", b"1")))
+    with pytest.raises(ValueError, match=rf"2 of 3 files, and not {name}: say wds:"):
+        open_reader(f"hf:{tars}")
+
+
 def test_brackets_in_names_are_taken_as_they_are(tmp_path: Path) -> None:
     folder = tmp_path / "[2024] {0..1}"
     for number in range(2):

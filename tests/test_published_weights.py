@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -96,6 +97,12 @@ BROKEN: dict[str, tuple[Any, str]] = {
         lambda f: (f / "text_encoder/model.safetensors.index.json").write_text(
             '{"weight_map": {"a": "model.safetensors"}}'),
         "text_encoder holds its weights twice"),
+    "a scale that is no number": (
+        content("vae/config.json", lambda c: re.sub(rb'("scaling_factor": )[^,]*', rb"\1null", c)),
+        "vae has None as the scaling_factor"),
+    "a scale that is not finite": (
+        content("vae/config.json", lambda c: re.sub(rb'("scaling_factor": )[^,]*', rb"\1NaN", c)),
+        "vae has nan as the scaling_factor"),
     "weights cut short": (content("unet/*.safetensors", lambda c: c[:-50]), "unet cannot be"),
     "weights of zeros": (content("unet/*.safetensors", lambda c: bytes(len(c))), "unet cannot be"),
     "pointer to weights": (content("vae/*.safetensors", lambda c: LFS.encode()), "Git LFS"),

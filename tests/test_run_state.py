@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from evals.report.result_folders import read_result_folder
+from evals.results import write_result as write_sealed
+from evals.site.runs import read_run
 from selfe.run_folder.checkpoint import newest_valid, verify
 from selfe.run_folder.checkpoint_state import CheckpointError, read_state
 from selfe.run_folder.model import load_run
+from selfe.run_folder.overview import latest_scores
 from selfe.run_folder.records import (
     find_checkpoint,
     milestone_steps,
@@ -18,8 +22,11 @@ from selfe.run_folder.records import (
     read_config,
     write_config,
 )
+from selfe.sealed_files import seal
+from selfe.studies import search_rate, search_sampling
 from selfe.training.metrics_log import read_lines
 from tests.helpers.mutations import mutations, texts
+from tests.helpers.synthetic_results import write_result
 from tests.helpers.tiny import tiny_config, tiny_train
 
 
@@ -197,3 +204,52 @@ def test_every_change_of_the_history_is_noticed(run):
 def test_resuming_with_other_settings_names_them(run):
     with pytest.raises(ValueError, match=r"optim\.lr was 0\.002 and is now 0\.5\)"):
         tiny_train(tiny_config("fm", "optim.lr=0.5"), run, resume=True)
+
+
+@pytest.mark.fault(27)
+def test_pages_and_lists_show_nothing_that_was_changed(run):
+    """Reports show a run's curves, and `ls` the scores of its results."""
+    metrics = run / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    assert read_run(run).curves["loss"]
+    for number in (0, len(lines) - 1):
+        record = json.loads(lines[number])
+        name = "loss" if "loss" in record else "step"
+        changed = json.dumps({**record, name: record[name] + 1}) + "\n"
+        metrics.write_text("".join([*lines[:number], changed, *lines[number + 1 :]]))
+        assert "was changed" in read_run(run).state and not read_run(run).curves
+
+    folder = write_result(run / "results" / "step-00000008" / "shapes" / "steps-002")
+    write_sealed(folder, read_result_folder(folder).result)
+    (score,) = latest_scores(run)
+    path = folder / "result.json"
+    path.write_text(path.read_text().replace(f'"mean": {score.overall}', '"mean": 0.99'))
+    assert latest_scores(run) == []
+
+
+@pytest.mark.fault(27)
+def test_every_change_of_a_search_is_noticed(tmp_path):
+    made = {"command": "c", "commit": "h", "machine": "m", "prompts": 6, "weights": "ab"}
+    sampling = {
+        "made": {"a": made},
+        "runs": {"a": {"2 steps": {'{"shift": -1.0}': 0.5}}},
+        "diversity": {"a": {"2 steps": {"with it": {"tv": 0.25}, "without it": None}}},
+    }
+    scores = {"2": 0.5, "mean": 0.5, "made": "m", "weights": "ab"}
+    rates = {"methods": {"fm": {"0.001": {"0": scores}}}, "recipe": "shapes", "prompts": 6}
+    rates |= {"samples": 2, "iterations": 400}
+    searches = (
+        (search_sampling.read_search, search_sampling.WHAT, sampling),
+        (search_rate.read_rates, search_rate.WHAT, rates),
+    )
+    for read, what, found in searches:
+        path = tmp_path / "search.json"
+        path.write_text(seal(what, found))
+        assert read(path) == found
+        for change, text in (*mutations(json.loads(path.read_text())), *texts(path.read_text())):
+            path.write_bytes(text if isinstance(text, bytes) else text.encode())
+            with pytest.raises(ValueError, match=r"search\.json is damaged"):
+                read(path)
+                pytest.fail(f"not noticed: {change}")
+        path.write_text(json.dumps(found))  # as earlier versions wrote it
+        assert read(path) == found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -86,11 +87,20 @@ def test_rates_are_trained_side_by_side_scored_once_and_tabulated(scorer, tmp_pa
         assert config.optim.final_lr == pytest.approx(config.optim.lr / 10)
 
     monkeypatch.setattr(search_rate, "load_run", lambda run: Perfect(scorer, "imm" in run.name))
+    monkeypatch.setattr(
+        search_rate, "find_checkpoint", lambda run: SimpleNamespace(digest=run.name)
+    )
     monkeypatch.setattr(search_rate, "ValidationScorer", lambda *args: scorer)
     out, said = tmp_path / "out", []
     page = score_rates(study, per_task=1, samples=2, out=out, command="c", say=said.append)
     assert len(said) == 8 and "| all 2 | 0.002 |" in page.read_text()
     found = json.loads((out / "learning_rate.json").read_text())["methods"]
+    score_rates(study, per_task=1, samples=2, out=out, command="c", say=said.append)
+    assert len(said) == 8
+    other = SimpleNamespace(digest="of another training")
+    monkeypatch.setattr(search_rate, "find_checkpoint", lambda run: other)
+    score_rates(study, per_task=1, samples=2, out=out, command="c", say=said.append)
+    assert len(said) == 16
     assert found["fm"]["0.008"]["1"]["mean"] > found["imm"]["0.008"]["1"]["mean"]
     assert not only_new(study, out).entries
     more = rate_study("shapes-quick", ["fm"], [8e-3, 1.6e-2], [0, 1], 400)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from baselines.pretrained.card import ModelCard
 from selfe.generator import GeneratedImage, GeneratorFacts
 from selfe.hub import Source
+from selfe.text import first_line
 
 TORCH_DTYPES = {
     "float32": torch.float32,
@@ -134,8 +135,16 @@ class PretrainedModel:
             return []
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         self.network_rows = 0
-        with torch.inference_mode():
-            pixels, finite = self.draw(list(prompts), num_steps, generators)
+        try:
+            with torch.inference_mode():
+                pixels, finite = self.draw(list(prompts), num_steps, generators)
+        except (ValueError, OSError, torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:  # of files whose numbers are of another kind, for example
+            raise ValueError(
+                f"{self.card.name} from {self.source.folder} cannot draw in {num_steps} steps "
+                f"({type(error).__name__}: {first_line(error)})"
+            ) from error
         images = to_uint8(pixels, finite)
         self.check_calls(num_steps, len(images))
         return images

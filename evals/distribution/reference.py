@@ -23,6 +23,7 @@ SHAPES_IMAGES = 8
 """Rendered scenes per prompt of the shapes world's reference."""
 SHAPES_SEED = 0
 _CHUNK = 512
+_DIGEST_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def folder_reference(
     for start in range(0, len(files), _CHUNK):
         parts.append(
             _part(
-                kept / f"{start:07d}.npy",
+                kept / f"{start:07d}.features",
                 lambda start=start: _features(  # type: ignore[misc]
                     files[start : start + _CHUNK], extractor, options.batch_size
                 ),
@@ -103,12 +104,31 @@ def folder_reference(
 
 
 def _part(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
-    if not path.is_file():
+    """An array that was kept; one that is not as it was written is computed again."""
+    part = _kept(path)
+    if part is None:
+        part = compute()
         buffer = io.BytesIO()
-        np.save(buffer, compute())
-        write_atomically(path, buffer.getvalue())
-    part: np.ndarray = np.load(path)
+        np.save(buffer, part)
+        content = buffer.getvalue()
+        write_atomically(path, _digest(path, content) + content)
     return part
+
+
+def _kept(path: Path) -> np.ndarray | None:
+    if not path.is_file():
+        return None
+    content = path.read_bytes()
+    digest, content = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+    if _digest(path, content) != digest:
+        return None
+    part: np.ndarray = np.load(io.BytesIO(content))
+    return part
+
+
+def _digest(path: Path, content: bytes) -> bytes:
+    """Of the content and of its place, which says what it is of."""
+    return hashlib.sha256(f"{path.parent.name}/{path.name}\n".encode() + content).digest()
 
 
 def _features(files: Sequence[Path], extractor: FeatureExtractor, batch_size: int) -> np.ndarray:

@@ -14,10 +14,10 @@ from pathlib import Path
 from evals.base import ImageVerdict, ProtocolFacts, Scores
 from evals.registry import open_suite
 from evals.report.result_folders import ResultFolder
-from evals.scoring.headroom import Headroom
+from evals.scoring.headroom import WHAT, Headroom
 from evals.scoring.score import summarize
 from evals.suites.limit import limited, places_kept
-from selfe.json_files import read_json
+from selfe.sealed_files import read_sealed
 
 NAME = "Flow Matching, exact"
 _FOLDERS_ABOVE = 4
@@ -58,7 +58,7 @@ def _shipped() -> list[Path]:
 
 @functools.lru_cache(maxsize=64)
 def _read(path: Path, changed_at: int) -> Headroom:
-    return read_json(path, Headroom)
+    return read_sealed(path, Headroom, WHAT)
 
 
 def _scores_of(path: Path, protocol: ProtocolFacts) -> dict[int, Scores]:

@@ -46,6 +46,10 @@ class ExactModel(TextToImage, Protocol):
     def with_scenes(self, count: int) -> ExactModel: ...
 
 
+WHAT = "headroom"
+"""What a sealed file of it says that it is."""
+
+
 class HeadroomCell(Frozen):
     """One number of steps.
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from evals.report.result_folders import ResultFolder
-from selfe.json_files import JsonFault, read_json, read_json_lines
+from selfe.json_files import JsonFault
+from selfe.sealed_files import read_chained_lines, read_sealed
 
 METRICS = "metrics.jsonl"
 _MOST_POINTS = 400
@@ -65,18 +66,20 @@ def read_run(path: Path) -> RunRecord:
     metrics = path / METRICS
     run = RunRecord(path.name, path, changed_at=metrics.stat().st_mtime)
     try:
-        lines = [row for _, row in read_json_lines(metrics, nonfinite=True)]
+        record = _config(path)
+        digest = record.get("digest")
+        first = digest if isinstance(digest, str) else None
+        lines = [row for _, row in read_chained_lines(metrics, first, nonfinite=True)]
     except JsonFault as fault:
         run.state = f"no curves: {fault}"
         return run
-    records = [row for row in lines if isinstance(row, dict)]
-    steps = [r for r in records if isinstance(r.get("step"), int) and "loss" in r]
+    steps = [r for r in lines if isinstance(r.get("step"), int) and "loss" in r]
     names = [n for n in _CURVES if any(n in r for r in steps)]
     names += sorted({n for r in steps for n in r if n.startswith("loss_")})
     for name in names:
         points = [(r["step"], float(r[name])) for r in steps if _is_number(r.get(name))]
         run.curves[name] = thinned(points)
-    planned, batch = _planned(path)
+    planned, batch = _planned(record)
     last = steps[-1]["step"] if steps else 0
     if planned:
         run.state = f"{last} of {planned} iterations"
@@ -97,13 +100,21 @@ def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _planned(path: Path) -> tuple[int | None, int | None]:
+def _config(path: Path) -> dict[str, Any]:
+    """config.json of a run; {} where it cannot be read: its curves can be shown all the same."""
+    try:
+        return read_sealed(path / "config.json", dict[str, Any], "run", nonfinite=True)
+    except (OSError, ValueError):
+        return {}
+
+
+def _planned(record: dict[str, Any]) -> tuple[int | None, int | None]:
     """Iterations planned and images per iteration, where config.json says."""
     try:
-        config = read_json(path / "config.json", dict[str, Any])["config"]["train"]
+        config = record["config"]["train"]
         batch = None if config.get("stages") else config.get("batch_size")
         return config.get("iterations"), batch
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (LookupError, TypeError, AttributeError):
         return None, None
 
 

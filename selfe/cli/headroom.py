@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -57,7 +58,7 @@ def headroom(
 ) -> None:
     """Score the exact Flow Matching model of a shapes world, which bounds what a method can win."""
     from evals.scoring.benchmark import BenchmarkSettings
-    from evals.scoring.headroom import as_markdown, measure_headroom
+    from evals.scoring.headroom import WHAT, as_markdown, measure_headroom
     from selfe.config.recipes import CALIBRATED_SIGNAL
     from selfe.data.shapes_world import ShapesWorld
     from selfe.encoders.registry import load_codec
@@ -65,6 +66,7 @@ def headroom(
     from selfe.generation.exact import ExactGenerator
     from selfe.provenance import provenance
     from selfe.sampler import SamplerSettings
+    from selfe.sealed_files import seal
 
     if signal == 0:
         raise ValueError("--signal must be greater than 0")
@@ -98,5 +100,5 @@ def headroom(
     found = found.model_copy(update={"environment": provenance(), "command": command_line()})
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(out, found.model_dump_json(indent=1) + "\n")
+        write_atomically(out, seal(WHAT, json.loads(found.model_dump_json())))
     typer.echo(found.model_dump_json(indent=1) if as_json else as_markdown(found), nl=as_json)

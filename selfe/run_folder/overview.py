@@ -11,9 +11,9 @@ from typing import Any
 from selfe.config.resolve import changed_settings
 from selfe.config.schema import RunConfig
 from selfe.files import is_held
-from selfe.json_files import read_json
 from selfe.run_folder.checkpoint import list_checkpoints
 from selfe.run_folder.records import read_config
+from selfe.sealed_files import read_sealed
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def stored_scores(run_dir: Path) -> Iterator[StoredScore]:
     `geneval` makes again."""
     for path in sorted((run_dir / "results").glob("step-*/*/*/result.json")):
         try:
-            record = read_json(path, dict[str, Any])
+            record = read_sealed(path, dict[str, Any], "result")
             protocol, overall = record["protocol"], record["scores"]["overall"] or {}
             yield StoredScore(
                 iteration=int(path.parents[2].name.removeprefix("step-")),

@@ -8,21 +8,25 @@ table with command, commit and machine.
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from selfe.config.resolve import resolve
 from selfe.files import write_atomically
-from selfe.json_files import read_json
+from selfe.json_files import STRICT, JsonFault
 from selfe.provenance import provenance
 from selfe.run_folder.model import load_run
+from selfe.run_folder.records import find_checkpoint
+from selfe.sealed_files import read_sealed, seal
 from selfe.studies.study import Entry, Study, trainings_of
 from selfe.studies.validation import ValidationScorer
 
+WHAT = "search of rates"
 RATES = (5e-4, 1e-3, 2e-3)
 STEPS = (2, 4, 8)
 
@@ -95,7 +99,7 @@ def score_rates(
     scorer = ValidationScorer(config.data.preset, per_task, samples)
     out.mkdir(parents=True, exist_ok=True)
     path = out / "learning_rate.json"
-    results = read_json(path, dict[str, Any]) if path.exists() else {"methods": {}}
+    results = read_rates(path)
     how = {
         "recipe": study.recipe,
         "prompts": len(scorer.suite.records),
@@ -114,24 +118,66 @@ def score_rates(
         rate = f"{training.config.optim.lr:g}"
         by_rate = results["methods"].setdefault(training.entry.method, {})
         seeds = by_rate.setdefault(rate, {})
-        if str(training.seed) in seeds:
-            continue
+        weights = find_checkpoint(training.run_dir).digest
+        before = seeds.get(str(training.seed))
+        if before is not None and before.get("weights", weights) == weights:
+            continue  # earlier versions did not say which weights
         model = load_run(training.run_dir)
         found = {str(count): scorer.score(model, count) for count in STEPS}
-        seeds[str(training.seed)] = {**found, "mean": statistics.mean(found.values()), "made": made}
+        mean = statistics.mean(found.values())
+        seeds[str(training.seed)] = {**found, "mean": mean, "made": made, "weights": weights}
         say(
             f"{training.entry.method} at {rate}, seed {training.seed}: "
             + ", ".join(f"{count} steps {score:.3f}" for count, score in found.items())
         )
-        write_atomically(path, json.dumps(results, indent=1))
+        write_atomically(path, seal(WHAT, results))
     write_atomically(out / "learning_rate.md", render(results))
     return out / "learning_rate.md"
+
+
+class _Scores(BaseModel):
+    """Of one training: by number of steps, and their mean."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
+    __pydantic_extra__: dict[str, float]
+
+    mean: float
+    made: str
+    weights: str = ""
+
+
+class _Search(BaseModel):
+    """Content of learning_rate.json: method -> rate -> training seed -> scores."""
+
+    model_config = STRICT
+
+    methods: dict[str, dict[str, dict[str, _Scores]]]
+    recipe: str
+    prompts: int
+    samples: int
+    iterations: int
+
+
+def read_rates(path: Path) -> dict[str, Any]:
+    """Content of learning_rate.json; that of an empty one where there is none.
+
+    Raises:
+        ValueError: if it is damaged; names it.
+    """
+    if not path.exists():
+        return {"methods": {}}
+    try:
+        return read_sealed(path, _Search, WHAT).model_dump(exclude_unset=True)
+    except JsonFault as fault:
+        raise ValueError(
+            f"{path} is damaged ({fault.detail}): choose another folder with --out"
+        ) from None
 
 
 def only_new(study: Study, out: Path) -> Study:
     """The study without rows that are scored for all its seeds already."""
     path = out / "learning_rate.json"
-    methods = read_json(path, dict[str, Any])["methods"] if path.exists() else {}
+    methods = read_rates(path)["methods"]
 
     def scored(entry: Entry) -> bool:
         rate = f"{float(entry.settings[0].partition('=')[2]):g}"

@@ -19,16 +19,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from selfe.config.resolve import changed_settings
 from selfe.config.search_space import Setting, first_stage, second_stage
 from selfe.files import write_atomically
 from selfe.generator import TextToImage
-from selfe.json_files import read_json
+from selfe.json_files import STRICT, JsonFault
 from selfe.objectives.registry import load_method
 from selfe.provenance import provenance
 from selfe.run_folder.model import load_run
-from selfe.run_folder.records import read_config
+from selfe.run_folder.records import find_checkpoint, read_config
+from selfe.sealed_files import read_sealed, seal
 from selfe.studies.validation import ValidationScorer
+
+WHAT = "search of sampling"
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,7 @@ def search_sampling(
             )
     out.mkdir(parents=True, exist_ok=True)
     path = out / "search.json"
-    results = read_json(path, dict[str, Any]) if path.exists() else {"made": {}, "runs": {}}
+    results = read_search(path)
     scorers: dict[str, ValidationScorer] = {}
     for run in runs:
         config = read_config(run.folder)
@@ -119,8 +124,16 @@ def search_sampling(
             "prompts": len(scorer.suite.records),
             "samples": samples,
             "settings": changed_settings(config) or [],
+            "weights": find_checkpoint(run.folder, run.step).digest,
         }
-        results["made"].setdefault(run.name, how | provenance())
+        made = results["made"].setdefault(run.name, how | provenance())
+        for name, value in how.items():
+            # earlier versions did not say which weights
+            if name != "command" and made.get(name, value) != value:
+                raise ValueError(
+                    f"{path} holds a search of {run.name} with other {name}: choose another folder "
+                    "with --out"
+                )
         for count in steps:
             title = f"{count} steps"
             scores = results["runs"].setdefault(run.name, {}).setdefault(title, {})
@@ -128,7 +141,7 @@ def search_sampling(
             def save(key: str, score: float, scores=scores, title=f"{run.name} {title}") -> None:
                 scores[key] = score
                 say(f"{title} {key}: {score:.3f}")
-                write_atomically(path, json.dumps(results, indent=1))
+                write_atomically(path, seal(WHAT, results))
 
             trial = Trial(load, scorer, count)
             plain = trial.best(first_stage(load_method(config.method)), scores, save)
@@ -138,12 +151,38 @@ def search_sampling(
             if count == 2 and "shift" in best and title not in told:
                 pairs = {"without it": plain, "with it": best}
                 told[title] = {words: trial.diversity(each) for words, each in pairs.items()}
-                write_atomically(path, json.dumps(results, indent=1))
+                write_atomically(path, seal(WHAT, results))
     write_atomically(out / "search.md", render(results))
     return {
         run: {title: max(scores, key=scores.get) for title, scores in by_steps.items()}
         for run, by_steps in results["runs"].items()
     }
+
+
+class _Search(BaseModel):
+    """Content of search.json: run -> number of steps -> setting as JSON -> score."""
+
+    model_config = STRICT
+
+    made: dict[str, dict[str, Any]]
+    runs: dict[str, dict[str, dict[str, float]]]
+    diversity: dict[str, dict[str, dict[str, dict[str, float] | None]]] = {}
+
+
+def read_search(path: Path) -> dict[str, Any]:
+    """Content of search.json; that of an empty one where there is none.
+
+    Raises:
+        ValueError: if it is damaged; names it.
+    """
+    if not path.exists():
+        return {"made": {}, "runs": {}}
+    try:
+        return read_sealed(path, _Search, WHAT).model_dump(exclude_unset=True)
+    except JsonFault as fault:
+        raise ValueError(
+            f"{path} is damaged ({fault.detail}): choose another folder with --out"
+        ) from None
 
 
 def render(results: dict[str, Any]) -> str:

@@ -110,7 +110,12 @@ class ShardEncoder:
         self.workers = workers
 
     def encode(
-        self, name: str, source: str, samples: Iterable[RawSample | Skipped], folder: Path
+        self,
+        name: str,
+        source: str,
+        made_by: str,
+        samples: Iterable[RawSample | Skipped],
+        folder: Path,
     ) -> ShardRecord:
         """Write the shard's folder.
 
@@ -158,6 +163,7 @@ class ShardEncoder:
             truncated=dict(sorted(truncated.items())),
             source=source,
             empty_captions=without_words,
+            made_by=made_by,
         )
 
     def _decoded(self, samples: Iterable[RawSample | Skipped]) -> Iterator[Candidate | Skipped]:

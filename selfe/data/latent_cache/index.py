@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import xxhash
 from pydantic import Field, StringConstraints
@@ -50,13 +51,19 @@ FileName = Annotated[
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What is known of a finished Arrow file."""
+    """What is known of a finished Arrow file.
+
+    Attributes:
+        checksums: `digest_of_rows`, which is compared whenever the file is opened; "" in caches of
+            earlier versions.
+    """
 
     __pydantic_config__ = STRICT
 
     rows: Count
     bytes: Count
     sha256: Sha256
+    checksums: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,7 @@ class ShardRecord:
         source: `RawReader.fingerprint` of the shard; "" where it is not known.
         empty_captions: samples whose caption has no words: they train the null prompt.
         placed: whether the rows' checksums cover their place, as they do since the second format.
+        made_by: digest of the settings and encoders; "" where it is not known.
     """
 
     __pydantic_config__ = STRICT
@@ -86,12 +94,17 @@ class ShardRecord:
     source: str = ""
     empty_captions: Count = 0
     placed: bool = False
+    made_by: str = ""
 
     def as_json(self) -> dict[str, Any]:
+        # without what is younger than published caches, whose index stays the same
         values = asdict(self)
-        for name in ("source", "empty_captions", "placed"):
+        for name in ("source", "empty_captions", "placed", "made_by"):
             if not values[name]:
-                del values[name]  # younger than published caches, whose index stays the same
+                del values[name]
+        for file in values["files"].values():
+            if not file["checksums"]:
+                del file["checksums"]
         return values
 
 
@@ -255,6 +268,17 @@ def checksum(*parts: bytes | memoryview, seed: int = 0) -> int:
     for part in parts:
         state.update(part)
     return state.intdigest()
+
+
+def digest_of_rows(columns: Mapping[str, np.ndarray]) -> str:
+    """XXH3 over the checksums of all rows of a file: of another file, with as many rows and bytes,
+    it is another one."""
+    state = xxhash.xxh3_128()
+    for name, values in sorted(columns.items()):
+        if name.endswith("checksum"):
+            state.update(name.encode())
+            state.update(np.ascontiguousarray(values, "<u8").tobytes())
+    return state.hexdigest()
 
 
 def skipped_of(shards: Iterable[ShardRecord]) -> list[Skipped]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from selfe.data.latent_cache.index import SAMPLES
+from selfe.data.latent_cache.index import SAMPLES, digest_of_rows
 from selfe.data.latent_cache.shard_writer import latent_features, sample_features
 
 _MOST_OPEN_FILES = 256
@@ -90,10 +91,16 @@ class MappedFile:
 
 
 class OpenFiles:
-    """Memory-mapped files, the ones used last kept open; safe to share among threads."""
+    """Memory-mapped files, the ones used last kept open; safe to share among threads.
 
-    def __init__(self, most: int = _MOST_OPEN_FILES) -> None:
-        self.most = most
+    Args:
+        recorded: path -> `FileRecord.checksums`; other files are taken as they are.
+    """
+
+    def __init__(
+        self, most: int = _MOST_OPEN_FILES, recorded: Mapping[Path, str] | None = None
+    ) -> None:
+        self.most, self.recorded = most, recorded or {}
         self._open: OrderedDict[Path, MappedFile] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -103,6 +110,9 @@ class OpenFiles:
                 self._open.move_to_end(path)
                 return file
         file = MappedFile(path)
+        recorded = self.recorded.get(path)
+        if recorded and digest_of_rows(file.numbers) != recorded:
+            raise DamagedRow("the file is not the one that the index lists")
         with self._lock:
             self._open[path] = file
             while len(self._open) > self.most:

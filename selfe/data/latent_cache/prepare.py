@@ -40,7 +40,7 @@ from selfe.encoders.base import LatentCodec, TextEncoder
 from selfe.files import as_json_lines, file_sha256, write_atomically
 from selfe.json_files import JsonFault
 from selfe.network.denoiser import PATCH
-from selfe.sealed_files import read_sealed, seal
+from selfe.sealed_files import digest_of, read_sealed, seal
 from selfe.temporaries import remove_leftovers, temporary
 from selfe.text import without_secrets
 
@@ -86,7 +86,7 @@ def prepare(
     names = [without_secrets(shard) for shard in shards]
     tables = {size: bucket_table(size, codec.downsample * PATCH) for size in settings.sizes}
     encoders = describe_encoders(settings, codec, text)
-    _claim(out, settings, names, encoders, facts or {})
+    made_by = _claim(out, settings, names, encoders, facts or {})
     remove_leftovers(out)
     remove_leftovers(out / "shards")
     _write_prompts(out / "prompts.safetensors", text, DTYPES[settings.dtype])
@@ -95,7 +95,7 @@ def prepare(
     records: list[ShardRecord] = []
     for done, number in enumerate(own):
         folder = shard_folder(out, number)
-        record = _finished(folder, names[number], verify)
+        record = _finished(folder, names[number], made_by, verify)
         source = reader.fingerprint(shards[number])
         changed = record is not None and record.source not in ("", source)
         if changed and (out / "index.json").exists():
@@ -112,7 +112,7 @@ def prepare(
             quota = settings.quota(number, len(names))
             limited = itertools.islice(samples, quota)
             try:
-                record = encoder.encode(names[number], source, limited, folder)
+                record = encoder.encode(names[number], source, made_by, limited, folder)
             except BaseException:
                 shutil.rmtree(temporary(folder), ignore_errors=True)
                 raise
@@ -160,8 +160,12 @@ def _claim(
     names: Sequence[str],
     encoders: Mapping[str, EncoderRecord],
     facts: Mapping[str, Any],
-) -> None:
-    """Write prepare.json, or compare with the one that is there."""
+) -> str:
+    """Write prepare.json, or compare with the one that is there.
+
+    Returns:
+        `ShardRecord.made_by` of the shards.
+    """
     wanted = {
         **asdict(settings),
         "data": without_secrets(settings.data),
@@ -187,11 +191,13 @@ def _claim(
             "continue, or "
             "choose another --out"
         )
+    # the same data may lie elsewhere; a shard says which part of it is its own
+    return digest_of({key: wanted[key] for key in wanted if key not in ("data", "shards")})
 
 
-def _finished(folder: Path, name: str, verify: bool) -> ShardRecord | None:
+def _finished(folder: Path, name: str, made_by: str, verify: bool) -> ShardRecord | None:
     record = read_shard_record(folder)
-    if record is None or record.name != name:
+    if record is None or record.name != name or record.made_by not in ("", made_by):
         return None
     if verify and any(file_sha256(folder / n) != f.sha256 for n, f in record.files.items()):
         return None

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from selfe.data.latent_cache.index import (
     FileRecord,
     ShardRecord,
     checksum,
+    digest_of_rows,
     read_shard_record,
     seed_of_row,
 )
@@ -45,6 +47,7 @@ class ShardWriter:
         self._temporary.mkdir(parents=True)
         self._writers: dict[str, Any] = {}
         self.rows: Counter[str] = Counter()
+        self._checksums: dict[str, dict[str, list[int]]] = {}
 
     def add_samples(self, columns: Mapping[str, Sequence[Any]]) -> None:
         """Rows of samples.arrow: key, caption, sha256, height, width, tokens, pooled and, where
@@ -86,6 +89,9 @@ class ShardWriter:
         with naming(self._temporary / name):
             self._writers[name].write_table(table)
         self.rows[name] += len(columns["checksum"])
+        for column, values in columns.items():
+            if column.endswith("checksum"):
+                self._checksums.setdefault(name, {}).setdefault(column, []).extend(values)
 
     def commit(self, **facts: Any) -> ShardRecord:
         """Flush, record and rename; `facts` are the other fields of `ShardRecord`.
@@ -99,7 +105,10 @@ class ShardWriter:
                 writer.finalize()
                 with path.open("rb+") as file:
                     os.fsync(file.fileno())
-            files[name] = FileRecord(self.rows[name], path.stat().st_size, file_sha256(path))
+            columns = {k: np.array(v, np.uint64) for k, v in self._checksums[name].items()}
+            files[name] = FileRecord(
+                self.rows[name], path.stat().st_size, file_sha256(path), digest_of_rows(columns)
+            )
         record = ShardRecord(files=files, placed=True, **facts)
         write_atomically(self._temporary / "shard.json", seal("shard", record.as_json()))
         try:

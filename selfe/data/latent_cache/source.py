@@ -149,7 +149,12 @@ class CachedLatents:
         self._places = {bucket: _Places(self.root, self.index, bucket) for bucket in self.sizes}
         firsts = np.cumsum([0, *self.sizes.values()]).tolist()
         self._first_index = dict(zip(self.sizes, firsts, strict=False))
-        self._open, self._lock = OpenFiles(), threading.Lock()
+        recorded = {
+            shard_folder(self.root, number) / name: record.checksums
+            for number, shard in enumerate(self.index.shards)
+            for name, record in shard.files.items()
+        }
+        self._open, self._lock = OpenFiles(recorded=recorded), threading.Lock()
         # one batch in use, one being made, and those read ahead
         in_flight = 2 + 2 * config.data.workers
         self._padded = PaddedRows(in_flight * (1 + with_fake), pinned=self.device.type == "cuda")
@@ -364,4 +369,7 @@ def check_fit(config: RunConfig, index: CacheIndex, root: Path) -> None:
         config.model, codec["latent_channels"], text["token_dim"], text["pooled_dim"]
     )
     if problems:
-        raise ValueError(f"the cache {root} does not fit this run: {'; '.join(problems)}")
+        raise ValueError(
+            f"the cache {root} does not fit this run: {'; '.join(problems)}; set them as the cache "
+            "has them, or write another cache"
+        )

@@ -21,7 +21,15 @@ from selfe.data.readers.base import (
     sample,
 )
 from selfe.data.readers.cells import CAPTION_NAMES, IMAGE_NAMES, image_bytes, pick_column
-from selfe.data.readers.locations import place_below, read_below, read_plain_file
+from selfe.data.readers.locations import (
+    IMAGE_ENDINGS,
+    PARQUET_ENDINGS,
+    TAR_ENDINGS,
+    place_below,
+    read_below,
+    read_plain_file,
+    walk,
+)
 from selfe.json_files import JsonFault, read_json
 from selfe.text import first_line
 
@@ -137,6 +145,8 @@ class HubReader(CheckedReader):
                     raise _Unusable(
                         f"{self.name} has no config {options['config']!r}: {', '.join(known)}"
                     )
+            elif local.is_dir():
+                _check_all_seen(local, datasets.load_dataset_builder(self.name))
             return datasets.load_dataset(
                 self.name,
                 options.get("config"),
@@ -167,6 +177,28 @@ class HubReader(CheckedReader):
         if data.features is not None and isinstance(data.features[self.image], datasets.Image):
             data = data.cast_column(self.image, datasets.Image(decode=False))
         return data
+
+
+def _check_all_seen(folder: Path, builder: Any) -> None:
+    """Raise `_Unusable` where the library would pass over files of a folder, as it does with those
+    in linked folders or with an ending in capitals."""
+    if any((folder / card).is_file() for card in ("README.md", ".huggingface.yaml")):
+        return  # which may say what belongs to the data set
+    kind = {"webdataset": TAR_ENDINGS, "parquet": PARQUET_ENDINGS, "imagefolder": IMAGE_ENDINGS}
+    name = str(builder.name)
+    seen = {
+        os.path.realpath(path)
+        for paths in (builder.config.data_files or {}).values()
+        for path in paths
+    }
+    there = [n for n in walk(folder) if name in kind and n.lower().endswith(kind[name])]
+    passed_over = [n for n in there if os.path.realpath(folder / n) not in seen]
+    if passed_over:
+        scheme = {"webdataset": "wds", "imagefolder": "folder"}.get(name, name)
+        raise _Unusable(
+            f"hf:{folder} would read {len(there) - len(passed_over)} of {len(there)} files, and "
+            f"not {passed_over[0]}: say {scheme}:{folder}"
+        )
 
 
 class _Unusable(ValueError):

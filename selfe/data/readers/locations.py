@@ -87,6 +87,8 @@ def expand(location: str, endings: tuple[str, ...], unread: tuple[str, ...] = ()
     A file of exactly this name is taken first, whatever brackets the name has. Ranges are not
     looked up, so that a missing shard is noticed and not passed over.
 
+    Of a file and links to it in a folder or glob, one is taken.
+
     Args:
         endings: of the files taken from folders, in lower case.
         unread: endings of files that ought to be read and cannot be.
@@ -95,7 +97,8 @@ def expand(location: str, endings: tuple[str, ...], unread: tuple[str, ...] = ()
         ValueError: if a folder or a glob matches nothing, or holds what cannot be read.
     """
     if "://" not in location and os.path.lexists(location):
-        return _below(location, endings, unread) if os.path.isdir(location) else [location]
+        is_folder = os.path.isdir(location)
+        return _once(_below(location, endings, unread)) if is_folder else [location]
     there, rest = _literal_part(location)
     found = re.search(r"\{(\d+)\.\.(\d+)\}", rest)
     if found:
@@ -125,7 +128,21 @@ def expand(location: str, endings: tuple[str, ...], unread: tuple[str, ...] = ()
             files += _below(folder, endings, unread)
     if not files:
         raise ValueError(f"the data set is empty: {location} has no *{endings[0]} files")
-    return files
+    return _once(files)
+
+
+def _once(files: list[str]) -> list[str]:
+    """Without links to files that are listed under their own name, or as another link before."""
+    taken = {os.path.realpath(path) for path in files if not os.path.islink(path)}
+    kept = []
+    for path in files:
+        if os.path.islink(path):
+            real = os.path.realpath(path)
+            if real in taken:
+                continue
+            taken.add(real)
+        kept.append(path)
+    return kept
 
 
 def _literal_part(location: str) -> tuple[str, str]:
