@@ -4,6 +4,8 @@ missing.
 The libraries fill keys that a file lacks with random numbers, and take a tokenizer without its
 vocabulary for one whose every word is unknown; both say so at most in a log. Here every load is
 asked for what it found, and its tensors get a digest, so that a record names what was loaded.
+
+Longer than other files: everything that a folder of weights may lack is judged in one place.
 """
 
 from __future__ import annotations
