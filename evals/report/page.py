@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -12,7 +13,7 @@ from evals.report.markup import (
     with_interval,
 )
 from evals.report.rows import PAPER, Table, follows_paper_protocol
-from evals.results import protocol_slug
+from evals.results import protocol_key, protocol_slug
 
 TASK_NAMES = {
     "single_object": "Single object",
@@ -56,6 +57,38 @@ def protocol_text(protocol: ProtocolFacts | None, recipe: str = "") -> str:
     if recipe:
         parts.append(f"recipe {recipe}")
     return "Protocol: " + ", ".join(parts) + "."
+
+
+def telling_apart(protocols: Iterable[ProtocolFacts]) -> dict[str, str]:
+    """`protocol_key` -> what tells a protocol from others of its suite, split and size, to stand
+    behind these in a title; "" where there is no other."""
+    found = {protocol_key(protocol): protocol for protocol in protocols}
+    facts = {key: _flat(protocol) for key, protocol in found.items()}
+    words = {}
+    for key, own in facts.items():
+        alike = [other for other in facts.values() if _size(other) == _size(own)]
+        differing = [name for name in own if any(other.get(name) != own[name] for other in alike)]
+        words[key] = ", ".join(_fact(name, own[name]) for name in differing)
+    return words
+
+
+def _flat(protocol: ProtocolFacts) -> dict[str, Any]:
+    values = protocol.model_dump()
+    return values | values.pop("rules")
+
+
+def _size(facts: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(facts[n] for n in ("suite", "split", "num_prompts", "images_per_prompt"))
+
+
+def _fact(name: str, value: Any) -> str:
+    if name == "inference" and not value:
+        return "drawn as each run says"
+    if name == "signal":
+        return f"latents times {value:g}"
+    if name == "prompts_sha256":
+        return f"prompts {value[:6]}"
+    return f"{name.replace('_', ' ')} {value}"
 
 
 def heading(table: Table) -> str:

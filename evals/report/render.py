@@ -201,12 +201,14 @@ def _compact_tables(
     folders: Sequence[ResultFolder], frames: Mapping[str, pd.DataFrame]
 ) -> list[CompactTable]:
     lines = build_lines(folders)
+    apart = page.telling_apart(folder.result.protocol for folder in folders)
     found = []
     for key, members in by_protocol(folders).items():
         own = [line for line in lines if line.protocol == key[:10]]
         table = compact_table(own, frames[key] if len(frames[key]) else None)
         if table is not None:
-            found.append((len(members), table))
+            title = ", ".join(part for part in (table.title, apart.get(key, "")) if part)
+            found.append((len(members), replace(table, title=title)))
     return [table for _, table in sorted(found, key=lambda pair: -pair[0])]
 
 

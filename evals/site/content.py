@@ -10,6 +10,7 @@ import pandas as pd
 from evals.report.compact import CompactTable, column_name, compact_table, headline, settings_of
 from evals.report.lines import Line, build_lines, reference_line
 from evals.report.markup import number as as_number
+from evals.report.page import telling_apart
 from evals.report.result_folders import ResultFolder
 from evals.report.rows import reading_notes
 from evals.report.training_seeds import trainings_frame
@@ -46,6 +47,7 @@ class PageContent:
         self.sheets = Sheets()
         self.named, self.baseline = bool(names), baseline
         self.ids = facts.ResultIds.of(folders)
+        self.apart = telling_apart(folder.result.protocol for folder in folders)
         self.lines: dict[str, list[Line]] = {}
         self.line_of: dict[int, Line] = {}
         for line in build_lines(folders, names):
@@ -85,7 +87,7 @@ class PageContent:
         lines = self.lines[protocol]
         if frame is None:
             frame = trainings_frame(own)
-        self.lists["protocols"].append(facts.protocol_facts(own[0]))
+        self.lists["protocols"].append(facts.protocol_facts(own[0], self.apart))
         self.lists["exact"] += facts.exact_lines(protocol, own)
         means = self._add_lines(protocol, lines, frame)
         rows = difference_rows(

@@ -5,7 +5,7 @@ Each function makes one part of what the page is given.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,14 +126,16 @@ def line_facts(line: Line, has_pictures: bool) -> dict[str, Any]:
     }
 
 
-def protocol_facts(folder: ResultFolder) -> dict[str, Any]:
+def protocol_facts(folder: ResultFolder, apart: Mapping[str, str]) -> dict[str, Any]:
+    """Name, words and tasks of a result's protocol; `apart` is of `page.telling_apart`."""
     protocol = folder.result.protocol
     present = [task for task in TASKS if task in folder.result.scores.tasks]
     others = sorted(set(folder.result.scores.tasks) - set(TASKS))
-    split = f", {protocol.split}" if protocol.split else ""
+    size = f"{protocol.num_prompts} x {protocol.images_per_prompt}"
+    words = apart.get(protocol_key(protocol), "")
     return {
         "id": protocol_id(folder),
-        "name": f"{protocol.suite}{split}, {protocol.num_prompts} x {protocol.images_per_prompt}",
+        "name": ", ".join(part for part in (protocol.suite, protocol.split, size, words) if part),
         "words": page.protocol_text(protocol),
         "tasks": [*present, *others],
     }
