@@ -45,8 +45,8 @@ def run_checks(
     Raises:
         ValueError: if the suite is unknown.
     """
-    if suite is not None and suite not in SUITES:
-        raise ValueError(SUITES.unknown(suite))
+    if suite is not None:
+        SUITES.require(suite)
     cache = Path(cache_dir or default_cache())
     runs = Path(runs_dir or "runs")
     name = (suite or "").split("@")[0]

@@ -1,4 +1,6 @@
-"""Published networks of transformers: found like every other weight, loaded key by key."""
+"""Published networks of transformers: found like every other weight, loaded key by key.
+
+Names of repositories and files stand here, where reading them does not start torch."""
 
 from __future__ import annotations
 
@@ -7,21 +9,30 @@ from pathlib import Path
 from typing import Any
 
 from selfe.hub import Source, locate, open_folder, weight_gaps
-from selfe.published_weights import load_weights
 
+QWEN3_VL_8B = "Qwen/Qwen3-VL-8B-Instruct"
+CLIP_L_336 = "openai/clip-vit-large-patch14-336"
+CLIP_B_32 = "openai/clip-vit-base-patch32"
+DINOV2_BASE = "facebook/dinov2-base"
+PICKSCORE = "yuvalkirstain/PickScore_v1"
+CLIP_H_14 = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+HPS, HPS_FILE = "xswu/HPSv2", "HPS_v2.1_compressed.pt"
+IMAGE_REWARD, IMAGE_REWARD_FILE = "THUDM/ImageReward", "ImageReward.pt"
+BERT_BASE = "google-bert/bert-base-uncased"
+BERT_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
 WEIGHTS, PICKLE = "*.safetensors", "pytorch_model.bin"
 PATTERNS = ("*.json", WEIGHTS, "*.txt", "*.model", "*.jinja")
 PINNED: Mapping[str, str] = {
-    "Qwen/Qwen3-VL-8B-Instruct": "0c351dd01ed87e9c1b53cbc748cba10e6187ff3b",
-    "openai/clip-vit-large-patch14-336": "ce19dc912ca5cd21c8a653c79e251e808ccabcd1",
+    QWEN3_VL_8B: "0c351dd01ed87e9c1b53cbc748cba10e6187ff3b",
+    CLIP_L_336: "ce19dc912ca5cd21c8a653c79e251e808ccabcd1",
     # the conversion to safetensors, which the main branch never took
-    "openai/clip-vit-base-patch32": "c237dc49a33fc61debc9276459120b7eac67e7ef",
-    "facebook/dinov2-base": "f9e44c814b77203eaa57a6bdbbd535f21ede1415",
-    "yuvalkirstain/PickScore_v1": "a4e4367c6dfa7288a00c550414478f865b875800",
-    "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": "1c2b8495b28150b8a4922ee1c8edee224c284c0c",
-    "xswu/HPSv2": "697403c78157020a1ae59d23f111aa58ced35b0a",
-    "THUDM/ImageReward": "5736be03b2652728fb87788c9797b0570450ab72",
-    "google-bert/bert-base-uncased": "86b5e0934494bd15c9632b12f734a8a67f723594",
+    CLIP_B_32: "c237dc49a33fc61debc9276459120b7eac67e7ef",
+    DINOV2_BASE: "f9e44c814b77203eaa57a6bdbbd535f21ede1415",
+    PICKSCORE: "a4e4367c6dfa7288a00c550414478f865b875800",
+    CLIP_H_14: "1c2b8495b28150b8a4922ee1c8edee224c284c0c",
+    HPS: "697403c78157020a1ae59d23f111aa58ced35b0a",
+    IMAGE_REWARD: "5736be03b2652728fb87788c9797b0570450ab72",
+    BERT_BASE: "86b5e0934494bd15c9632b12f734a8a67f723594",
 }
 """Commit of each repository whose weights judges and measures use, so that two people measure with
 the same. They are the commits that others' public code names; none was fetched here."""
@@ -107,6 +118,8 @@ def load_network(
     Raises:
         ValueError: if the file lacks a weight, or holds one that the network does not know.
     """
+    from selfe.published_weights import load_weights
+
     pickled = pickled and not any(source.folder.glob(WEIGHTS))
     model = load_weights(
         kind, source.folder, unused=unused, optional=optional, pickled=pickled, **extra

@@ -13,10 +13,22 @@ from pathlib import Path
 
 from evals.detectors.weights import FILES, Progress, default_cache
 from evals.detectors.weights import fetch as fetch_files
-from evals.distribution.features import CLIP_L_336, DINOV2_BASE
-from evals.judges.vlm import QWEN3_VL_8B
-from evals.preference import clip, image_reward
-from evals.pretrained import find_network, pinned
+from evals.pretrained import (
+    BERT_BASE,
+    BERT_FILES,
+    CLIP_B_32,
+    CLIP_H_14,
+    CLIP_L_336,
+    DINOV2_BASE,
+    HPS,
+    HPS_FILE,
+    IMAGE_REWARD,
+    IMAGE_REWARD_FILE,
+    PICKSCORE,
+    QWEN3_VL_8B,
+    find_network,
+    pinned,
+)
 from selfe.hub import MissingFilesError, Source, locate_files
 
 NOT_STATED = "not stated in its repository"
@@ -78,34 +90,32 @@ HUB_WEIGHTS: dict[str, HubWeights] = {
             pickled=True,
         ),
         HubWeights("dinov2-base", DINOV2_BASE, "features of diversity", "Apache-2.0", 0.35),
-        HubWeights("pickscore", clip.PICKSCORE, "PickScore", NOT_STATED, 3.9),
+        HubWeights("pickscore", PICKSCORE, "PickScore", NOT_STATED, 3.9),
         HubWeights(
             "pickscore-processor",
-            clip.PICKSCORE_PROCESSOR,
+            CLIP_H_14,
             "PickScore's tokenizer and preparation",
             "MIT",
             0.005,
             weights=False,
         ),
-        HubWeights("clipscore", clip.CLIPSCORE, "CLIPScore", NOT_STATED, 0.6),
-        HubWeights(
-            "hpsv2.1", clip.HPS_REPOSITORY, "HPSv2.1", "Apache-2.0", 1.97, files=(clip.HPS_FILE,)
-        ),
+        HubWeights("clipscore", CLIP_B_32, "CLIPScore", NOT_STATED, 0.6),
+        HubWeights("hpsv2.1", HPS, "HPSv2.1", "Apache-2.0", 1.97, files=(HPS_FILE,)),
         HubWeights(
             "imagereward",
-            image_reward.REPOSITORY,
+            IMAGE_REWARD,
             "ImageReward",
             "Apache-2.0",
             1.79,
-            files=(image_reward.FILE,),
+            files=(IMAGE_REWARD_FILE,),
         ),
         HubWeights(
             "imagereward-tokenizer",
-            image_reward.TOKENIZER,
+            BERT_BASE,
             "ImageReward's tokenizer",
             "Apache-2.0",
             0.001,
-            files=image_reward.TOKENIZER_FILES,
+            files=BERT_FILES,
         ),
     )
 }

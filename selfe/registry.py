@@ -78,6 +78,11 @@ class Registry:
                 f"{offer.value} ({type(error).__name__}: {error}): repair or uninstall that package"
             ) from error
 
+    def require(self, name: str) -> None:
+        """Raises ValueError if the name is unknown; imports nothing."""
+        if name not in self:
+            raise ValueError(self.unknown(name))
+
     def unknown(self, name: str) -> str:
         """The sentence that answers an unknown name."""
         names = self.names()

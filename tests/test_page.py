@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evals.report.chosen import choose_runs, render_runs
+from evals.report.chosen import render_runs
+from evals.report.chosen_results import choose_runs
 from evals.report.compact import compact_table, headline
 from evals.report.compact_text import compact_text
 from evals.report.lines import build_lines
@@ -189,7 +190,8 @@ def test_the_compact_table_marks_the_highest_and_says_what_is_resolved(
 def test_chosen_runs_are_shown_under_the_names_given(tmp_path: Path) -> None:
     runs = write_page_study(tmp_path / "runs")
     out = tmp_path / "out"
-    summary = render_runs([runs], out, ["mine=shapes-fm", "shapes-selfe"], baseline="mine")
+    chosen = choose_runs([runs], ["mine=shapes-fm", "shapes-selfe"], "mine")
+    summary = render_runs(chosen, out)
     (table,) = summary.compact
     assert [row.name for row in table.rows] == ["mine", "shapes-selfe"]
     assert table.reference == "mine"
@@ -199,9 +201,11 @@ def test_chosen_runs_are_shown_under_the_names_given(tmp_path: Path) -> None:
     assert {"fig4.png", "scores_by_steps.svg"} <= {p.name for p in (out / "figures").iterdir()}
     assert {line["name"] for line in summary_of(out)["lines"]} == {"mine", "shapes-selfe"}
     with pytest.raises(ValueError, match="mean '.*runs with results: shapes-fm, shapes-selfe"):
-        choose_runs(collect([runs]), ["shapes-fmm"])
+        choose_runs([runs], ["shapes-fmm"])
     with pytest.raises(ValueError, match="none of --runs"):
-        render_runs([runs], out, ["shapes-fm"], baseline="shapes-selfe")
+        choose_runs([runs], ["shapes-fm"], "shapes-selfe")
+    with pytest.raises(ValueError, match="names no run"):
+        choose_runs([runs], [])
 
 
 def test_curves_and_time_of_a_run(tmp_path: Path) -> None:

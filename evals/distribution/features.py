@@ -21,13 +21,11 @@ from torch import Tensor
 from evals.images import FoundImage
 from evals.measure import DrawnImages, MeasureOptions, Progress
 from evals.measurements import MEASURES
-from evals.pretrained import find_network, load_network
+from evals.pretrained import CLIP_L_336, DINOV2_BASE, find_network, load_network
 from evals.scoring.stored_rows import StoredRows
 from selfe.published_weights import weights_digest
 from selfe.text import first_line
 
-CLIP_L_336 = "openai/clip-vit-large-patch14-336"
-DINOV2_BASE = "facebook/dinov2-base"
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 OTHER_PARTS = ("text_model.", "text_projection", "logit_scale")

@@ -16,11 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from evals.judges.base import Question, flatten, regroup
-from evals.pretrained import find_network, load_network
+from evals.pretrained import QWEN3_VL_8B, find_network, load_network
 from selfe.hub import Source
 from selfe.published_weights import load_processor
 
-QWEN3_VL_8B = "Qwen/Qwen3-VL-8B-Instruct"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 

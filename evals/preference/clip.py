@@ -14,17 +14,20 @@ from torch import Tensor, nn
 from evals.distribution.features import POSITION_IDS
 from evals.measure import MeasureOptions
 from evals.preference.base import PreferenceMeasure
-from evals.pretrained import find_network, load_network, pinned
+from evals.pretrained import (
+    CLIP_B_32,
+    CLIP_H_14,
+    HPS,
+    HPS_FILE,
+    PICKSCORE,
+    find_network,
+    load_network,
+    pinned,
+)
 from selfe.files import file_sha256
 from selfe.hub import locate_files
 from selfe.published_weights import load_processor
 
-PICKSCORE, PICKSCORE_PROCESSOR = (
-    "yuvalkirstain/PickScore_v1",
-    "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
-)
-CLIPSCORE = "openai/clip-vit-base-patch32"
-HPS_REPOSITORY, HPS_FILE = "xswu/HPSv2", "HPS_v2.1_compressed.pt"
 HPS_MODEL = "ViT-H-14"
 TOKENS = 77
 DEPICTS = "A photo depicts "
@@ -91,7 +94,7 @@ def pickscore(options: MeasureOptions) -> PreferenceMeasure:
 
     source = find_network(options.weights.get("pickscore", PICKSCORE))
     place = options.weights.get("pickscore-processor") or options.weights.get("pickscore")
-    prepared = find_network(place or PICKSCORE_PROCESSOR, weights=False)
+    prepared = find_network(place or CLIP_H_14, weights=False)
     model = TransformersClip(
         "pickscore",
         f"pickscore:{source.digest}",
@@ -108,7 +111,7 @@ def clipscore(options: MeasureOptions) -> PreferenceMeasure:
     """CLIPScore (arXiv 2104.08718): 2.5 times the cosine, not below 0, CLIP ViT-B/32."""
     from transformers import CLIPModel
 
-    source = find_network(options.weights.get("clipscore", CLIPSCORE))
+    source = find_network(options.weights.get("clipscore", CLIP_B_32))
     model = TransformersClip(
         "clipscore",
         f"clipscore:{source.digest}",
@@ -189,9 +192,9 @@ def hpsv2(options: MeasureOptions) -> PreferenceMeasure:
         path, digest = Path(given), f"sha256:{file_sha256(given)[:12]}"
     else:
         source = locate_files(
-            HPS_REPOSITORY,
+            HPS,
             [HPS_FILE],
-            revision=pinned(HPS_REPOSITORY),
+            revision=pinned(HPS),
             cache_dir=None,
             licence="Apache-2.0",
         )

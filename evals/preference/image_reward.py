@@ -19,14 +19,17 @@ from torch import Tensor, nn
 from evals.distribution.features import CLIP_MEAN, CLIP_STD
 from evals.measure import MeasureOptions
 from evals.preference.base import PreferenceMeasure
-from evals.pretrained import pinned
+from evals.pretrained import (
+    BERT_BASE,
+    BERT_FILES,
+    IMAGE_REWARD,
+    IMAGE_REWARD_FILE,
+    pinned,
+)
 from selfe.files import file_sha256
 from selfe.hub import locate_files
 from selfe.published_weights import load_tokenizer
 
-REPOSITORY, FILE = "THUDM/ImageReward", "ImageReward.pt"
-TOKENIZER = "google-bert/bert-base-uncased"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
 TOKENS = 35
 MEAN, DEVIATION = 0.16717362830052426, 1.0333394966054072
 HEAD_WIDTHS = (1024, 128, 64, 16, 1)
@@ -202,21 +205,21 @@ def image_reward(options: MeasureOptions) -> PreferenceMeasure:
         path, digest = Path(given), f"sha256:{file_sha256(given)[:12]}"
     else:
         source = locate_files(
-            REPOSITORY,
-            [FILE],
-            revision=pinned(REPOSITORY),
+            IMAGE_REWARD,
+            [IMAGE_REWARD_FILE],
+            revision=pinned(IMAGE_REWARD),
             cache_dir=None,
             licence="Apache-2.0",
         )
-        path, digest = source.folder / FILE, source.digest
+        path, digest = source.folder / IMAGE_REWARD_FILE, source.digest
     words = options.weights.get("imagereward-tokenizer")
     folder = (
         Path(words)
         if words
         else locate_files(
-            TOKENIZER,
-            TOKENIZER_FILES,
-            revision=pinned(TOKENIZER),
+            BERT_BASE,
+            BERT_FILES,
+            revision=pinned(BERT_BASE),
             cache_dir=None,
             licence="Apache-2.0",
         ).folder

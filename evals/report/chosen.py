@@ -6,9 +6,7 @@ a baseline, every task, figures, and the page.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +15,7 @@ from evals.base import TASKS
 from evals.multiplicity import NOT_RESOLVED, RESOLVED
 from evals.report import curves, image_grids
 from evals.report import page as pages
+from evals.report.chosen_results import Chosen
 from evals.report.compact import (
     CompactCell,
     CompactTable,
@@ -41,7 +40,7 @@ from evals.report.markup import (
 )
 from evals.report.model_columns import eta_of, guidance_text, setting_text
 from evals.report.render import PAGE, ReportSummary, require_own_page
-from evals.report.result_folders import ResultFolder, collect
+from evals.report.result_folders import ResultFolder
 from evals.report.rows import reading_notes
 from evals.results import protocol_slug
 from evals.site.render import render_page
@@ -53,81 +52,17 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """Results of the runs asked for, and what the user calls each (by `ResultFolder.name`)."""
-
-    folders: list[ResultFolder]
-    names: dict[str, str]
-
-
-def choose_runs(folders: Sequence[ResultFolder], wanted: Sequence[str]) -> Chosen:
-    """The results of the runs named.
+def render_runs(chosen: Chosen, out_dir: Path | str, *, latex: bool = False) -> ReportSummary:
+    """Render the report of the runs chosen into `out_dir`.
 
     Args:
-        wanted: RUN or NAME=RUN: a run or published model by its name, or a folder in which its
-            results lie; a name stands for it in tables and figures.
-
-    Raises:
-        ValueError: for a run without results, with those that have some; for a name given twice.
-    """
-    found: list[ResultFolder] = []
-    names: dict[str, str] = {}
-    for text in wanted:
-        name, equals, run = text.partition("=")
-        if not equals:
-            name, run = "", text
-        own = [folder for folder in folders if _belongs(folder, run)]
-        if not own:
-            runs = sorted({folder.run for folder in folders})
-            near = difflib.get_close_matches(run, runs, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            there = f"{hint} (runs with results: {', '.join(runs) or 'none'})"
-            raise ValueError(f"no result of a run {run!r}{there}")
-        for folder in own:
-            if folder.name in names:
-                raise ValueError(f"--runs names {folder.run} twice")
-            names[folder.name] = name or Path(run).name
-            model = folder.result.model.model_copy(
-                update={"label": names[folder.name], "variant": ""}
-            )
-            result = folder.result.model_copy(update={"model": model})
-            found.append(replace(folder, result=result))
-    return Chosen(found, names)
-
-
-def _belongs(folder: ResultFolder, run: str) -> bool:
-    if run == folder.run or run in folder.path.parts:
-        return True
-    path = Path(run)
-    return path.is_dir() and folder.path.resolve().is_relative_to(path.resolve())
-
-
-def render_runs(
-    results_roots: Sequence[Path | str],
-    out_dir: Path | str,
-    wanted: Sequence[str],
-    *,
-    baseline: str = "",
-    latex: bool = False,
-) -> ReportSummary:
-    """Render the report of the runs named into `out_dir`.
-
-    Args:
-        results_roots: folders searched for results.
-        wanted: of `choose_runs`.
-        baseline: the name that differences are to; the first run's where none is given.
         latex: whether to write the table as LaTeX, too.
 
     Raises:
-        ValueError: see `choose_runs`; for a baseline that is none of the runs, or a damaged result.
+        ValueError: if `out_dir` has a page that is no report's.
     """
     require_own_page(Path(out_dir) / PAGE)
-    chosen = choose_runs(collect([Path(root) for root in results_roots]), wanted)
-    given = list(dict.fromkeys(chosen.names.values()))
-    baseline = baseline.partition("=")[0] or given[0]
-    if baseline not in given:
-        raise ValueError(f"--baseline {baseline} is none of --runs: {', '.join(given)}")
+    given, baseline = chosen.given, chosen.baseline
     summary = ReportSummary(Path(out_dir), results=len(chosen.folders))
     lines = build_lines(chosen.folders, chosen.names)
     for line in lines:

@@ -6,9 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evals.base import Interval, Result
 from evals.results import (
@@ -29,6 +27,9 @@ from evals.verdicts import (
     verdict_frame,
 )
 from selfe.foreign_text import from_outside, one_line
+
+if TYPE_CHECKING:  # `verdict_frame` loads it with the first result
+    import pandas as pd
 
 MANY_STEPS = 50
 PLATEAU = 0.9
@@ -76,7 +77,7 @@ class ResultFolder:
     @property
     def run(self) -> str:
         """Name of the training run, or of the published model."""
-        return self.result.model.name.partition("@")[0]
+        return run_of(self.result)
 
     @property
     def recipe(self) -> str:
@@ -109,20 +110,34 @@ class ResultFolder:
         return difference_of_counts(self.counts, other.counts)
 
 
+def run_of(result: Result) -> str:
+    """Name of the training run, or of the published model."""
+    return result.model.name.partition("@")[0]
+
+
 def collect(roots: Sequence[Path]) -> list[ResultFolder]:
     """Every result folder below the roots, in an order that depends on their content only.
 
     Raises:
         ValueError: if a root does not exist, or a folder is damaged or contradicts itself.
     """
-    found: dict[Path, ResultFolder] = {}
+    found = [read_result_folder(folder, folder.as_posix()) for folder in find_results(roots)]
+    return sorted(_labelled(found), key=_order)
+
+
+def find_results(roots: Sequence[Path]) -> list[Path]:
+    """Every folder below the roots that holds a result, each once.
+
+    Raises:
+        ValueError: if a root does not exist.
+    """
+    found: dict[Path, Path] = {}
     for root in roots:
         if not root.is_dir():
             raise ValueError(f"{root} is no folder: name the folder that holds results")
         for folder in sorted(place for place, files in walk_results(root) if RESULT in files):
-            if folder.resolve() not in found:
-                found[folder.resolve()] = read_result_folder(folder, folder.as_posix())
-    return sorted(_labelled(list(found.values())), key=_order)
+            found.setdefault(folder.resolve(), folder)
+    return list(found.values())
 
 
 def _labelled(folders: list[ResultFolder]) -> list[ResultFolder]:

@@ -7,8 +7,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 class DrawingMeter:
@@ -30,6 +32,8 @@ class DrawingMeter:
     @contextmanager
     def watch(self, num_images: int) -> Iterator[None]:
         """Measures the drawing of `num_images` inside; images are in memory when it ends."""
+        import torch  # here, so that a plan does not start it
+
         on_cuda = self.device.type == "cuda"
         if on_cuda:
             torch.cuda.synchronize(self.device)

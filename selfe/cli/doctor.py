@@ -22,6 +22,10 @@ def doctor(
     device: options.Device = "auto",
 ) -> None:
     """Check this machine: versions, device, weights, detector, CLIP, disk, hub, folders."""
+    from evals.registry import SUITES
+
+    if suite is not None:
+        SUITES.require(suite)  # a typing error is answered before torch starts
     from evals.doctor import run_checks
 
     # a device that is named is looked at by a check of its own, whether or not it is there

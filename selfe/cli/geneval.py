@@ -97,8 +97,10 @@ def geneval(
             "--images scores images that exist already: leave out --model, --milestones, "
             "--set, --inference, --crop-black-borders and --model-arg"
         )
+    # a typing error is answered before torch starts
+    _require_names(suite, detector, color_classifier)
     targets: list[Target] = []
-    if images is None:  # a typing error is answered before torch starts
+    if images is None:
         from selfe.cli.targets import find_targets
 
         targets = find_targets(
@@ -137,6 +139,14 @@ def geneval(
             scored = draw_and_score(targets, counts, suite, crop, chosen, tick)
     processes.leave()
     tell_scores(scored)
+
+
+def _require_names(suite: str | None, detector: str | None, classifier: str | None) -> None:
+    from evals.registry import COLOR_CLASSIFIERS, DETECTORS, SUITES
+
+    for table, name in ((SUITES, suite), (DETECTORS, detector), (COLOR_CLASSIFIERS, classifier)):
+        if name is not None:
+            table.require(name)
 
 
 def score_drawn(

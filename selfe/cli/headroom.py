@@ -57,6 +57,9 @@ def headroom(
     as_json: options.AsJson = False,
 ) -> None:
     """Score the exact Flow Matching model of a shapes world, which bounds what a method can win."""
+    from evals.registry import SUITES
+
+    SUITES.require(suite)  # a typing error is answered before torch starts
     from evals.scoring.benchmark import BenchmarkSettings
     from evals.scoring.headroom import WHAT, as_markdown, measure_headroom
     from selfe.config.recipes import CALIBRATED_SIGNAL

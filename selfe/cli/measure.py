@@ -89,7 +89,7 @@ def measure(
 ) -> None:
     """Draw each set of prompts once and measure it: accuracy, preference, diversity, distances."""
     from evals.measure import MeasureOptions
-    from evals.registry import IMAGES_SUITE, MEASURES
+    from evals.registry import FEATURES, IMAGES_SUITE, JUDGES, MEASURES, SUITES
     from evals.scoring.across import Chosen, Instruments, measure_images
     from evals.scoring.benchmark import BenchmarkSettings
     from evals.scoring.processes import join_processes
@@ -101,9 +101,21 @@ def measure(
         raise ValueError(
             "--images measures images that exist already: leave out --model, --set and --model-arg"
         )
-    for name in with_ or []:
-        if name not in MEASURES:
-            raise ValueError(MEASURES.unknown(name))
+    # a typing error is answered before torch starts
+    named = ((MEASURES, with_ or []), (SUITES, suite or []), (JUDGES, [judge]))
+    for table, names in (*named, (FEATURES, [features])):
+        for name in filter(None, names):
+            table.require(name)
+    targets: list[Target] = []
+    if images is None:
+        targets = find_targets(
+            model or [],
+            runs_dir=runs_dir,
+            milestones=False,
+            device=device,
+            assignments=settings or [],
+            model_args=model_arg or [],
+        )
     place = pick_device(device)
     processes = join_processes()
     instruments = Instruments(
@@ -137,14 +149,6 @@ def measure(
             every = suites or [Chosen(IMAGES_SUITE)]
             written = measure_images(images, every, runs_dir, chosen, instruments, tick)
         else:
-            targets = find_targets(
-                model or [],
-                runs_dir=runs_dir,
-                milestones=False,
-                device=place,
-                assignments=settings or [],
-                model_args=model_arg or [],
-            )
             written = draw_and_measure(targets, counts, suites, chosen, instruments, tick)
     processes.leave()
     for path in written:

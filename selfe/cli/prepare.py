@@ -91,12 +91,19 @@ def prepare(
 
     Under torchrun every process takes its share of the shards.
     """
+    if data is not None:  # a typing error is answered before torch starts
+        from selfe.data.readers.base import open_reader
+        from selfe.encoders.registry import CODECS, TEXT_ENCODERS, load_codec, load_text_encoder
+
+        CODECS.require(codec)
+        TEXT_ENCODERS.require(text)
+        resolutions = parse_sizes(sizes)
+        reader = open_reader(data, image_column=image_column, caption_column=caption_column)
+        reader.shards()  # what is missing is named before the encoders load
     from selfe.data.latent_cache.encode_shard import PrepareSettings
     from selfe.data.latent_cache.index import read_index
     from selfe.data.latent_cache.prepare import prepare as encode
     from selfe.data.latent_cache.prepare import verify_cache
-    from selfe.data.readers.base import open_reader
-    from selfe.encoders.registry import load_codec, load_text_encoder
     from selfe.provenance import provenance
 
     if data is None:
@@ -112,7 +119,7 @@ def prepare(
         data=data,
         codec=codec,
         text=text,
-        sizes=parse_sizes(sizes),
+        sizes=resolutions,
         dtype=dtype,
         fake=fake,
         min_size=min_size,
@@ -123,8 +130,6 @@ def prepare(
         revision=revision,
         text_tokens=text_tokens,
     )
-    reader = open_reader(data, image_column=image_column, caption_column=caption_column)
-    reader.shards()  # what is missing is named before the encoders load
     process = place_of_process()
     place = pick_device(device)
     if place == "cuda":

@@ -92,10 +92,13 @@ def report(
             raise ValueError(f"no folder {path}")
     roots += results or []
     if runs:
-        from evals.report.chosen import render_runs
+        from evals.report.chosen_results import choose_runs
 
         wanted = [text.strip() for text in runs.split(",") if text.strip()]
-        _tell(render_runs(roots, out, wanted, baseline=baseline, latex=latex), out)
+        chosen = choose_runs(roots, wanted, baseline)
+        from evals.report.chosen import render_runs  # a typing error is answered before it loads
+
+        _tell(render_runs(chosen, out, latex=latex), out)
         return
     from evals.report.render import render
 

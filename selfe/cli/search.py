@@ -43,20 +43,19 @@ def sampling(
 
     Scores that exist already are not computed again.
     """
-    from selfe.run_folder.records import parse_run, unknown_run
+    from selfe.run_folder.records import require_run
+
+    found = [require_run(text, runs_dir) for text in model]
+    counts = parse_steps(steps)  # a typing error is answered before torch starts
     from selfe.studies.search_sampling import SearchedRun, search_sampling
 
     runs = []
-    for text in model:
-        found = parse_run(text, runs_dir)
-        if found is None:
-            raise ValueError(unknown_run(text, runs_dir))
-        folder, step = found
+    for folder, step in found:
         name = folder.name if step is None else f"{folder.name}@{step}"
         runs.append(SearchedRun(name, folder, step))
     best = search_sampling(
         runs,
-        parse_steps(steps),
+        counts,
         per_task=per_task,
         samples=samples,
         out=out,
@@ -94,12 +93,17 @@ def rate(
 
     Prints plan and cost first. Stopped or killed at any time, the same command continues.
     """
+    from selfe.config.resolve import resolve
+
+    names = parse_list(methods, "--methods")
+    for name in names:  # a typing error is answered before torch starts
+        resolve(recipe, name, assignments=settings or ())
     from selfe.studies.schedule import make_schedule
     from selfe.studies.search_rate import only_new, rate_study, score_rates
 
     study = rate_study(
         recipe,
-        parse_list(methods, "--methods"),
+        names,
         parse_rates(rates),
         (0,) if seeds is None else parse_seeds(seeds),
         iterations,

@@ -66,7 +66,7 @@ def study(
     """
     from selfe.studies.catalog import named_study
     from selfe.studies.schedule import make_schedule
-    from selfe.studies.study import rows_for, with_steps
+    from selfe.studies.study import rows_for, trainings_of, with_steps
 
     chosen = named_study(name)
     if methods is not None:
@@ -84,6 +84,7 @@ def study(
         runs_dir=runs_dir or chosen.runs_dir,
         out=out or chosen.out,
     )
+    trainings_of(chosen)  # a typing error is answered before torch starts
     machine = machine_of(
         device, cores, gpus, per_run, gpu, mfu, planned=dry_run or commands, study=chosen
     )

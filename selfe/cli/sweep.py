@@ -72,7 +72,6 @@ def sweep(
     from selfe.studies.schedule import make_schedule
     from selfe.studies.study import Entry, Scoring, Study
     from selfe.studies.sweep import grid_of, parse_baseline, sweep_study
-    from selfe.studies.sweep_page import write_sweep
 
     if name != Path(name).name or name.startswith("."):
         raise ValueError(f"--name takes the name of a folder, got {name!r}")
@@ -99,8 +98,11 @@ def sweep(
     machine = machine_of(
         device, cores, gpus, per_run, gpu, mfu, planned=dry_run or commands, study=study
     )
+    schedule = make_schedule(study, machine)
+    from selfe.studies.sweep_page import write_sweep  # a typing error is answered before it loads
+
     carry_out(
-        make_schedule(study, machine),
+        schedule,
         dry_run=dry_run,
         as_json=as_json,
         commands=commands,

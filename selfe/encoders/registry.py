@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from selfe.config.schema import RunConfig
-from selfe.encoders.base import LatentCodec, TextEncoder
 from selfe.registry import Registry
+
+if TYPE_CHECKING:  # names alone need neither
+    import torch
+
+    from selfe.encoders.base import LatentCodec, TextEncoder
 
 CODECS = Registry(
     "codec",

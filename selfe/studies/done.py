@@ -13,7 +13,6 @@ from evals.scoring.folders import result_folder_of
 from evals.suites.base import Suite
 from selfe.config.assignments import parse_assignments
 from selfe.config.drawing import chosen_sampling
-from selfe.generation.any_step import sampling_facts
 from selfe.objectives.registry import load_method
 from selfe.run_folder.checkpoint import list_checkpoints
 from selfe.run_folder.records import read_config
@@ -53,6 +52,8 @@ def result_folders(
     for found in list_checkpoints(run_dir / "checkpoints"):
         if found.step not in checkpoints:
             continue
+        from selfe.generation.any_step import sampling_facts  # torch: a plan need not start it
+
         root, weights = run_dir / "results" / found.path.name, found.digest
         for count in steps:
             facts = sampling_facts(sampling.at(count), prediction)

@@ -20,7 +20,6 @@ from selfe.run_folder.checkpoint import list_checkpoints
 from selfe.run_folder.records import read_config
 from selfe.studies.done import is_scored
 from selfe.studies.study import Scoring, Study, Training, Trainings, trainings_of
-from selfe.training.worker_count import usable_workers
 
 BENCH = "selfe-bench"
 
@@ -92,6 +91,10 @@ def share_cores(trainings: Sequence[Training], cores: int) -> list[int]:
     takes no more cores than it can use. The numbers depend on the machine and the rows alone,
     never on the seeds asked for: they decide how a run's losses are rounded.
     """
+    from selfe.training.worker_count import (
+        usable_workers,
+    )  # torch: a typing error need not start it
+
     count = len(trainings)
     together = cores if count > cores else min(2, cores)
     odd = count % together
