@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from evals.images import sample_path, scan_folder, write_metadata, write_png
 from evals.measure import DrawnImages, MeasureOptions
 from evals.preference import image_reward
-from evals.preference.clip import OpenClip, load_open_clip
+from evals.preference.clip import FitAndPad, OpenClip, load_open_clip
 from evals.preference.image_reward import (
     DEVIATION,
     MEAN,
@@ -108,7 +108,7 @@ def test_hps_is_the_cosine_and_its_weights_must_fit(tmp_path: Path) -> None:
     path = tmp_path / "hps.pt"
     torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, path)
     again = load_open_clip(tiny_open_clip(), path)
-    prepare = open_clip.image_transform(16, is_train=False)
+    prepare = FitAndPad(16, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
     tokenizer = open_clip.get_tokenizer("ViT-H-14")
     judge = OpenClip("hpsv2.1", "tiny", again, tokenizer, prepare)
     with torch.inference_mode():
@@ -131,6 +131,26 @@ def test_hps_is_the_cosine_and_its_weights_must_fit(tmp_path: Path) -> None:
     path.write_bytes(b"nothing")
     with pytest.raises(ValueError, match="not a file of weights"):
         load_open_clip(tiny_open_clip(), path)
+
+
+@pytest.mark.parametrize("size", [(48, 24), (24, 48), (40, 40), (31, 50)])
+def test_hps_sees_the_whole_image_padded_with_black(size: tuple[int, int]) -> None:
+    """By Pillow, channel by channel in floating point."""
+    from PIL import Image
+
+    width, height = size
+    pixels = np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+    found = FitAndPad(16, mean, std)(Image.fromarray(pixels)).numpy()
+    scale = 16 / max(size)
+    w, h = round(width * scale), round(height * scale)
+    for channel in range(3):
+        plane = Image.fromarray(pixels[..., channel].astype(np.float32) / 255)
+        square = np.zeros((16, 16), np.float32)
+        top, left = (16 - h) // 2, (16 - w) // 2
+        square[top : top + h, left : left + w] = plane.resize((w, h), Image.Resampling.BICUBIC)
+        expected = (square - mean[channel]) / std[channel]
+        assert np.allclose(found[channel], expected, atol=1e-4), channel
 
 
 # ------------------------------------------------------------------------------ ImageReward

@@ -125,6 +125,36 @@ def clipscore(options: MeasureOptions) -> PreferenceMeasure:
     return PreferenceMeasure(model, options)
 
 
+class FitAndPad:
+    """HPSv2's own preparation: nothing of an image that is not square is cut off.
+
+    Its script leaves antialiasing to torchvision, which for tensors had it off before 0.17 and has
+    it on since; here it is on.
+
+    Args:
+        side: of the square that an image becomes.
+    """
+
+    def __init__(self, side: int, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.side, self.mean, self.std = side, list(mean), list(std)
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """(3, side, side), normalised."""
+        from torchvision.transforms import InterpolationMode
+        from torchvision.transforms import functional as vision
+
+        pixels = vision.to_tensor(image)
+        scale = self.side / max(pixels.shape[1:])
+        height, width = (round(edge * scale) for edge in pixels.shape[1:])
+        if scale != 1:
+            pixels = vision.resize(
+                pixels, [height, width], InterpolationMode.BICUBIC, antialias=True
+            )
+        left, top = (self.side - width) // 2, (self.side - height) // 2
+        padding = [left, top, self.side - width - left, self.side - height - top]
+        return vision.normalize(vision.pad(pixels, padding), self.mean, self.std)
+
+
 class OpenClip:
     """`PreferenceModel` over open_clip's CLIP: the cosine.
 
@@ -150,7 +180,7 @@ class OpenClip:
             "score": "cosine",
             "tokens": TOKENS,
             "dtype": "float32",
-            "resize": "open_clip: shorter side, bicubic, centre cut",
+            "resize": "longer side, bicubic, antialiased, in floating point; padded with black",
         }
 
     @torch.inference_mode()
@@ -200,11 +230,11 @@ def hpsv2(options: MeasureOptions) -> PreferenceMeasure:
         )
         path, digest = source.folder / HPS_FILE, source.digest
     network = load_open_clip(open_clip.create_model(HPS_MODEL, pretrained=None), path)
-    prepare = open_clip.image_transform(
-        network.visual.image_size,  # type: ignore[union-attr, arg-type]
-        is_train=False,
-        mean=open_clip.OPENAI_DATASET_MEAN,
-        std=open_clip.OPENAI_DATASET_STD,
+    side = network.visual.image_size  # type: ignore[union-attr]
+    prepare = FitAndPad(
+        side[0] if isinstance(side, tuple) else side,  # type: ignore[arg-type]
+        open_clip.OPENAI_DATASET_MEAN,
+        open_clip.OPENAI_DATASET_STD,
     )
     model = OpenClip(
         "hpsv2.1",
