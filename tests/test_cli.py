@@ -20,7 +20,6 @@ from selfe.cli.targets import run_targets
 from selfe.run_folder.records import read_config, write_config
 from selfe.training.metrics_log import read_lines
 from tests.helpers.command_line import selfe_bench
-from tests.helpers.synthetic_results import write_study
 from tests.helpers.tiny import TINY_MODEL, tiny_config, tiny_train
 
 COMMANDS = sorted(
@@ -153,74 +152,6 @@ def test_listings_are_json(run):
         assert isinstance(json.loads(out), list)
     names = [row["name"] for row in json.loads(run("ls", "models", "--json")[1])]
     assert {"sdxl", "flux-dev", "lcm", "sana-1.5", "tim", "sdxl-turbo", "sd3.5-turbo"} <= set(names)
-
-
-PLAN = "plan --method selfe --recipe shapes-quick"
-HEAVY = ("torch", "diffusers", "transformers", "scipy", "pandas", "matplotlib")
-TYPOS = (
-    "train --method fmm",
-    "train --method fm --set lrr=1",
-    "plan --method fmm",
-    "prepare --out cache --data nosuch",
-    "prepare --out cache --data . --codec nosuch",
-    "sample --model nosuch --prompt x",
-    "export nosuch --out out",
-    "geneval --model nosuch",
-    "geneval --suite nosuch",
-    "geneval --detector nosuch",
-    "measure --model nosuch",
-    "measure --with nosuch",
-    "measure --features nosuch",
-    "demo --run nosuch",
-    "doctor --suite nosuch",
-    "fetch nosuch",
-    "headroom --suite nosuch",
-    "report --runs nosuch",
-    "rescore --suite nosuch --detections x --out y",
-    "compare nosuch shapes-fm",
-    "search rate --methods nosuch",
-    "search sampling --model nosuch",
-    "study nosuch",
-    "study quickstart --methods nosuch",
-    "sweep --over optim.lrr=1,2",
-    "verify nosuch",
-    "view nosuch",
-    "prompts --suite nosuch",
-)
-
-
-def started_by(command: str, folder: Path) -> tuple[int, list[str]]:
-    """Exit code of a command, and the heavy packages that it loaded."""
-    code = (
-        f"import sys; sys.argv[1:] = {command.split()}\n"
-        "from selfe.cli import main\n"
-        "try: code = main()\n"
-        "except SystemExit as ended: code = ended.code\n"
-        f"print(); print(code or 0, *[name for name in {HEAVY} if name in sys.modules])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
-    )
-    words = done.stdout.splitlines()[-1].split()
-    return int(words[0]), words[1:]
-
-
-@pytest.mark.parametrize("command", ["--help", "ls methods", "ls runs", "ls suites", PLAN])
-def test_commands_that_compute_nothing_start_nothing_heavy(tmp_path, command):
-    write_study(tmp_path / "runs")
-    assert started_by(command, tmp_path) == (0, [])
-
-
-def test_a_report_starts_without_torch(tmp_path):
-    write_study(tmp_path / "runs")
-    code, heavy = started_by("report", tmp_path)
-    assert code == 0 and "torch" not in heavy and "pandas" in heavy
-
-
-@pytest.mark.parametrize("command", TYPOS)
-def test_a_typing_error_is_answered_before_anything_heavy_starts(tmp_path, command):
-    write_study(tmp_path / "runs")
-    assert started_by(command, tmp_path) == (2, [])
 
 
 def test_report_without_results_names_the_commands(run, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import io
 import json
@@ -19,12 +20,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from evals.judges import http
+from evals.judges import loopback
 from evals.judges.base import Question
 from evals.judges.http import HttpJudge
 from evals.judges.mplug import MplugJudge
 from evals.judges.vlm import VlmJudge
 from evals.registry import JUDGES, open_judge
+from scripts.judges import serve_mplug
 from tests.helpers.tiny_vlm import save_tiny_vlm
 
 YES = ("yes", "Yes", " yes", " Yes")
@@ -171,7 +173,7 @@ class Server(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setattr(http, "_FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(loopback, "_FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(Server, "fail_first", 0)
     monkeypatch.setattr(Server, "logprobs", True)
     monkeypatch.setattr(Server, "asked", [])
@@ -234,6 +236,62 @@ def test_mplug_counts_the_accepted_word_to_the_letter() -> None:
 def test_mplug_says_that_it_needs_an_older_transformers() -> None:
     with pytest.raises(ValueError, match=r"transformers 4 at most, and 5\..* --judge"):
         open_judge("mplug")
+
+
+@pytest.fixture
+def served_mplug(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The script's own server, with a model that answers from the picture's first pixel."""
+    monkeypatch.setattr(loopback, "_FIRST_PAUSE_S", 0.01)
+
+    def answer(image: Image.Image, question: str) -> str:
+        if question == "Is it broken?":
+            raise RuntimeError("out of memory")
+        level = image.getpixel((0, 0))
+        assert isinstance(level, tuple)
+        return {"Is it red?": "yes" if level[0] > 100 else "no"}.get(question, "Yes")
+
+    identity = {"model": "damo/mplug@v1", "versions": {"modelscope": "1.14"}}
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), serve_mplug.handler_of(answer, identity))
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{httpd.server_port}"
+    httpd.shutdown()
+    httpd.server_close()
+
+
+def test_mplug_is_asked_in_an_environment_of_its_own(served_mplug: str) -> None:
+    judge = open_judge("mplug", url=served_mplug)
+    assert judge.identity == "modelscope:damo/mplug@v1"
+    assert judge.settings["versions"] == {"modelscope": "1.14"}
+    pictures = [np.full((4, 4, 3), level, np.uint8) for level in (0, 0, 240)]
+    asked = [[Question(text, YES, "Answer yes or no.") for text in ("Is it red?", "Is it so?")]]
+    assert judge.ask(pictures, [*asked, [], *asked]) == [[0.0, 0.0], [], [1.0, 0.0]]
+    with pytest.raises(ValueError, match=r"refused.*RuntimeError: out of memory"):
+        judge.ask(pictures[:1], [[Question("Is it broken?", YES)]])
+
+
+def test_faults_of_mplugs_server_are_sentences(served_mplug: str, server: str) -> None:
+    with pytest.raises(ValueError, match="no server of mPLUG: start scripts"):
+        open_judge("mplug", url=server)
+    with pytest.raises(ValueError, match="never sent elsewhere"):
+        open_judge("mplug", url="http://10.0.0.1:8001")
+    with pytest.raises(ValueError, match=r"refused the request \(400\).*not a question"):
+        loopback.LoopbackServer(served_mplug).call("answers", {"image": "", "questions": []})
+
+
+def test_mplugs_server_is_python_3_8_and_imports_nothing_of_ours() -> None:
+    """It runs where this project is not installed."""
+    text = Path(serve_mplug.__file__).read_text()
+    tree = ast.parse(text, feature_version=(3, 8))
+    modules = {
+        name
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for name in (
+            [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module]
+        )
+    }
+    ours = {name.split(".")[0] for name in modules if name} & {"selfe", "evals", "baselines"}
+    assert not ours and "modelscope.pipelines" in modules
 
 
 def test_mplug_says_which_extra_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:

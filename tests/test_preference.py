@@ -1,4 +1,7 @@
-"""Preference models: tiny CLIPs and a tiny BLIP against second implementations."""
+"""Preference models: tiny CLIPs and a tiny BLIP against second implementations.
+
+Longer than other files: BLIP is written down a second time here, from its published names.
+"""
 
 from __future__ import annotations
 

@@ -7,30 +7,17 @@ is 0 where one answer is.
 
 from __future__ import annotations
 
-import base64
-import io
-import ipaddress
-import json
 import math
-import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from evals.judges.base import Question, flatten, regroup
-from selfe.json_files import parse_json
+from evals.judges.loopback import LoopbackServer, as_base64
 
 URL = "http://127.0.0.1:8000/v1"
-ATTEMPTS = 4
-MOST_ANSWER_BYTES = 1 << 24
-"""Longer answers are refused; one token with its probabilities has some kilobytes."""
-_FIRST_PAUSE_S = 0.5
 
 
 class HttpJudge:
@@ -54,7 +41,8 @@ class HttpJudge:
         parallel: int = 8,
         timeout_s: float = 300.0,
     ) -> None:
-        self.url = _loopback(url)
+        self._server = LoopbackServer(url, timeout_s)
+        self.url = self._server.url
         self.model, self.top_logprobs = model, top_logprobs
         self.parallel, self.timeout_s = parallel, timeout_s
         self.identity = f"http:{model}" + (f"@{revision}" if revision else "")
@@ -63,8 +51,6 @@ class HttpJudge:
             "top_logprobs": top_logprobs,
             "images": "PNG",
         }
-        # never through a proxy: the address is this machine's
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     @classmethod
     def from_url(
@@ -84,7 +70,7 @@ class HttpJudge:
             ValueError: if nothing answers there, or it serves several models or not this one.
         """
         judge = cls(url, model, revision, int(top_logprobs), int(parallel or 1), float(timeout_s))
-        served = [str(entry["id"]) for entry in judge._call("models")["data"]]
+        served = [str(entry["id"]) for entry in judge._server.call("models")["data"]]
         if not model and len(served) == 1:
             return cls(
                 url, served[0], revision, judge.top_logprobs, judge.parallel, judge.timeout_s
@@ -99,14 +85,14 @@ class HttpJudge:
     def ask(
         self, images: Sequence[np.ndarray], questions: Sequence[Sequence[Question]]
     ) -> list[list[float]]:
-        encoded = [_data_url(image) for image in images]
+        encoded = [f"data:image/png;base64,{as_base64(image)}" for image in images]
         pairs = flatten(encoded, questions)  # type: ignore[arg-type]
         with ThreadPoolExecutor(self.parallel) as threads:
             return regroup(list(threads.map(self._ask_one, pairs)), questions)
 
     def _ask_one(self, pair: tuple[Any, Question]) -> float:
         image, question = pair
-        answer = self._call(
+        answer = self._server.call(
             "chat/completions",
             {
                 "model": self.model,
@@ -134,50 +120,3 @@ class HttpJudge:
                 "log probabilities allowed (vLLM: --max-logprobs)"
             ) from None
         return min(1.0, sum(found.get(text, 0.0) for text in dict.fromkeys(question.accepted)))
-
-    def _call(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(
-            f"{self.url}/{path}", data, {"Content-Type": "application/json"}
-        )
-        for attempt in range(ATTEMPTS):
-            try:
-                with self._opener.open(request, timeout=self.timeout_s) as response:
-                    return parse_json(response.read(MOST_ANSWER_BYTES + 1), self.url)
-            except urllib.error.HTTPError as error:
-                if error.code < 500 and error.code != 429:
-                    detail = error.read(500).decode(errors="replace").strip()
-                    raise ValueError(
-                        f"{self.url}/{path} refused the request ({error.code}): {detail}"
-                    ) from None
-                reason = str(error.code)
-            except (OSError, ValueError) as error:
-                reason = str(getattr(error, "reason", error) or type(error).__name__)
-            if attempt + 1 < ATTEMPTS:
-                time.sleep(_FIRST_PAUSE_S * 2**attempt)
-        raise ValueError(
-            f"no answer from {self.url}/{path} ({reason}): start the server, or give its address "
-            "with --judge-arg url=http://127.0.0.1:PORT/v1. Answers so far are kept"
-        )
-
-
-def _loopback(url: str) -> str:
-    """The address without a trailing slash. Raises ValueError unless it is this machine's."""
-    parts = urllib.parse.urlsplit(url)
-    host = parts.hostname or ""
-    try:
-        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = False
-    if parts.scheme != "http" or not local:
-        raise ValueError(
-            f"the judge's address must be http://127.0.0.1:PORT/v1 or another of this machine's "
-            f"own, not {url!r}: images are never sent elsewhere"
-        )
-    return url.rstrip("/")
-
-
-def _data_url(image: np.ndarray) -> Any:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

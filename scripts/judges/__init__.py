@@ -1,0 +1,1 @@
+"""Judges that need an environment of their own."""
