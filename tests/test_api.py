@@ -74,6 +74,25 @@ def test_what_is_no_image_or_no_prompt_is_refused_in_a_sentence(judge, scenes):
         judge([images[0] / 127.5 - 1], records[0])
     with pytest.raises(ValueError, match="1, 3 or 4 channels"):
         judge([np.zeros((5, 32, 32), np.uint8)], records[0])
+    for alone in (
+        Image.fromarray(images[0]),
+        images[0],
+        torch.from_numpy(images[0]).movedim(-1, 0),
+    ):
+        with pytest.raises(ValueError, match=r"give \[image\] for one alone"):
+            judge(alone, records[0])
+    with pytest.raises(ValueError, match="a.png is the name of a file: open it"):
+        judge(["a.png"], records[0])
+    with pytest.raises(ValueError, match="without pixels"):
+        judge([np.zeros((0, 4, 3))], records[0])
+    for images_of, prompts in ((None, "x"), ("a.png", "x"), (images[:1], None), (images[:1], [3])):
+        with pytest.raises(ValueError, match=r"^(images are|prompts are|a prompt is)"):
+            judge(images_of, prompts)
+    with pytest.raises(ValueError, match="device 'gpu' cannot be used here"):
+        selfe.GenEval("gpu", suite="shapes@1").open()
+    with pytest.raises(ValueError, match="^rules: treshold: extra inputs") as caught:
+        selfe.GenEval("cpu", suite="shapes@1", rules={"treshold": 0.5})
+    assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="worded like none of GenEval's"):
         judge(images[:1], "a sleeping circle")
     with pytest.raises(ValueError, match="knows no 'dog'"):
@@ -144,6 +163,8 @@ def test_a_run_draws_the_same_images_whatever_is_drawn_beside_them(run):
     assert images._repr_png_().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="guidance_scale"):
         run.sample("a", settings={"guidance_scale": -1})
+    with pytest.raises(ValueError, match=r"is one number, got \[1, 2\]"):
+        run.sample("a", steps=[1, 2])
 
 
 def test_scores_are_frames_with_failures_that_show_themselves(run, capsys):
@@ -155,7 +176,9 @@ def test_scores_are_frames_with_failures_that_show_themselves(run, capsys):
     failures = result.failures()
     assert len(failures) == int((~verdicts["correct"]).sum()) > 0
     failures.show(2)
-    assert "a photo of" in capsys.readouterr().out
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].startswith("a photo of") and shown[0].endswith("(1 steps)")
+    assert shown[1].startswith("  wanted") and sum(line.endswith(".png") for line in shown) == 2
     assert failures._repr_html_().count("data:image/png") == len(failures)
     with pytest.raises(ValueError, match="no task 'colour'"):
         result.failures("colour")
@@ -214,9 +237,10 @@ def test_runs_are_compared_by_name_over_all_they_share(study, monkeypatch):
 
 def test_the_command_compares_runs_in_sixty_columns(study, monkeypatch):
     monkeypatch.chdir(study.parent)
+    monkeypatch.setenv("COLUMNS", "60")
     code, out, _ = selfe_bench("compare", "selfe-0", "fm-0", "--steps", "2")
     assert code == 0
-    rows = out[: out.index("Differences")].splitlines()
+    rows = out.splitlines()
     assert max(map(len, rows)) <= 60 and sum(" overall" in row for row in rows) == 1
     assert "--page FOLDER" in out
     code, out, _ = selfe_bench("compare", "selfe-0", "fm-0", "--steps", "2", "--page", "flipped")

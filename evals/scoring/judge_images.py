@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from evals.base import ColorClassifier, Detection, Detector
 from evals.scoring.detect import DetectionParts, find_and_color
 from evals.scoring.detections import FAILED_REASON
 from evals.suites.rules import DEFAULT_RULES, RuleSettings, judge
+
+CHANNELS = (1, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -53,15 +56,19 @@ def as_array(image: Any) -> np.ndarray | None:
     if hasattr(image, "detach"):  # torch; bf16 has no counterpart in numpy
         image = image.detach()
         image = (image.float() if image.is_floating_point() else image).cpu().numpy()
+    if isinstance(image, str | Path):
+        raise ValueError(f"{image} is the name of a file: open it with PIL.Image.open")
     array = np.asarray(image)
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3:
         raise ValueError(f"an image has 3 dimensions, (H, W, 3) or (3, H, W); got {array.shape}")
-    if array.shape[-1] not in (1, 3, 4) and array.shape[0] in (1, 3, 4):
+    if array.shape[-1] not in CHANNELS and array.shape[0] in CHANNELS:
         array = np.moveaxis(array, 0, -1)
-    if array.shape[-1] not in (1, 3, 4):
+    if array.shape[-1] not in CHANNELS:
         raise ValueError(f"an image has 1, 3 or 4 channels, first or last; got {array.shape}")
+    if not array.size:
+        raise ValueError(f"an image without pixels, of shape {array.shape}")
     array = array[..., :3] if array.shape[-1] != 1 else np.repeat(array, 3, axis=-1)
     if array.dtype == np.uint8:
         return np.ascontiguousarray(array)

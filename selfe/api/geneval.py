@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from evals.registry import open_color_classifier, open_detector, open_suite
-from evals.scoring.judge_images import Verdict, as_array, judge_images
+from evals.scoring.judge_images import CHANNELS, Verdict, as_array, judge_images
 from evals.suites.prompts import check_records, record_of
 from evals.suites.rules import DEFAULT_RULES, RuleSettings, check_record
 from selfe.distributed.environment import best_device
+from selfe.json_files import fit
 
 __all__ = ["GenEval", "Verdict"]
 
@@ -40,7 +41,7 @@ class GenEval:
         rules: thresholds, as keywords of `evals.suites.rules.RuleSettings`; GenEval's by default.
 
     Raises:
-        ValueError: for an unknown suite or detector, or rules out of range.
+        ValueError: for an unknown suite or detector, or unknown rules or ones out of range.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class GenEval:
         self._detector_name = detector or self._suite.detector
         same = self._detector_name == self._suite.detector
         self._options = dict(self._suite.detector_options) if same else {}
-        self.rules = RuleSettings.model_validate(rules) if rules else DEFAULT_RULES
+        self.rules = fit(RuleSettings, dict(rules), "rules") if rules else DEFAULT_RULES
         self._records = {record["prompt"]: record for record in self._suite.records}
         self._opened: tuple[Any, Any] | None = None
         self._turn = threading.Lock()
@@ -74,14 +75,20 @@ class GenEval:
                 floating point in [0, 1]; a batch with a leading dimension is accepted, too. One
                 that holds a number that is not finite is wrong for that reason.
             prompts: of each image, or one for all: a prompt of the suite, any prompt in GenEval's
-                wording, or a record (tag, include, exclude) for prompts of your own.
+                wording, or a record (tag, prompt, include, exclude) for prompts of your own.
 
         Raises:
             ValueError: if lengths differ, an image or record cannot be read, no record is known for
                 a prompt, or the detector's weights are missing.
         """
+        images = _several(images)
         if isinstance(prompts, str | Mapping):
             prompts = [prompts] * len(images)
+        if not isinstance(prompts, Sequence):
+            raise ValueError(
+                f"prompts are a text, a record, or a list with one of them for each image; got "
+                f"{type(prompts).__name__}"
+            )
         if len(images) != len(prompts):
             raise ValueError(f"{len(images)} images but {len(prompts)} prompts")
         arrays = [as_array(image) for image in images]
@@ -126,6 +133,8 @@ class GenEval:
         return self._opened
 
     def _record(self, prompt: str | Record, classes: Sequence[str]) -> Record:
+        if not isinstance(prompt, str | Mapping):
+            raise ValueError(f"a prompt is a text or a record, got {type(prompt).__name__}")
         if isinstance(prompt, str):
             known = self._records.get(prompt)
             return known if known is not None else record_of(prompt, classes)
@@ -142,3 +151,18 @@ class GenEval:
 
     def __repr__(self) -> str:
         return f"GenEval({self.device!r}, suite={self._suite.name!r})"
+
+
+def _several(images: Any) -> Sequence[Any]:
+    """Images as a sequence. Raises ValueError for one that stands alone, or for none at all."""
+    shape = tuple(getattr(images, "shape", ()))
+    # (3, H, W) would be read as three grey images, (H, W, 3) as H of them
+    alone = len(shape) == 2 or (len(shape) == 3 and (shape[0] in CHANNELS or shape[-1] in CHANNELS))
+    if hasattr(images, "convert") or alone:
+        raise ValueError("images come as a list or a batch: give [image] for one alone")
+    if isinstance(images, str) or not hasattr(images, "__len__"):
+        raise ValueError(
+            "images are a list of PIL images, arrays or tensors, or a batch of them; got "
+            f"{type(images).__name__}"
+        )
+    return images  # type: ignore[no-any-return]

@@ -186,6 +186,8 @@ class Run:
         from selfe.api.images import Images
         from selfe.generator import image_seed
 
+        if not isinstance(steps, int):
+            raise ValueError(f"steps of `sample` is one number, got {steps!r}: call it for each")
         if images_per_prompt < 1:
             raise ValueError(f"images_per_prompt must be at least 1, got {images_per_prompt}")
         texts = [prompts] if isinstance(prompts, str) else list(prompts)

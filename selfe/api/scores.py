@@ -144,8 +144,12 @@ class Failures:
     def __repr__(self) -> str:
         if self._frame.empty:
             return "no failures"
-        columns = ["steps", "prompt", "reason", "file"]
-        return self._frame[columns].to_string(index=False)
+        lines = []
+        for row in self._frame.to_dict("records"):
+            lines.append(f"{row['prompt']} ({row['steps']} steps)")
+            lines += [f"  {reason}" for reason in row["reason"].splitlines()]
+            lines.append(f"  {row['file']}")
+        return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         from PIL import Image

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from textwrap import fill
 from typing import Annotated
 
 import typer
@@ -83,7 +85,14 @@ def _compare_runs(
     if as_json:
         return found.facts.model_dump_json(indent=1)
     where = f"their images: {written}" if written else "their images: the same with --page FOLDER"
-    return f"{found!r}\n\n{where}"
+    # rows of the table are short; what stands below it is prose
+    width = shutil.get_terminal_size((100, 24)).columns
+    return "\n".join(
+        fill(line, width, break_long_words=False, break_on_hyphens=False)
+        if len(line) > width
+        else line
+        for line in f"{found!r}\n\n{where}".splitlines()
+    )
 
 
 def _compare_results(a: Path, b: Path, over: Path | None, as_json: bool) -> str:

@@ -71,7 +71,11 @@ def _number(name: str, default: int) -> int:
 
 def best_device(name: str) -> str:
     """ "auto" -> a GPU where there is one; under a launcher, "auto" and "cuda" are the GPU of this
-    process. Any other name is left as it is."""
+    process. Any other name is left as it is.
+
+    Raises:
+        ValueError: if torch does not know or does not have the device.
+    """
     import torch
 
     if name in ("auto", "cuda") and torch.cuda.is_available():
@@ -79,4 +83,9 @@ def best_device(name: str) -> str:
         return f"cuda:{place.local_rank}" if place.placed else "cuda"
     if name == "auto":
         return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used here ({reason})") from None
     return name
