@@ -10,7 +10,7 @@ import json
 import struct
 from dataclasses import asdict, dataclass
 
-from selfe.json_files import STRICT, fit, parse_json
+from selfe.json_files import STRICT, JsonFault, fit, parse_json
 from selfe.sealed_files import seal, unseal
 
 KEYWORD = "selfe-bench"
@@ -69,6 +69,8 @@ def identity_of_marker(data: bytes, where: object) -> ImageIdentity | None:
         JsonFault: if it is damaged.
     """
     value = unseal(parse_json(data, where), "failed image", where)
+    if not isinstance(value.get("reason", ""), str):
+        raise JsonFault(where, None, "its reason must be text")
     if "set" not in value:
         return None
     return fit(ImageIdentity, {k: v for k, v in value.items() if k != "reason"}, where)

@@ -27,13 +27,14 @@ from evals.image_identity import (
     stated_identity,
 )
 from selfe.files import write_atomically
-from selfe.images import DamagedImage, decode_image, format_of, png_fault, png_size
+from selfe.images import DamagedImage, decode_image, format_of, png_chunks, png_fault, png_size
 from selfe.json_files import JsonFault, read_json_lines
 
 MOST_FILE_BYTES = 256 * 2**20
 """Larger files are not read."""
 METADATA = "metadata.jsonl"
 _OTHER_FORMATS = (".jpg", ".jpeg", ".webp")
+_DECODED = (b"PLTE", b"tRNS", b"eXIf")
 _RECORD_KEYS = ("tag", "include", "exclude", "prompt")
 
 
@@ -274,7 +275,7 @@ def _look_at(path: Path, wanted: ImageIdentity, *, same_set: bool) -> FoundImage
         return f"refused: more than {MOST_FILE_BYTES} bytes"
     data = path.read_bytes()
     is_image = path.suffix == ".png"
-    fault = png_fault(data) if is_image else None
+    fault = _pixel_fault(data) if is_image else None
     try:
         if fault is None:
             read = stated_identity if is_image else identity_of_marker
@@ -290,6 +291,18 @@ def _look_at(path: Path, wanted: ImageIdentity, *, same_set: bool) -> FoundImage
         hashlib.sha256(data).hexdigest(),
         png_size(data) if is_image else (0, 0),
     )
+
+
+def _pixel_fault(data: bytes) -> str | None:
+    """What is wrong with a PNG file, or None. Kinds that a decoder may refuse although all of their
+    bytes are there, those with a palette for example, are decoded."""
+    fault = png_fault(data)
+    if fault is None and any(kind in _DECODED for kind, _, _ in png_chunks(data)):
+        try:
+            decode_image(data)
+        except DamagedImage as error:
+            return str(error)
+    return fault
 
 
 def _check_metadata(path: Path, record: Mapping[str, Any]) -> None:

@@ -28,11 +28,15 @@ _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _PALETTE = 3
 """The kind of PNG whose numbers are places in a palette."""
 _BIT_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+_LEAST_TRANSPARENCY = {0: 2, 2: 6}
+"""Bytes that name a transparent colour, by kind of PNG."""
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
           (0, 1, 1, 2))  # fmt: skip
 """(first column, first row, column step, row step) of the passes of an interlaced PNG."""
 _PHOTOMETRIC, _SAMPLE_FORMAT = 262, 339
 """Tags of TIFF."""
+_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf")
+"""What decides on pixels; colour profiles, dates and the like do not."""
 _TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 _KEPT_TEXT = (b"XML:com.adobe.xmp", b"Raw profile type ")
 """Text that may say how an image is turned."""
@@ -82,7 +86,7 @@ def decode_image(content: bytes) -> Image.Image:
         fault = png_fault(content)
         if fault is not None:
             raise DamagedImage(f"the image is damaged ({fault})")
-        content = _without_long_text(content)
+        content = _without_other_chunks(content)
     if kind == "AVIF" and _boxes_are_cut(content):
         raise DamagedImage("the image is damaged (truncated AVIF)")
     try:
@@ -94,7 +98,7 @@ def decode_image(content: bytes) -> Image.Image:
                 _check_values(opened)
                 if kind == "JPEG" and (fault := jpeg_fault(content, opened)) is not None:
                     raise DamagedImage(f"the image is damaged ({fault})")
-                return _as_rgb(ImageOps.exif_transpose(opened), _is_negative(opened))
+                return _as_rgb(_upright(opened), _is_negative(opened))
     except DamagedImage:
         raise
     except UnidentifiedImageError:
@@ -105,6 +109,16 @@ def decode_image(content: bytes) -> Image.Image:
         # some texts hold an address in memory, which is another in every process
         words = "" if " object at 0x" in str(error) else f": {error}"
         raise DamagedImage(f"the image is damaged ({type(error).__name__}{words})") from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF says; as it is where that makes no sense."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except MemoryError:
+        raise
+    except Exception:  # parsers of foreign bytes raise anything at all
+        return image
 
 
 def _boxes_are_cut(content: bytes) -> bool:
@@ -208,8 +222,12 @@ def png_fault(content: bytes) -> str | None:
             fault = _header_fault(*header)
             if fault:
                 return fault
+        elif kind == b"IHDR":
+            return "damaged PNG (it has a second header)"
         elif kind == b"PLTE":
             has_palette = True
+        elif kind == b"tRNS" and end - start < _LEAST_TRANSPARENCY.get(header[3], 0):
+            return "damaged PNG (its transparent colour is cut short)"
         elif kind == b"IDAT":
             if header[3] == _PALETTE and not has_palette:
                 return "damaged PNG (it lacks its palette)"
@@ -276,13 +294,15 @@ def _rows_fault(header: tuple[int, ...], pixels: list[memoryview]) -> str | None
     return None
 
 
-def _without_long_text(content: bytes) -> bytes:
-    """A PNG without texts that Pillow would refuse the whole file for: programs that draw images
-    store whole workflows there."""
+def _without_other_chunks(content: bytes) -> bytes:
+    """A PNG without what Pillow would refuse the whole file for and pixels do not depend on:
+    programs that draw images store whole workflows there."""
     kept, place, dropped = [], 0, False
     for kind, start, end in png_chunks(content):
-        keep = kind not in _TEXT_CHUNKS or (
-            content.startswith(_KEPT_TEXT, start) and end - start <= _MOST_TEXT
+        keep = kind in _PIXEL_CHUNKS or (
+            kind in _TEXT_CHUNKS
+            and content.startswith(_KEPT_TEXT, start)
+            and end - start <= _MOST_TEXT
         )
         if not keep:
             kept.append(content[place : start - 8])

@@ -278,3 +278,66 @@ def test_long_texts_in_a_png_do_no_harm() -> None:
         (4, 8),
         (8, 4),
     )
+
+
+def with_chunk(content: bytes, kind: bytes, data: bytes) -> bytes:
+    """A PNG with a further chunk behind its header."""
+    end = 8 + 25  # signature, header
+    whole = struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return content[:end] + whole + content[end:]
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        (b"iCCP", b"x\0\0" + zlib.compress(bytes(10_000_000))),  # unpacks to more than Pillow takes
+        *(
+            (kind, b"\1")
+            for kind in (b"iCCP", b"cHRM", b"gAMA", b"pHYs", b"sRGB", b"tIME", b"acTL")
+        ),
+        *((kind, b"a\0\7") for kind in (b"zTXt", b"iTXt", b"tEXt")),
+        (b"eXIf", b"\xff" * 30),
+    ],
+)
+def test_damage_that_touches_no_pixel_does_no_harm(kind: bytes, data: bytes) -> None:
+    pixels = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
+    found = decode_image(with_chunk(encoded(pixels), kind, data))
+    assert np.array_equal(np.asarray(found), pixels)
+
+
+def test_what_only_a_decoder_notices_is_a_problem_of_its_image(tmp_path: Path) -> None:
+    """A folder may be scored in part: one such image must not end that."""
+    whole = encoded(np.zeros((8, 8, 3), np.uint8))
+    header = struct.pack(">IIBBBBB", 3, 3, 8, 2, 0, 0, 0)
+    palette = encoded(Image.fromarray(np.full((8, 8), 9, np.uint8)).convert("P"))
+    start = palette.index(b"PLTE") - 4
+    (length,) = struct.unpack_from(">I", palette, start)
+    short = (
+        struct.pack(">I", 6)
+        + b"PLTE"
+        + bytes(6)
+        + struct.pack(">I", zlib.crc32(b"PLTE\0\0\0\0\0\0"))
+    )
+    cases = {
+        "second header": with_chunk(whole, b"IHDR", header),
+        "transparent colour is cut short": with_chunk(whole, b"tRNS", b"\1"),
+        "colour 9 of a palette of 2": palette[:start] + short + palette[start + 12 + length :],
+    }
+    write_metadata(tmp_path, 0, {"prompt": "a cow"})
+    for words, content in cases.items():
+        with pytest.raises(DamagedImage, match=words):
+            decode_image(content)
+        path = sample_path(tmp_path, 0, 0)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        (problem,) = scan_folder(tmp_path, [{"prompt": "a cow"}], 1).problems
+        assert words in problem and str(path) in problem
+
+
+def test_a_marker_says_why_in_words(tmp_path: Path) -> None:
+    write_metadata(tmp_path, 0, {"prompt": "a cow"})
+    marker = sample_path(tmp_path, 0, 0).with_suffix(".failed.json")
+    marker.parent.mkdir(parents=True)
+    for reason, problems in (('"not finite"', []), ("3", [f"{marker}: its reason must be text"])):
+        marker.write_text(f'{{"reason": {reason}}}')
+        assert scan_folder(tmp_path, [{"prompt": "a cow"}], 1).problems == problems

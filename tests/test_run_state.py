@@ -14,7 +14,7 @@ from evals.site.runs import read_run
 from selfe.run_folder.checkpoint import newest_valid, verify
 from selfe.run_folder.checkpoint_state import CheckpointError, read_state
 from selfe.run_folder.model import load_run
-from selfe.run_folder.overview import latest_scores
+from selfe.run_folder.overview import latest_scores, overview
 from selfe.run_folder.records import (
     find_checkpoint,
     milestone_steps,
@@ -25,6 +25,7 @@ from selfe.run_folder.records import (
 from selfe.sealed_files import seal
 from selfe.studies import search_rate, search_sampling
 from selfe.training.metrics_log import read_lines
+from tests.helpers.command_line import selfe_bench
 from tests.helpers.mutations import mutations, texts
 from tests.helpers.synthetic_results import write_result
 from tests.helpers.tiny import tiny_config, tiny_train
@@ -253,3 +254,20 @@ def test_every_change_of_a_search_is_noticed(tmp_path):
                 pytest.fail(f"not noticed: {change}")
         path.write_text(json.dumps(found))  # as earlier versions wrote it
         assert read(path) == found
+
+
+@pytest.mark.fault(27)
+def test_lists_and_reports_say_what_is_damaged(run):
+    runs_dir = str(run.parent)
+    state = checkpoint(run, 8) / "state.json"
+    state.write_text(state.read_text().replace('"step": 8', '"step": 9'))
+    assert overview(run, "run").state == "damaged"
+    config = run / "config.json"
+    config.write_text(config.read_text().replace('"seed": 0', '"seed": 1', 1))
+    for words in (("ls", "runs"), ("report", "--out", str(run.parent / "page"))):
+        code, _, err = selfe_bench(*words, "--runs-dir", runs_dir)
+        assert code == 0 and "config.json is damaged (it was changed" in " ".join(err.split())
+    assert "its config.json is damaged" in read_run(run).state
+    config.write_text("{}")
+    code, _, err = selfe_bench("ls", "runs", "--runs-dir", runs_dir)
+    assert code == 0 and "config.json is damaged" in " ".join(err.split())

@@ -101,7 +101,10 @@ class DetectionRun:
     def _rows(self, batch: Sequence[FoundImage]) -> list[Row]:
         images = [read_image(i.path) for i in batch if i.path is not None]
         records = [self.records[image.prompt_id] for image in batch]
-        found, colors = find_and_color(images, records, self.parts)
+        try:
+            found, colors = find_and_color(images, records, self.parts)
+        except ValueError as error:  # all are of one size
+            raise ValueError(f"{batch[0].path}: {error}") from None
         return [
             {"digest": i.digest, **_as_row(i, [image.shape[1], image.shape[0]], detections, names)}
             for i, image, detections, names in zip(batch, images, found, colors, strict=True)

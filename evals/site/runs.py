@@ -13,7 +13,7 @@ from evals.report.result_folders import ResultFolder
 from selfe.json_files import JsonFault
 from selfe.sealed_files import read_chained_lines, read_sealed
 
-METRICS = "metrics.jsonl"
+METRICS, CONFIG = "metrics.jsonl", "config.json"
 _MOST_POINTS = 400
 _MOST_SHEETS = 8
 _CURVES = ("loss", "gradient_norm", "learning_rate", "images_per_second")
@@ -80,11 +80,12 @@ def read_run(path: Path) -> RunRecord:
         points = [(r["step"], float(r[name])) for r in steps if _is_number(r.get(name))]
         run.curves[name] = thinned(points)
     planned, batch = _planned(record)
+    damaged = "" if record else "; its config.json is damaged"
     last = steps[-1]["step"] if steps else 0
     if planned:
         run.state = f"{last} of {planned} iterations"
     else:
-        run.state = f"{last} iterations"
+        run.state = f"{last} iterations{damaged if (path / CONFIG).exists() else ''}"
     if batch:
         run.seconds = _seconds(steps, batch)
     sheets = [
@@ -103,7 +104,7 @@ def _is_number(value: object) -> TypeGuard[float]:
 def _config(path: Path) -> dict[str, Any]:
     """config.json of a run; {} where it cannot be read: its curves can be shown all the same."""
     try:
-        return read_sealed(path / "config.json", dict[str, Any], "run", nonfinite=True)
+        return read_sealed(path / CONFIG, dict[str, Any], "run", nonfinite=True)
     except (OSError, ValueError):
         return {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +17,7 @@ from selfe.cli.common import (
     Ticker,
     parse_steps,
     progress_bar,
+    warn,
 )
 
 if TYPE_CHECKING:
@@ -91,6 +93,7 @@ def report(
         if not path.is_dir():
             raise ValueError(f"no folder {path}")
     roots += results or []
+    warn(_damaged_runs(roots))
     if runs:
         from evals.report.chosen_results import choose_runs
 
@@ -104,6 +107,19 @@ def report(
 
     summary = render(roots, out, runs_dir=runs_dir.as_posix(), paper=paper, latex=latex)
     _tell(summary, out, lists_not_run=paper or not summary.results)
+
+
+def _damaged_runs(roots: Sequence[Path]) -> Iterator[str]:
+    """A sentence for every run whose config.json is not what was written: results do not depend on
+    it, and yet say what was trained."""
+    from selfe.run_folder.records import find_runs, read_config
+
+    for root in roots:
+        for run_dir in find_runs(root):
+            try:
+                read_config(run_dir)
+            except ValueError as error:
+                yield f"{error}; the results of this run are shown as they were recorded"
 
 
 _MOST_NOTES = 6

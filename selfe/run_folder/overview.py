@@ -11,7 +11,7 @@ from typing import Any
 from selfe.config.resolve import changed_settings
 from selfe.config.schema import RunConfig
 from selfe.files import is_held
-from selfe.run_folder.checkpoint import list_checkpoints
+from selfe.run_folder.checkpoint import list_checkpoints, newest_path
 from selfe.run_folder.records import read_config
 from selfe.sealed_files import read_sealed
 
@@ -44,7 +44,8 @@ class RunOverview:
 
     Attributes:
         name: what commands take.
-        state: "finished", "running" (a process holds the folder) or "stopped".
+        state: "finished", "running" (a process holds the folder), "stopped", or "damaged" where the
+            newest checkpoint cannot be used.
         changed: settings other than the recipe's; None where this version has no such recipe.
         date: of the last checkpoint or line of metrics, ISO 8601 in local time.
         scores: of the newest checkpoint that was scored.
@@ -77,7 +78,10 @@ def overview(run_dir: Path, name: str, config: RunConfig | None = None) -> RunOv
     config = config or read_config(run_dir)
     found = list_checkpoints(run_dir / "checkpoints")
     iteration = found[-1].step if found else 0
-    if iteration >= config.train.iterations:
+    newest = newest_path(run_dir / "checkpoints")
+    if newest is not None and newest not in [checkpoint.path for checkpoint in found]:
+        state = "damaged"
+    elif iteration >= config.train.iterations:
         state = "finished"
     else:
         state = "running" if is_held(run_dir) else "stopped"

@@ -210,7 +210,7 @@ def is_run(folder: Path) -> bool:
         record = read_json(folder / CONFIG, dict[str, Any], nonfinite=True)
     except (OSError, ValueError):
         return True  # reading it says what is wrong
-    return "config" in record
+    return "config" in record or (folder / "checkpoints").is_dir()
 
 
 def run_names(runs: Sequence[Path], runs_dir: Path) -> dict[Path, str]:
