@@ -220,8 +220,9 @@ def test_scaled_inputs_hold_wherever_the_network_is_called() -> None:
     """Training, sampling and export all build the network from the section "model"."""
     plain = resolve("shapes", "imm")
     scaled = resolve("shapes", "imm", assignments=["objective.scale_input=true"])
-    assert (plain.model.input_sigma, scaled.model.input_sigma) == (None, 1.0)
-    assert build_model(scaled, "cpu").config.input_sigma == 1.0
+    deviation = scaled.data.signal  # that of the latents
+    assert (plain.model.input_sigma, scaled.model.input_sigma) == (None, deviation)
+    assert build_model(scaled, "cpu").config.input_sigma == deviation
     tiny = {"num_layers": 0, "num_single_layers": 1, "attention_head_dim": 8,
             "num_attention_heads": 1, "joint_attention_dim": 4, "pooled_projection_dim": 4,
             "axes_dims_rope": (2, 2, 4), "in_channels": 8}  # fmt: skip

@@ -156,3 +156,17 @@ def test_earlier_tables_keep_their_names() -> None:
     assert protocol_key(protocols[0]) != protocol_key(protocols[1])
     assert "latents times 0.25" in protocol_text(protocols[1])
     assert "latents" not in protocol_text(protocols[0])
+
+
+@pytest.mark.parametrize("signal", [1.0, 0.5, CALIBRATED_SIGNAL])
+def test_imm_is_told_the_deviation_of_the_latents(signal: float) -> None:
+    config = resolve("shapes-quick", "imm", assignments=[f"data.signal={signal}"])
+    assert config.objective["sigma_d"] == signal
+    given = [f"data.signal={signal}", "objective.sigma_d=0.7"]
+    assert resolve("shapes-quick", "imm", assignments=given).objective["sigma_d"] == 0.7
+
+
+def test_a_recipe_without_a_signal_leaves_imm_as_published() -> None:
+    for recipe in ("shapes-easy", "0.5b"):
+        objective = resolve(recipe, "imm").objective
+        assert (objective["sigma_d"], objective["gap_exponent"]) == (1.0, 12)

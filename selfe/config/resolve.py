@@ -232,9 +232,22 @@ def resolve(
     data = given.get("data")
     if isinstance(data, Mapping) and {"codec", "preset"} & data.keys() and "signal" not in data:
         values = merge(values, {"data": {"signal": 1.0}})  # a recipe's is of its own world
-    config = validate(merge(values, given))
+    config = validate(_with_deviation(merge(values, given), given, row.data_deviation))
     check_sampling(config.sampling, method)
     return config
+
+
+def _with_deviation(values: dict[str, Any], given: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """`values` with the objective's deviation of the data, unless the user gave it, times the
+    factor on the latents."""
+    objective, data = given.get("objective", {}), values.get("data", {})
+    if not name or not isinstance(data, Mapping) or not isinstance(objective, Mapping):
+        return values  # refused, where it is no section
+    signal = data.get("signal", 1.0)
+    if name in objective or not isinstance(signal, int | float) or signal == 1:
+        return values
+    own = getattr(settings_class(values["method"]), name)
+    return merge(values, {"objective": {name: own * signal}})
 
 
 def _without_section(name: str, objective: Mapping[str, Any]) -> str:

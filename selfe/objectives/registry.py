@@ -41,6 +41,8 @@ class Method:
         full_precision: the objective subtracts near copies of a prediction, whose rounding is then
             what is left, so that recipes train it in more than bf16.
         recipes: recipe -> what it sets for this method alone, sampling and precision apart.
+        data_deviation: setting of the objective that is the standard deviation of the latents:
+            where nobody sets it, it is multiplied by `data.signal`, as they are.
     """
 
     target: str
@@ -50,11 +52,13 @@ class Method:
     sampling: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     full_precision: bool = False
     recipes: Mapping[str, Overrides] = field(default_factory=dict)
+    data_deviation: str = ""
 
 
 # Sampling was found on validation prompts, the best of the same guidance for every method and
 # number of steps. Family "shapes", the calibrated world: at iteration 800, training seed 0
-# (reports/studies/headroom/search/b0.25-METHOD-seed0.json). Family "shapes-easy": `fm` and `selfe`
+# (reports/studies/headroom/search/b0.25-METHOD-seed0.json; of `imm` with the gap exponent 5
+# reports/studies/tuning/search/imm-gap5-sigma0.25.json). Family "shapes-easy": `fm` and `selfe`
 # likewise (b1-METHOD-seed0.json), `imm` at 3,000 (reports/studies/shapes/search.md). The other
 # three were searched in the easy world alone, at 800 and 2e-3
 # (reports/studies/quickstart-2e-3/search.md), and are drawn alike in both.
@@ -149,11 +153,12 @@ METHODS = Registry(
                 "paper": {"sampler": "pushforward", "guidance": "linear", "guidance_scale": 1.5},
                 "shapes": {
                     "sampler": "pushforward",
-                    "guidance": "linear",
+                    "guidance": "ep-v",
                     "guidance_scale": 2.0,
                     "by_steps": {
-                        4: {"sampler": "restart", "guidance": "ep-v", "guidance_scale": 3.0},
-                        8: {"sampler": "restart", "guidance": "ep-v", "guidance_scale": 5.0},
+                        4: {"guidance": "linear", "guidance_scale": 1.75},
+                        8: {"guidance": "linear", "guidance_scale": 3.0},
+                        50: {"guidance": "ep-v", "guidance_scale": 3.0},
                     },
                 },
                 "shapes-easy": {
@@ -168,6 +173,12 @@ METHODS = Registry(
                 },
             },
             full_precision=True,  # as its authors have it
+            # found on validation prompts (reports/studies/tuning/README.md); its authors have 12 or
+            # more, for trainings a thousand times as long
+            recipes={
+                name: {"objective": {"gap_exponent": 5}} for name in ("shapes", "shapes-quick")
+            },
+            data_deviation="sigma_d",
         ),
         "shortcut": Method(
             "baselines.shortcut:ShortcutModel",
