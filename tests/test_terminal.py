@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 from evals.results import read_result
 from selfe.api.demo import demo_prompts
 from selfe.cli import COMMANDS, build_app, suspicions
+from selfe.cli.common import fitted
 from selfe.cli.completion import complete_methods, complete_runs, complete_settings
 from selfe.cli.score_table import score_tables
-from selfe.cli.train_words import duration, header
+from selfe.cli.train_words import Stopwatch, duration, header
 from selfe.config.resolve import resolve
 from selfe.generator import image_seed
 from selfe.run_folder.checkpoint import load_tensors
@@ -161,6 +162,30 @@ def test_the_demo_draws_judges_and_writes_a_page(run, tmp_path):
     assert all(prompt in page for prompt in demo_prompts())
     assert page.count("data:image/png") == 2 * len(demo_prompts())
     assert f"look at {tmp_path / 'page' / 'index.html'}" in out and "Flow Matching" in out
+
+
+def test_the_summary_counts_the_iterations_made_now():
+    """Progress is told every so many iterations, and a resumed run begins where it was."""
+    watch = Stopwatch()
+    assert watch.steps == 0
+    watch.begin(8)
+    assert watch.steps == 0
+    for step in (10, 15, 20):
+        watch.see(step, 1.0)
+    assert watch.steps == 12
+
+
+@pytest.mark.parametrize("columns", ["60", None])
+def test_long_lines_continue_below_their_words(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns) if columns else monkeypatch.delenv("COLUMNS", False)
+    lines = ["  memory      " + "word " * 15, "  - " + "word " * 20, "short"]
+    shown = fitted("\n".join(lines)).splitlines()
+    if columns is None:  # nothing is cut where no terminal reads
+        assert shown == lines
+        return
+    assert max(map(len, shown)) <= 60 and shown[-1] == "short"
+    assert shown[1].startswith(" " * 14 + "word")
+    assert shown[2].startswith("  - word") and shown[3].startswith("    word")
 
 
 def test_the_documentation_lists_every_command():

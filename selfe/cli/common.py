@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from rich.console import Console
@@ -66,6 +70,34 @@ def pick_device(name: str) -> str:
     from selfe.distributed.environment import best_device
 
     return best_device(name)
+
+
+def fitted(text: str) -> str:
+    """Text for stdout: lines too long for the terminal continue below where their words begin.
+
+    Without a terminal every line stays whole, unless COLUMNS says how wide it may be.
+    """
+    if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
+        return text
+    width = shutil.get_terminal_size((100, 24)).columns
+    return "\n".join(
+        line
+        if len(line) <= width
+        else fill(
+            line,
+            width,
+            subsequent_indent=" " * min(_words_begin(line), width // 2),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for line in text.splitlines()
+    )
+
+
+def _words_begin(line: str) -> int:
+    """Where the last column of a line begins: after a bullet, or after two spaces."""
+    found = re.match(r"\s*- |(?:.*\S)? {2,}(?=\S)", line)
+    return found.end() if found else 0
 
 
 def tell_clip_limit(records: Sequence[Mapping[str, Any]]) -> None:

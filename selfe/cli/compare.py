@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
-from textwrap import fill
 from typing import Annotated
 
 import typer
 
 from selfe.cli import options
-from selfe.cli.common import RUNS, parse_steps
+from selfe.cli.common import RUNS, fitted, parse_steps
 from selfe.cli.completion import complete_runs
 
 
@@ -85,14 +83,7 @@ def _compare_runs(
     if as_json:
         return found.facts.model_dump_json(indent=1)
     where = f"their images: {written}" if written else "their images: the same with --page FOLDER"
-    # rows of the table are short; what stands below it is prose
-    width = shutil.get_terminal_size((100, 24)).columns
-    return "\n".join(
-        fill(line, width, break_long_words=False, break_on_hyphens=False)
-        if len(line) > width
-        else line
-        for line in f"{found!r}\n\n{where}".splitlines()
-    )
+    return fitted(f"{found!r}\n\n{where}")
 
 
 def _compare_results(a: Path, b: Path, over: Path | None, as_json: bool) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from selfe.cli import options
+from selfe.cli.common import fitted
 
 if TYPE_CHECKING:
     from selfe.planning.plan import CostStage, Plan
@@ -58,7 +59,7 @@ def plan(
         mean_tokens=mean_tokens,
         images=images,
     )
-    typer.echo(json.dumps(made.as_json(), indent=1) if as_json else describe(made))
+    typer.echo(json.dumps(made.as_json(), indent=1) if as_json else fitted(describe(made)))
 
 
 def describe(made: Plan) -> str:

@@ -13,7 +13,6 @@ from selfe.cli.common import (
     RUNS,
     Ticker,
     command_line,
-    console,
     pick_device,
     progress_bar,
     tell,
@@ -135,9 +134,7 @@ def train(
         run(
             processes=processes,
             tracker=tracker,
-            callbacks=Callbacks(
-                progress=show.iteration, message=lambda text: console.print(text, markup=False)
-            ),
+            callbacks=Callbacks(begin=watch.begin, progress=show.iteration, message=tell),
             data_progress=show.encoding,
         )
     if processes.is_main:

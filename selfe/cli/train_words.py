@@ -77,19 +77,19 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.started = time.monotonic()
-        self.first: int | None = None
-        self.last = 0
+        self.first = self.last = 0
         self.losses: list[float] = []
 
+    def begin(self, step: int) -> None:
+        self.first = self.last = step
+
     def see(self, step: int, loss: float) -> None:
-        if self.first is None:
-            self.first = step - 1
         self.last = step
         self.losses = [*self.losses[-9:], loss]
 
     @property
     def steps(self) -> int:
-        return 0 if self.first is None else self.last - self.first
+        return self.last - self.first
 
     @property
     def seconds(self) -> float:

@@ -28,8 +28,13 @@ class Progress:
 
 @dataclass(frozen=True)
 class Callbacks:
-    """Everything outside the loop: showing, drawing sample grids, and being asked to stop."""
+    """Everything outside the loop: showing, drawing sample grids, and being asked to stop.
 
+    Attributes:
+        begin: told how many iterations were made before.
+    """
+
+    begin: Callable[[int], None] = lambda step: None
     progress: Callable[[Progress], None] = lambda progress: None
     message: Callable[[str], None] = lambda text: None
     draw_samples: Callable[[nn.Module, int], None] | None = None

@@ -195,6 +195,7 @@ def iterate(
         while len(unsettled) > left:
             settle(unsettled.popleft(), state, config, log, callbacks, processes)
 
+    callbacks.begin(state.step)
     while state.step < config.train.iterations:
         step = state.step
         rate = learning_rate(step, config.optim, config.train.iterations)
