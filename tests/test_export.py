@@ -64,7 +64,20 @@ plain = pipeline(prompts[:2], **guided).images
 assert np.array_equal(pipeline(prompts[:2], negative_prompt="", **guided).images, plain)
 both = pipeline(prompts[:2], negative_prompt=["a photo of a ring", ""], **guided).images
 assert not np.array_equal(both[0], plain[0]) and np.allclose(both[1], plain[1], atol=0.02)
-for wrong in (dict(output_type="latent"), dict(seed=1, generator=again[0]), dict(generator=again),
+seen = []
+def watch(pipe, step, t, given):
+    seen.append((pipe is pipeline, step, float(t), sorted(given)))
+latents = pipeline(**some, seed=3, output_type="latent", callback_on_step_end=watch).images
+assert [(a, b, d) for a, b, _, d in seen] == [(True, 0, ["latents"]), (True, 1, ["latents"])]
+assert seen[0][2] > seen[1][2] and latents.shape[0] == 1
+with torch.no_grad():
+    decoded = (pipeline._decode(latents).clamp(-1, 1) + 1) / 2
+assert np.abs(decoded[0].permute(1, 2, 0).numpy() * 255 - pixels).max() < 1
+def erase(pipe, step, t, given):
+    return {"latents": given["latents"] * 0}
+blank = pipeline(**some, seed=3, output_type="latent", callback_on_step_end=erase).images
+assert not blank.any()
+for wrong in (dict(output_type="jpeg"), dict(seed=1, generator=again[0]), dict(generator=again),
               dict(negative_prompt=["a", "b"]), dict(num_images_per_prompt=0)):
     try:
         pipeline(**some, **wrong)

@@ -120,6 +120,17 @@ def test_what_is_whole_passes(work):
     assert kinds == ["latent", "measurements", "result", "run"] and "FAIL" not in out
 
 
+def test_a_run_is_named(work):
+    steps = sorted(p.name for p in (work / "runs" / "run" / "checkpoints").glob("step-*"))
+    newest = int(steps[-1].removeprefix("step-"))
+    (work / "runs" / "run" / "checkpoints" / steps[-1] / "state.json").write_text("{}")
+    for name, code in (("run", 1), (f"run@{newest}", 1), ("runn", 2), (f"run@{newest + 1}", 2)):
+        found, out, err = selfe_bench("verify", name, "--runs-dir", str(work / "runs"))
+        assert found == code, (name, out, err)
+        assert ("FAIL" in out) == (code == 1)
+    assert "no checkpoint at iteration" in err
+
+
 def test_what_is_none_of_them_is_said(tmp_path):
     for path in (tmp_path, tmp_path / "nothing"):
         code, _, err = selfe_bench("verify", str(path))

@@ -9,22 +9,28 @@ from typing import Annotated
 
 import typer
 
-from selfe.cli.common import console
+from selfe.cli import options
+from selfe.cli.common import RUNS, console
+from selfe.cli.completion import complete_runs
 
 
 def verify(
     path: Annotated[
         Path,
-        typer.Argument(help="A run, checkpoint, latent cache or result, or a folder of them."),
+        typer.Argument(
+            help="A run by name, or the folder of a run, checkpoint, latent cache or result, or a "
+            "folder of them.",
+            autocompletion=complete_runs,
+        ),
     ],
+    runs_dir: options.RunsDir = RUNS,
 ) -> None:
     """Check what was written against its checksums; exit 1 and say what is wrong.
 
     Every byte is read: checkpoints and metrics of runs, files of latent caches, verdicts,
     detections and images of results.
     """
-    if not path.is_dir():
-        raise ValueError(f"no folder at {path}: name a run, a latent cache or a result")
+    path = path if path.is_dir() else _of_run(str(path), runs_dir)
     checked = 0
     problems: list[str] = []
     for what, folder, problems_of in things_below(path):
@@ -38,6 +44,22 @@ def verify(
         raise ValueError(f"{path} holds no run, latent cache or result")
     if problems:
         raise typer.Exit(1)
+
+
+def _of_run(text: str, runs_dir: Path) -> Path:
+    """The folder of RUN, or of a checkpoint for RUN@STEP, damaged or not."""
+    from selfe.run_folder.records import find_checkpoint, parse_run, unknown_run
+
+    run = parse_run(text, runs_dir)
+    if run is None:
+        raise ValueError(
+            f"{unknown_run(text, runs_dir)}, and no folder of a latent cache or a result"
+        )
+    folder, step = run
+    if step is None:
+        return folder
+    path = folder / "checkpoints" / f"step-{step:08d}"
+    return path if path.is_dir() else find_checkpoint(folder, step).path
 
 
 Check = Callable[[Path], list[str]]

@@ -51,7 +51,8 @@ def _lines(run_dir: Path, config: RunConfig, checkpoint: Checkpoint) -> Iterator
     yield from ("", "## Use", "", "```python", _USE.format(prompt=prompt), "```", "")
     yield (
         "The folder contains its own code, which `trust_remote_code=True` runs. `negative_prompt`, "
-        "`guidance`, `guidance_scale`, `seed` and `output_type` (pil, np, pt) are optional; "
+        "`guidance`, `guidance_scale`, `seed`, `output_type` (pil, np, pt, latent) and "
+        "`callback_on_step_end` are optional; without seed and generator the seed is 0; "
         "guidance and noise default to what was found best for the number of steps."
     )
     yield from ("", "## Training", "")

@@ -107,6 +107,7 @@ class SelfEPipeline(DiffusionPipeline):
         guidance_scale: float | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
+        callback_on_step_end: Callable[[Any, int, Tensor, dict[str, Tensor]], Any] | None = None,
     ) -> Any:
         """Draw images; each is a function of weights, prompt, its number, steps and seed.
 
@@ -122,7 +123,9 @@ class SelfEPipeline(DiffusionPipeline):
             guidance: "none", "linear", "ep-v" or "ep-x0"; None for the model's own.
             guidance_scale: omega; None for the model's own.
             output_type: "pil"; "np" for float32 (N, H, W, 3) in [0, 1]; "pt" for a float32 tensor
-                (N, 3, H, W) in [0, 1].
+                (N, 3, H, W) in [0, 1]; "latent" for what the decoder would be given.
+            callback_on_step_end: called as f(pipeline, step, t, {"latents": x}) after each step of
+                each batch; latents in the dictionary that it returns replace x.
 
         Returns:
             `ImagePipelineOutput` with `images`, or a tuple. In place of an image that is not finite
@@ -132,8 +135,8 @@ class SelfEPipeline(DiffusionPipeline):
             ValueError: for fewer than one step or image, an unknown output type, a seed beside a
                 generator, or lists of other lengths.
         """
-        if output_type not in ("pil", "np", "pt"):
-            raise ValueError(f"output_type must be pil, np or pt, got {output_type!r}")
+        if output_type not in ("pil", "np", "pt", "latent"):
+            raise ValueError(f"output_type must be pil, np, pt or latent, got {output_type!r}")
         if num_images_per_prompt < 1:
             raise ValueError(
                 f"num_images_per_prompt must be at least 1, got {num_images_per_prompt}"
@@ -153,6 +156,8 @@ class SelfEPipeline(DiffusionPipeline):
             self._seeds(jobs, generator, seed),
             num_inference_steps,
             chosen,
+            list if output_type == "latent" else self._to_images,
+            callback_on_step_end,
         )
         images = self._as_output(drawn, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
@@ -191,6 +196,8 @@ class SelfEPipeline(DiffusionPipeline):
         ]
 
     def _as_output(self, images: list[Any], output_type: str) -> Any:
+        if output_type == "latent":
+            return torch.stack(images)
         if output_type == "pil":
             return [None if image is None else Image.fromarray(image) for image in images]
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
@@ -207,7 +214,14 @@ class SelfEPipeline(DiffusionPipeline):
         seeds: list[int],
         num_steps: int,
         guidance: Guidance,
+        finish: Callable[[Tensor], list[Any]],
+        callback: Callable[[Any, int, Tensor, dict[str, Tensor]], Any] | None,
     ) -> list[Any]:
+        def told(step: int, t: Tensor, x: Tensor) -> Tensor:
+            bar.update()
+            given = callback(self, step, t, {"latents": x}) if callback else None
+            return given.get("latents", x) if given else x
+
         text = self._build_text_encoder()
         device = self.denoiser.device
         nulls: dict[str, TextCondition] = {}
@@ -225,7 +239,7 @@ class SelfEPipeline(DiffusionPipeline):
                 else:
                     null = captions.batch(avoided, max(captions.lengths(avoided))).to(device)
                 batch_seeds = [seeds[i] for i in slots]
-                return self._draw(condition, null, batch_seeds, num_steps, guidance, bar.update)
+                return finish(self._draw(condition, null, batch_seeds, num_steps, guidance, told))
 
             return draw_in_batches(captions, prompts, num_slots, draw)
 
@@ -248,9 +262,9 @@ class SelfEPipeline(DiffusionPipeline):
         seeds: Sequence[int],
         num_steps: int,
         guidance: Guidance,
-        tick: Callable[[], Any],
-    ) -> list[Any]:
-        """One batch, from its starting noise to uint8 images."""
+        told: Callable[[int, Tensor, Tensor], Tensor],
+    ) -> Tensor:
+        """One batch, from its starting noise to latents."""
         device = self.denoiser.device
         config = self.config
         shape = (config.latent_channels, config.latent_height, config.latent_width)
@@ -265,8 +279,11 @@ class SelfEPipeline(DiffusionPipeline):
         for k, (t, s) in enumerate(times):
             v = velocity(x, t.expand(len(x)), s.expand(len(x)))
             x = self.scheduler.step(v, t, x, lambda k=k: rng.normal(f"step {k}", shape))
-            tick()
-        return latents_to_images(self._decode(x))
+            x = told(k, t, x)
+        return x
+
+    def _to_images(self, latents: Tensor) -> list[Any]:
+        return latents_to_images(self._decode(latents))
 
     def _decode(self, latents: Tensor) -> Tensor:
         config = self.vae.config
