@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from selfe.cli import options
-from selfe.cli.common import fitted
 
 if TYPE_CHECKING:
     from selfe.planning.plan import CostStage, Plan
@@ -59,7 +58,7 @@ def plan(
         mean_tokens=mean_tokens,
         images=images,
     )
-    typer.echo(json.dumps(made.as_json(), indent=1) if as_json else fitted(describe(made)))
+    typer.echo(json.dumps(made.as_json(), indent=1) if as_json else describe(made))
 
 
 def describe(made: Plan) -> str:
