@@ -97,6 +97,8 @@ GPUS = {
     "a100": Gpu(312e12, 80e9),
     "h100": Gpu(790e12, 80e9),
     "h200": Gpu(790e12, 141e9),
+    # as those of the H100: four fifths of the published peak, here of 2,250 TFLOP/s
+    "b200": Gpu(1800e12, 180e9),
 }
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from selfe.batch import LatentBatch, TextCondition
+from selfe.cli.plan import describe
 from selfe.config.recipes import RECIPES
 from selfe.config.resolve import build_objective, resolve
 from selfe.config.stages import stage_at
@@ -24,6 +25,7 @@ from selfe.network import flops
 from selfe.network.denoiser import DualTimeDenoiser
 from selfe.network.embeddings import TIME_FEATURES
 from selfe.objectives.registry import METHODS
+from selfe.planning.around import caption_flops
 from selfe.planning.memory import (
     CODEC_GEOMETRY,
     KEPT,
@@ -400,7 +402,10 @@ def test_command_prints_every_assumption():
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("--gpu", "h20"), "unknown GPU 'h20'; did you mean 'h200'? (known: a100, h100, h200)"),
+        (
+            ("--gpu", "h20"),
+            "unknown GPU 'h20'; did you mean 'h200'? (known: a100, h100, h200, b200)",
+        ),
         (("--recipe", "9b"), "unknown recipe '9b'"),
         (("--gpus", "7"), "does not divide over 7 GPUs"),
         (("--gpus", "0"), "gpus must be at least 1"),
@@ -416,3 +421,59 @@ def test_bad_input_is_one_sentence(words, sentence):
     assert code == 2
     assert sentence in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_captions_cost_what_the_encoders_parameters_say() -> None:
+    """T5-v1.1-XXL and CLIP-L from their configurations, without weights: two FLOPs a weight and
+    token, and the products of attention."""
+    from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+
+    with torch.device("meta"):
+        t5 = T5EncoderModel(
+            T5Config(
+                d_model=4096, d_kv=64, num_heads=64, d_ff=10240, num_layers=24,
+                feed_forward_proj="gated-gelu",
+            )
+        )  # fmt: skip
+        clip = CLIPTextModel(
+            CLIPTextConfig(
+                hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
+                num_attention_heads=12,
+            )
+        )  # fmt: skip
+    tokens = 256
+
+    def weights(model: torch.nn.Module) -> int:
+        linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
+        return sum(m.weight.numel() for m in linear)
+
+    by_hand = 2 * weights(t5) * tokens + 24 * 4 * tokens**2 * 4096
+    by_hand += 2 * weights(clip) * 77 + 12 * 4 * 77**2 * 768
+    assert caption_flops(resolve("0.5b", "fm"), tokens) == by_hand
+    assert caption_flops(resolve("shapes", "fm"), tokens) == 0
+
+
+def test_money_and_what_comes_on_top() -> None:
+    config = resolve("0.5b", "selfe")
+    made = make_plan(config, gpu="b200", gpus=64, price=2.0)
+    assert made.gpu_hours == pytest.approx(24 * made.gpu_days)
+    images = 300_000 * 1024
+    encoding = caption_flops(config, 256) * images / (1800e12 * 0.5) / 3600
+    assert made.online_text_gpu_hours == pytest.approx(encoding)
+    fake = make_plan(resolve("0.5b", "selfe", variant="aux"), gpu="b200", gpus=64)
+    assert fake.online_text_gpu_hours == pytest.approx(2 * encoding)
+    drawn = 553 * 4 * (2 + 4 + 8 + 50) * 2 * made.flops_per_image_forward  # guided: two calls
+    assert made.geneval_gpu_hours == pytest.approx(drawn / (1800e12 * 0.5) / 3600)
+    assert made.checkpoint_seconds == pytest.approx(16 * made.parameters / 25e9)
+    shown = describe(made)
+    assert f"{made.gpu_hours * 2:,.0f} (2 a GPU-hour)" in shown
+    with pytest.raises(ValueError, match="price"):
+        make_plan(config, price=-1)
+
+
+def test_a_second_average_takes_memory_and_disk() -> None:
+    plain = make_plan(resolve("0.5b", "selfe"))
+    own = make_plan(resolve("0.5b", "selfe", assignments=["objective.conditional_decay=0.9"]))
+    assert own.memory_per_gpu.ema == 2 * plain.memory_per_gpu.ema
+    assert own.checkpoint_bytes == plain.checkpoint_bytes * 20 / 16
+    assert any("20 bytes per parameter" in sentence for sentence in own.assumptions)

@@ -17,7 +17,7 @@ def plan(
     method: options.Method,
     recipe: options.Recipe = "0.5b",
     variant: options.Variant = "",
-    gpu: Annotated[str, typer.Option(help="Accelerator: a100, h100 or h200.")] = "h200",
+    gpu: Annotated[str, typer.Option(help="Accelerator: a100, h100, h200 or b200.")] = "h200",
     gpus: Annotated[int, typer.Option(help="How many share the global batch.")] = 8,
     mfu: Annotated[float, typer.Option(help="Share of the GPU's peak that is reached.")] = 0.5,
     shard: Annotated[
@@ -39,6 +39,10 @@ def plan(
     images: Annotated[
         int | None, typer.Option(help="Images of the data set.", show_default="10 million")
     ] = None,
+    price: Annotated[
+        float | None,
+        typer.Option(help="Of a GPU-hour, in any currency.", show_default="no cost shown"),
+    ] = None,
     settings: options.Settings = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -57,6 +61,7 @@ def plan(
         text_tokens=text_tokens,
         mean_tokens=mean_tokens,
         images=images,
+        price=price,
     )
     typer.echo(json.dumps(made.as_json(), indent=1) if as_json else describe(made))
 
@@ -90,6 +95,7 @@ def describe(made: Plan) -> str:
         ("whole run", f"{made.flops_total / 1e18:,.4g} EFLOP"),
         ("throughput", f"{made.images_per_second:,.0f} images/s on {made.gpus} {made.gpu.upper()}"),
         ("GPU-days", f"{made.gpu_days:,.1f} ({made.days:,.2f} days on {made.gpus})"),
+        *costs(made),
         (
             "micro-batch per GPU",
             f"{made.micro_batch_per_gpu} x {accumulation} accumulated"
@@ -108,13 +114,36 @@ def describe(made: Plan) -> str:
             "cache on disk",
             f"{gigabytes(made.cache_bytes)} ({made.cache_bytes_per_image:,} bytes per image)",
         ),
-        ("checkpoint", gigabytes(made.checkpoint_bytes)),
+        (
+            "checkpoint",
+            f"{gigabytes(made.checkpoint_bytes)}, training stops for "
+            f"{made.checkpoint_seconds:.2g} s",
+        ),
         ("checkpoints of the run", gigabytes(made.run_bytes)),
     ]
     width = max(len(name) for name, _ in rows)
     title = " ".join(part for part in (made.recipe, made.method, made.variant) if part)
     lines = [title, *(f"  {name:<{width}}  {value}" for name, value in rows), "assumed:"]
     return "\n".join([*lines, *(f"  - {text}" for text in made.assumptions)])
+
+
+def costs(made: Plan) -> list[tuple[str, str]]:
+    """Money, and what comes on top of the steps."""
+
+    def hours(count: float) -> str:
+        money = made.price_per_gpu_hour
+        shown = f"{count:,.0f}" if count >= 100 else f"{count:.2g}"
+        return f"{shown} GPU-hours" + (f", {count * money:,.0f}" if money is not None else "")
+
+    rows = [("GenEval, each checkpoint", hours(made.geneval_gpu_hours))]
+    if made.online_text_gpu_hours:
+        share = made.online_text_gpu_hours / made.gpu_hours
+        text = f"{hours(made.online_text_gpu_hours)} more ({share:+.0%})"
+        rows.insert(0, ("without a cache of text", text))
+    if made.price_per_gpu_hour is not None:
+        money = made.gpu_hours * made.price_per_gpu_hour
+        rows.insert(0, ("cost", f"{money:,.0f} ({made.price_per_gpu_hour:g} a GPU-hour)"))
+    return rows
 
 
 def gigabytes(count: float) -> str:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from selfe.config.schema import RunConfig
-from selfe.planning.memory import KEPT, bytes_per_number, checkpoints_kept
+from selfe.planning.memory import (
+    KEPT,
+    averages_of,
+    bytes_per_number,
+    checkpoint_bytes,
+    checkpoints_kept,
+)
 
 NULL_TOKENS = 1
 """Text tokens of the null prompt: it is trimmed to T5's end token, or the shapes' begin token."""
@@ -54,7 +60,8 @@ def storage_assumptions(
         f"{mean_tokens} text tokens each after trimming, pooled vector, 512 bytes of caption "
         "and checksums; text twice for a method with fake captions",
         f"disk: {checkpoints_kept(config, first_iteration)} checkpoints kept (milestones and "
-        f"the newest {train.keep_last}), 16 bytes per parameter each",
+        f"the newest {train.keep_last}), {checkpoint_bytes(1, averages_of(config))} bytes per "
+        "parameter each",
     )
 
 

@@ -15,6 +15,12 @@ from selfe.config.schema import RunConfig
 from selfe.config.stages import stage_at, stages_of
 from selfe.device import GPUS, PEAK_SHARES, without_device
 from selfe.network.flops import flops_per_image, parameter_counts
+from selfe.planning.around import (
+    around_assumptions,
+    caption_flops,
+    copy_seconds,
+    drawing_flops,
+)
 from selfe.planning.assumptions import (
     NULL_TOKENS,
     state_assumption,
@@ -59,6 +65,13 @@ class Plan:
     """Cost of a run; bytes, FLOPs and GPU-days are plain numbers in those units.
 
     What depends on the stage (batch, image tokens, FLOPs per image and step) is that of the first.
+
+    Attributes:
+        gpu_hours: of all training steps.
+        price_per_gpu_hour: the user's, in any currency.
+        online_text_gpu_hours: what encoding captions in training would add, instead of a cache.
+        geneval_gpu_hours: drawing GenEval's images of one checkpoint, at the last stage's size.
+        checkpoint_seconds: how long training stops for one.
     """
 
     recipe: str
@@ -90,7 +103,12 @@ class Plan:
     cache_bytes_per_image: int
     cache_bytes: int
     checkpoint_bytes: int
+    checkpoint_seconds: float
     run_bytes: int
+    gpu_hours: float
+    price_per_gpu_hour: float | None
+    online_text_gpu_hours: float
+    geneval_gpu_hours: float
     assumptions: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -175,6 +193,7 @@ def make_plan(
     text_tokens: int | None = None,
     mean_tokens: int | None = None,
     images: int | None = None,
+    price: float | None = None,
 ) -> Plan:
     """The cost of a run.
 
@@ -189,6 +208,7 @@ def make_plan(
         text_tokens: columns of a padded batch of captions; None for the encoder's default limit.
         mean_tokens: tokens of a stored caption after trimming; None for half of the limit.
         images: size of the data set; None for 10 million, or the shapes recipe's own.
+        price: of a GPU-hour.
 
     Raises:
         ValueError: for an unknown GPU, or counts and shares out of range.
@@ -198,6 +218,8 @@ def make_plan(
     mean_tokens = mean_tokens if mean_tokens is not None else -(-text_tokens // 2)
     images = images if images is not None else (config.data.size if shapes else 10_000_000)
     _check_asked(gpu, gpus, mfu, text_tokens, mean_tokens, images)
+    if price is not None and not 0 <= price < math.inf:
+        raise ValueError(f"the price of a GPU-hour must be 0 or more, got {price}")
     _check_counts(config, first_iteration, gpus, shard)
 
     parameters = parameter_counts(config.model.model_dump())[0]
@@ -214,6 +236,12 @@ def make_plan(
     sides = sorted({each for stage in stages for each in stage.resolutions})
     per_image = cache_bytes_per_image(config, mean_tokens)
     checkpoint = checkpoint_bytes(parameters, averages_of(config))
+    captions = sum(
+        stage.batch_size * (stage.stop - stage.start) * len(_captions(stage)) for stage in stages
+    )
+    encoding = caption_flops(config, text_tokens) * captions / (GPUS[gpu].flops * mfu)
+    last = max(stages[-1].resolutions)
+    scoring = drawing_flops(config, forward_flops(config, last, text_tokens)) / (peak * mfu)
     return Plan(
         recipe=config.recipe,
         method=config.method,
@@ -244,15 +272,26 @@ def make_plan(
         cache_bytes_per_image=per_image,
         cache_bytes=per_image * images,
         checkpoint_bytes=checkpoint,
+        checkpoint_seconds=copy_seconds(checkpoint, fit.shard),
         run_bytes=checkpoints_kept(config, first_iteration) * checkpoint,
+        gpu_hours=seconds / 3600,
+        price_per_gpu_hour=price,
+        online_text_gpu_hours=encoding / 3600,
+        geneval_gpu_hours=scoring / 3600,
         assumptions=(
             f"MFU {mfu:g} of {peak / 1e12:g} TFLOP/s dense {precision} per {gpu.upper()}; "
             "latents and text are cached, so encoders cost nothing",
             *work_assumptions(sides, text_tokens),
             state_assumption(fit.shard, gpus, precision),
             *storage_assumptions(config, sides, images, mean_tokens, first_iteration),
+            *around_assumptions(config.data.source != "shapes", precision),
         ),
     )
+
+
+def _captions(stage: CostStage) -> set[str]:
+    """Kinds of captions that differ from image to image: its own, and a fake one."""
+    return {each.caption for each in stage.passes if each.caption != "null"}
 
 
 def _check_asked(
