@@ -60,10 +60,10 @@ def _mplug() -> Check:
 
 
 def _optional(cache: Path) -> Check:
-    from evals.published import GROUPS, missing
+    from evals.published import DREAMSIM, GROUPS, missing
 
     words = []
-    for group in GROUPS:
+    for group in (*GROUPS, DREAMSIM.name):
         gaps = missing(group, cache)
         words.append(f"{group}: {'not here: ' + '; '.join(gaps) if gaps else 'here'}")
     detail = ". ".join(words) + ". Get them with `selfe-bench fetch NAME`, where you need them"

@@ -119,6 +119,44 @@ HUB_WEIGHTS: dict[str, HubWeights] = {
         ),
     )
 }
+
+
+@dataclass(frozen=True)
+class PackageWeights:
+    """Weights that a package fetches for itself, into `default_cache()` / `name`.
+
+    Attributes:
+        address: where the package takes them from.
+        parts: files and folders that are there when it has.
+    """
+
+    name: str
+    role: str
+    address: str
+    licence: str
+    gigabytes: float
+    parts: tuple[str, ...]
+
+    def is_here(self, cache: Path) -> bool:
+        return all((cache / self.name / part).exists() for part in self.parts)
+
+    def in_words(self) -> str:
+        return (
+            f"{self.role} ({self.address}, {self.gigabytes:g} GB, licence {self.licence}; no hash "
+            "is published, so none is checked)"
+        )
+
+
+DREAMSIM = PackageWeights(
+    "dreamsim",
+    "features of diversity by DreamSim",
+    "github.com/ssundaram21/dreamsim, release v0.2.0-checkpoints, "
+    "dreamsim_ensemble_checkpoint.zip, and the code of DINO",
+    "MIT",
+    1.26,
+    ("ensemble_lora",),
+)
+"""Address, size and parts are what others' public code says; nothing of it was fetched here."""
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "geneval2": ("qwen3-vl-8b",),
     "preference": (
@@ -133,7 +171,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 
 def known() -> list[str]:
     """Everything that can be fetched by name."""
-    return list(dict.fromkeys([*FILES, *GROUPS, *HUB_WEIGHTS]))
+    return list(dict.fromkeys([*FILES, *GROUPS, *HUB_WEIGHTS, DREAMSIM.name]))
 
 
 def fetch(what: str, cache_dir: Path | None = None, progress: Progress | None = None) -> list[Path]:
@@ -151,9 +189,21 @@ def fetch(what: str, cache_dir: Path | None = None, progress: Progress | None = 
             found.append(HUB_WEIGHTS[name].find().folder)
         elif name in FILES:
             found += fetch_files(name, cache_dir, progress)
+        elif name == DREAMSIM.name:
+            found.append(_fetch_dreamsim(cache_dir))
         else:
             raise ValueError(f"unknown download {what!r} (known: {', '.join(known())})")
     return found
+
+
+def _fetch_dreamsim(cache_dir: Path | None) -> Path:
+    """By opening it once: the package fetches what it lacks."""
+    from evals.distribution.features import DreamSimFeatures
+    from evals.measure import MeasureOptions
+
+    place = Path(cache_dir or default_cache()) / DREAMSIM.name
+    DreamSimFeatures(MeasureOptions(weights={DREAMSIM.name: str(place)}))
+    return place
 
 
 def missing(what: str, cache_dir: Path | None = None) -> list[str]:
@@ -165,6 +215,9 @@ def missing(what: str, cache_dir: Path | None = None) -> list[str]:
             if not in_cache(each):
                 size = f"{each.gigabytes:g} GB"
                 gaps.append(f"{each.role} ({each.repository}, {size}, licence {each.licence})")
+        elif name == DREAMSIM.name:
+            if not DREAMSIM.is_here(Path(cache_dir or default_cache())):
+                gaps.append(DREAMSIM.in_words())
         else:
             folder = Path(cache_dir or default_cache())
             gaps += [

@@ -12,7 +12,7 @@ from dataclasses import asdict
 
 import pytest
 
-from evals import doctor
+from evals import doctor, published
 from evals.detectors import clip_colors, weights
 from evals.detectors.mask2former import processing, selftest
 
@@ -163,6 +163,12 @@ def test_what_measures_need_is_told_and_only_a_named_suite_fails_without(tmp_pat
     for words in ("Qwen/Qwen3-VL-8B-Instruct, 17.5 GB, licence Apache-2.0", "PickScore", "HPSv2.1"):
         assert words in weights_of.detail
     assert "selfe-bench[dpg]" in packages.detail
+    assert "1.26 GB, licence MIT; no hash is published" in weights_of.detail
+    (tmp_path / "cache" / "dreamsim" / "ensemble_lora").mkdir(parents=True)
+    assert published.missing("dreamsim", tmp_path / "cache") == []
+    with pytest.raises(ValueError, match=r"selfe-bench\[dreamsim\]"):
+        monkeypatch.setitem(sys.modules, "dreamsim", None)
+        published.fetch("dreamsim", tmp_path / "cache")
     judge = checks_of(tmp_path, "geneval2@1")["judge weights"]
     assert not judge.ok and "selfe-bench fetch geneval2" in judge.fix
     assert "weights of measures" not in checks_of(tmp_path, "shapes@1")

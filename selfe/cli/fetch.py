@@ -14,7 +14,8 @@ def fetch(
     what: Annotated[
         str,
         typer.Argument(
-            help="geneval, geneval2, preference, distribution, diversity, or one weight by name."
+            help="geneval, geneval2, preference, distribution, diversity, dreamsim, or one "
+            "weight by name."
         ),
     ] = "geneval",
     cache_dir: options.CacheDir = None,
