@@ -26,6 +26,7 @@ from selfe.network.denoiser import DualTimeDenoiser
 from selfe.network.embeddings import TIME_FEATURES
 from selfe.objectives.registry import METHODS
 from selfe.planning.around import caption_flops
+from selfe.planning.layout import largest_fitting
 from selfe.planning.memory import (
     CODEC_GEOMETRY,
     KEPT,
@@ -34,7 +35,7 @@ from selfe.planning.memory import (
     resolutions_of,
 )
 from selfe.planning.passes import passes_of
-from selfe.planning.plan import largest_fitting, make_plan
+from selfe.planning.plan import make_plan
 from selfe.run_folder.model import count_parameters
 from selfe.seeding import SampleRng
 from selfe.training.metrics_log import read_lines

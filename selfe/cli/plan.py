@@ -10,7 +10,8 @@ import typer
 from selfe.cli import options
 
 if TYPE_CHECKING:
-    from selfe.planning.plan import CostStage, Plan
+    from selfe.planning.plan import Plan
+    from selfe.planning.stages import CostStage
 
 
 def plan(

@@ -7,14 +7,13 @@ FLOPs are those of `selfe.network.flops`, by which the trainer states its MFU
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from selfe.config.schema import RunConfig
-from selfe.config.stages import stage_at, stages_of
+from selfe.config.stages import stages_of
 from selfe.device import GPUS, PEAK_SHARES, without_device
-from selfe.network.flops import flops_per_image, parameter_counts
+from selfe.network.flops import parameter_counts
 from selfe.planning.around import (
     around_assumptions,
     caption_flops,
@@ -22,42 +21,24 @@ from selfe.planning.around import (
     drawing_flops,
 )
 from selfe.planning.assumptions import (
-    NULL_TOKENS,
     state_assumption,
     storage_assumptions,
     work_assumptions,
 )
+from selfe.planning.layout import lay_out
 from selfe.planning.memory import (
-    CODEC_GEOMETRY,
     Memory,
     averages_of,
     cache_bytes_per_image,
     checkpoint_bytes,
     checkpoints_kept,
     image_tokens,
-    memory_of,
-    resolutions_of,
 )
-from selfe.planning.passes import TRAINING_PASS, Pass, passes_at
+from selfe.planning.passes import TRAINING_PASS
+from selfe.planning.stages import CostStage, cost_stages, forward_flops, step_flops
 from selfe.registry import Registry
 
 SECONDS_PER_DAY = 86_400
-
-
-@dataclass(frozen=True)
-class CostStage:
-    """Iterations of equal cost, `start` <= iteration < `stop`.
-
-    Attributes:
-        resolutions: side of the square in pixels -> share of the samples.
-    """
-
-    start: int
-    stop: int
-    batch_size: int
-    resolutions: Mapping[int, float]
-    flops_per_step: int
-    passes: tuple[Pass, ...]
 
 
 @dataclass(frozen=True)
@@ -118,51 +99,6 @@ class Plan:
             for entry, each in zip(stage["passes"], planned.passes, strict=True):
                 entry["name"] = each.name
         return record
-
-
-def forward_flops(config: RunConfig, side: int, text_tokens: int) -> int:
-    """FLOPs of one forward pass for one square image."""
-    downsample = CODEC_GEOMETRY[config.data.codec][1]
-    return flops_per_image(config.model.model_dump(), side, side, text_tokens, downsample)
-
-
-def step_flops(
-    config: RunConfig,
-    batch_size: int,
-    resolutions: Mapping[int, float],
-    passes: Sequence[Pass],
-    text_tokens: int,
-) -> int:
-    """FLOPs of one optimiser step on the global batch; the update itself counts nothing."""
-    total = 0.0
-    for side, share in resolutions.items():
-        for each in passes:
-            forward = forward_flops(
-                config, side, NULL_TOKENS if each.caption == "null" else text_tokens
-            )
-            total += share * each.share * each.cost * forward * batch_size
-    return round(total)
-
-
-def cost_stages(config: RunConfig, text_tokens: int, first: int = 0) -> tuple[CostStage, ...]:
-    """The run from iteration `first` on, cut where batch, resolutions or passes change."""
-    end = config.train.iterations
-    switch = config.objective.get("aux_from") or 0
-    starts = {first, *(stage.start for stage in stages_of(config)), switch}
-    cuts = [*sorted(start for start in starts if first <= start < end), end]
-    stages = []
-    for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
-        stage, passes = stage_at(config, start), passes_at(config, start)
-        mix = resolutions_of(config, stage)
-        flops = step_flops(config, stage.batch_size, mix, passes, text_tokens)
-        stages.append(CostStage(start, stop, stage.batch_size, dict(mix), flops, passes))
-    return tuple(stages)
-
-
-def largest_fitting(images: int, fits: Callable[[int], bool]) -> int:
-    """The largest divisor of `images` that fits, or 1."""
-    divisors = [n for n in range(images, 0, -1) if images % n == 0]
-    return next((n for n in divisors if fits(n)), 1)
 
 
 def _check_counts(config: RunConfig, first: int, gpus: int, shard: int | None) -> None:
@@ -231,13 +167,13 @@ def make_plan(
     peak = GPUS[gpu].flops * PEAK_SHARES[precision]
     seconds = total / (peak * mfu)
     fm_flops = step_flops(config, start.batch_size, start.resolutions, [TRAINING_PASS], text_tokens)
-    fit = _fit(config, stages, text_tokens, 0.9 * GPUS[gpu].memory, gpus, shard)
+    fit = lay_out(config, stages, text_tokens, 0.9 * GPUS[gpu].memory, gpus, shard)
     side = min(start.resolutions)
     sides = sorted({each for stage in stages for each in stage.resolutions})
     per_image = cache_bytes_per_image(config, mean_tokens)
     checkpoint = checkpoint_bytes(parameters, averages_of(config))
     captions = sum(
-        stage.batch_size * (stage.stop - stage.start) * len(_captions(stage)) for stage in stages
+        stage.batch_size * (stage.stop - stage.start) * len(stage.captions) for stage in stages
     )
     encoding = caption_flops(config, text_tokens) * captions / (GPUS[gpu].flops * mfu)
     last = max(stages[-1].resolutions)
@@ -289,11 +225,6 @@ def make_plan(
     )
 
 
-def _captions(stage: CostStage) -> set[str]:
-    """Kinds of captions that differ from image to image: its own, and a fake one."""
-    return {each.caption for each in stage.passes if each.caption != "null"}
-
-
 def _check_asked(
     gpu: str, gpus: int, mfu: float, text_tokens: int, mean_tokens: int, images: int
 ) -> None:
@@ -313,45 +244,3 @@ def _check_asked(
         raise ValueError(
             f"captions cannot have {mean_tokens} tokens on average where a batch has {text_tokens}"
         )
-
-
-class _Fit(NamedTuple):
-    """How a run is laid out on its GPUs.
-
-    Attributes:
-        shard: GPUs that share one copy of weights and optimiser.
-        micro_batch: images of one GPU's forward and backward pass.
-        memory: of one GPU, in the stage and at the resolution that need most.
-        fits: whether `memory` stays within the limit.
-    """
-
-    shard: int
-    micro_batch: int
-    memory: Memory
-    fits: bool
-
-
-def _fit(
-    config: RunConfig,
-    stages: Sequence[CostStage],
-    text_tokens: int,
-    limit: float,
-    gpus: int,
-    shard: int | None,
-) -> _Fit:
-    def memory(count: int, shard: int) -> Memory:
-        needs = [
-            memory_of(config, stage.passes, image_tokens(config, side) + text_tokens, count, shard)
-            for stage in stages
-            for side in stage.resolutions
-        ]
-        return max(needs, key=lambda each: each.total)
-
-    if shard is None:
-        shard = 1 if memory(1, 1).total <= limit else gpus
-    # one size for the whole run: it divides every stage's share of a GPU
-    common = math.gcd(*(stage.batch_size // gpus for stage in stages))
-    asked = math.gcd(common, config.train.micro_batch_size or common)
-    micro = largest_fitting(asked, lambda count: memory(count, shard).total <= limit)
-    need = memory(micro, shard)
-    return _Fit(shard, micro, need, need.total <= limit)

@@ -13,7 +13,8 @@ from selfe.config.schema import RunConfig
 from selfe.data.shapes_world import ShapesWorld
 from selfe.device import cpu_multiplies_bf16
 from selfe.guidance import Guidance
-from selfe.planning.plan import forward_flops, make_plan
+from selfe.planning.plan import make_plan
+from selfe.planning.stages import forward_flops
 from selfe.studies.schedule import Job, Schedule
 from selfe.studies.study import Study
 
