@@ -478,3 +478,11 @@ def test_a_second_average_takes_memory_and_disk() -> None:
     assert own.memory_per_gpu.ema == 2 * plain.memory_per_gpu.ema
     assert own.checkpoint_bytes == plain.checkpoint_bytes * 20 / 16
     assert any("20 bytes per parameter" in sentence for sentence in own.assumptions)
+
+
+def test_a_plan_fits_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    code, out, _ = selfe_bench("plan", "--method", "selfe", "--price", "3")
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 60
+    assert "a GPU-hour" in out

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from selfe.cli import options
+from selfe.cli.common import fitted
 
 if TYPE_CHECKING:
     from selfe.planning.plan import Plan
@@ -64,7 +65,7 @@ def plan(
         images=images,
         price=price,
     )
-    typer.echo(json.dumps(made.as_json(), indent=1) if as_json else describe(made))
+    typer.echo(json.dumps(made.as_json(), indent=1) if as_json else fitted(describe(made)))
 
 
 def describe(made: Plan) -> str:
@@ -131,19 +132,23 @@ def describe(made: Plan) -> str:
 def costs(made: Plan) -> list[tuple[str, str]]:
     """Money, and what comes on top of the steps."""
 
+    price = made.price_per_gpu_hour
+
+    def money(hours: float) -> str:
+        amount = hours * (price or 0)
+        return f"{amount:,.0f}" if amount >= 10 else f"{amount:.2f}"
+
     def hours(count: float) -> str:
-        money = made.price_per_gpu_hour
         shown = f"{count:,.0f}" if count >= 100 else f"{count:.2g}"
-        return f"{shown} GPU-hours" + (f", {count * money:,.0f}" if money is not None else "")
+        return f"{shown} GPU-hours" + (f", {money(count)}" if price is not None else "")
 
     rows = [("GenEval, each checkpoint", hours(made.geneval_gpu_hours))]
     if made.online_text_gpu_hours:
         share = made.online_text_gpu_hours / made.gpu_hours
         text = f"{hours(made.online_text_gpu_hours)} more ({share:+.0%})"
         rows.insert(0, ("without a cache of text", text))
-    if made.price_per_gpu_hour is not None:
-        money = made.gpu_hours * made.price_per_gpu_hour
-        rows.insert(0, ("cost", f"{money:,.0f} ({made.price_per_gpu_hour:g} a GPU-hour)"))
+    if price is not None:
+        rows.insert(0, ("cost", f"{money(made.gpu_hours)} ({price:g} a GPU-hour)"))
     return rows
 
 
