@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from selfe.config.schema import SamplingConfig
 from selfe.guidance import Guidance, energy_preserving_guidance, linear_guidance
 from tests.helpers import transcriptions
 
@@ -68,3 +69,11 @@ def test_linear_guidance_is_linear_and_the_same_on_v_and_x0() -> None:
 def test_calls_needed(kind: str) -> None:
     assert Guidance(kind, 2.0).needs_null  # type: ignore[arg-type]
     assert not Guidance("none", 7.0).needs_null
+
+
+@pytest.mark.parametrize("kind", ["none", "linear", "ep-v", "ep-x0"])
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+@pytest.mark.parametrize("time", ["s", "t"])
+def test_plans_count_the_calls_of_a_step(kind, scale, time):
+    settings = SamplingConfig(guidance=kind, guidance_scale=scale, guidance_time=time)
+    assert settings.calls == Guidance(kind, scale, time).calls

@@ -247,6 +247,13 @@ class SamplingConfig(Section):
         {}, description="settings that replace these from a given number of steps on"
     )
 
+    @property
+    def calls(self) -> int:
+        """Network calls of a guided step, as `selfe.guidance.Guidance.calls`, which needs torch."""
+        if self.guidance == "none" or self.guidance_scale == 1:
+            return 1
+        return 3 if self.guidance_time == "t" else 2
+
     def at(self, num_steps: int) -> SamplingConfig:
         """The settings that apply to a number of steps, `by_steps` resolved."""
         applicable = [n for n in self.by_steps if n <= num_steps]

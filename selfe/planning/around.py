@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from selfe.config.schema import RunConfig
-from selfe.guidance import Guidance
 
 EVALUATED_STEPS = (2, 4, 8, 50)
 """Sampler steps of the paper's tables."""
@@ -52,11 +51,7 @@ def drawing_flops(
         forward: FLOPs of one forward pass of an image with its caption; the null prompt is padded
             to the same length, so that both go through the network at once.
     """
-    calls = 0
-    for n in steps:
-        drawn = config.sampling.at(n)
-        calls += n * Guidance(drawn.guidance, drawn.guidance_scale, drawn.guidance_time).calls
-    return calls * images * forward
+    return sum(n * config.sampling.at(n).calls for n in steps) * images * forward
 
 
 def copy_seconds(checkpoint_bytes: int, shard: int) -> float:

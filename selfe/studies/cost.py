@@ -12,7 +12,6 @@ from evals.suites.limit import limited
 from selfe.config.schema import RunConfig
 from selfe.data.shapes_world import ShapesWorld
 from selfe.device import cpu_multiplies_bf16
-from selfe.guidance import Guidance
 from selfe.planning.plan import make_plan
 from selfe.planning.stages import forward_flops
 from selfe.studies.schedule import Job, Schedule
@@ -67,11 +66,7 @@ def _scoring_seconds(study: Study, job: Job) -> float:
     images = len(suite.records) * suite.images_per_prompt
     models = job.words.count("--model")
     steps = [int(n) for n in job.words[job.words.index("--steps") + 1].split(",")]
-    passes = sum(
-        n * (2 if Guidance(at.guidance, at.guidance_scale).needs_null else 1)
-        for n in steps
-        for at in [config.sampling.at(n)]
-    )
+    passes = sum(n * config.sampling.at(n).calls for n in steps)
     side = ShapesWorld(config.data.preset).image_size
     forward = forward_flops(config, side, SHAPES_TEXT_TOKENS)
     drawing = passes * images * forward / (FLOPS_PER_CORE["fp32"] * job.units)
