@@ -171,7 +171,7 @@ def render(report: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=ROOT / "reports" / "bench")
+    parser.add_argument("--out", type=Path, default=ROOT / "reports" / "checks")
     parser.add_argument("--fault-count", default="full", help="trials of each, for a quick look")
     parser.add_argument("tests", nargs="*", help="test files; all of them if absent")
     arguments = parser.parse_args()
