@@ -36,7 +36,7 @@ def searched(folder: Path) -> list[list[str]]:
 
 
 def leads(folder: Path) -> list[list[str]]:
-    """Self-E less Flow Matching over training seeds, for every setting that both were trained with."""
+    """Self-E less Flow Matching over the training seeds of every setting both were trained with."""
     runs: dict[str, dict[str, dict[str, Any]]] = defaultdict(lambda: defaultdict(dict))
     for path in sorted((folder / "verdicts_all").glob("*.json")):
         method, _, rest = path.stem.partition("-")
