@@ -65,7 +65,7 @@ COLUMNS: dict[Listing, Sequence[Column]] = {
     ),
     Listing.recipes: (
         Column("recipe"),
-        Column("about"),
+        Column("about", wrap=True),
         Column("parameters", keep=3, right=True),
         Column("iterations", keep=5, right=True),
         Column("batch", keep=4, right=True),
@@ -76,7 +76,7 @@ COLUMNS: dict[Listing, Sequence[Column]] = {
         Column("key", "setting"),
         Column("value", keep=3),
         Column("takes", keep=1),
-        Column("about", keep=2),
+        Column("about", keep=2, wrap=True),
     ),
     Listing.suites: (
         Column("suite"),
@@ -87,7 +87,7 @@ COLUMNS: dict[Listing, Sequence[Column]] = {
     ),
     Listing.studies: (
         Column("study"),
-        Column("what", keep=2),
+        Column("what", keep=2, wrap=True),
         Column("recipe", keep=3),
         Column("methods", keep=1),
     ),

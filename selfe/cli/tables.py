@@ -7,6 +7,8 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
+from textwrap import wrap
 from typing import Any
 
 PIPED_WIDTH = 160
@@ -25,12 +27,14 @@ class Column:
         keep: columns of the smallest `keep` are the first to be left out where room is short;
             None for one that always stays.
         right: whether cells are aligned to the right.
+        wrap: whether sentences that are too long continue below, instead of being cut.
     """
 
     key: str
     title: str = ""
     keep: int | None = None
     right: bool = False
+    wrap: bool = False
 
     @property
     def head(self) -> str:
@@ -48,7 +52,7 @@ def as_table(
     rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], width: int | None = None
 ) -> str:
     """Rows under a header. Empty columns are left out, then the dispensable ones, until it fits;
-    what is still too wide is cut with an ellipsis.
+    what is still too wide continues below, or is cut with an ellipsis (`Column.wrap`).
 
     Args:
         rows: values by column key; lists are joined by commas.
@@ -80,13 +84,23 @@ def as_table(
             break
         found[max(room, key=lambda i: found[i])] -= 1
     lines = [[c.head for c in shown], *([row[c.key] for c in shown] for row in cells)]
-    gap = " " * _GAP
+    return "\n".join(_row(line, found, shown) for line in lines)
+
+
+def _row(cells: Sequence[str], sizes: Sequence[int], columns: Sequence[Column]) -> str:
+    """A row of a table, over several lines where a cell continues below."""
+    parts = [
+        wrap(text, size) if column.wrap and len(text) > size else [text]
+        for text, size, column in zip(cells, sizes, columns, strict=True)
+    ]
     return "\n".join(
-        gap.join(
+        (" " * _GAP)
+        .join(
             _fit(text, size, column.right)
-            for text, size, column in zip(line, found, shown, strict=True)
-        ).rstrip()
-        for line in lines
+            for text, size, column in zip(texts, sizes, columns, strict=True)
+        )
+        .rstrip()
+        for texts in zip_longest(*parts, fillvalue="")
     )
 
 
