@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.pop("COLUMNS", None)  # of the terminal that tests are started from: output is piped here
 if "SELFE_BENCH_CACHE" not in os.environ:  # workers take it over from the process that starts them
     _cache = tempfile.TemporaryDirectory(prefix="selfe-bench-tests-")
     os.environ["SELFE_BENCH_CACHE"] = _cache.name
