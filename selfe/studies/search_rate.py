@@ -18,13 +18,13 @@ from pydantic import BaseModel, ConfigDict
 
 from selfe.config.resolve import resolve
 from selfe.files import write_atomically
-from selfe.json_files import STRICT, JsonFault
+from selfe.json_files import STRICT
 from selfe.provenance import provenance
 from selfe.run_folder.model import load_run
 from selfe.run_folder.records import find_checkpoint
-from selfe.sealed_files import read_sealed, seal
+from selfe.sealed_files import seal
 from selfe.studies.study import Entry, Study, trainings_of
-from selfe.studies.validation import ValidationScorer
+from selfe.studies.validation import ValidationScorer, read_found
 
 WHAT = "search of rates"
 RATES = (5e-4, 1e-3, 2e-3)
@@ -164,14 +164,7 @@ def read_rates(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: if it is damaged; names it.
     """
-    if not path.exists():
-        return {"methods": {}}
-    try:
-        return read_sealed(path, _Search, WHAT).model_dump(exclude_unset=True)
-    except JsonFault as fault:
-        raise ValueError(
-            f"{path} is damaged ({fault.detail}): choose another folder with --out"
-        ) from None
+    return read_found(path, _Search, WHAT, {"methods": {}})
 
 
 def only_new(study: Study, out: Path) -> Study:

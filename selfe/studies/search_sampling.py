@@ -25,13 +25,13 @@ from selfe.config.resolve import changed_settings
 from selfe.config.search_space import Setting, first_stage, second_stage
 from selfe.files import write_atomically
 from selfe.generator import TextToImage
-from selfe.json_files import STRICT, JsonFault
+from selfe.json_files import STRICT
 from selfe.objectives.registry import load_method
 from selfe.provenance import provenance
 from selfe.run_folder.model import load_run
 from selfe.run_folder.records import find_checkpoint, read_config
-from selfe.sealed_files import read_sealed, seal
-from selfe.studies.validation import ValidationScorer
+from selfe.sealed_files import seal
+from selfe.studies.validation import ValidationScorer, read_found
 
 WHAT = "search of sampling"
 
@@ -175,14 +175,7 @@ def read_search(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: if it is damaged; names it.
     """
-    if not path.exists():
-        return {"made": {}, "runs": {}}
-    try:
-        return read_sealed(path, _Search, WHAT).model_dump(exclude_unset=True)
-    except JsonFault as fault:
-        raise ValueError(
-            f"{path} is damaged ({fault.detail}): choose another folder with --out"
-        ) from None
+    return read_found(path, _Search, WHAT, {"made": {}, "runs": {}})
 
 
 def render(results: dict[str, Any]) -> str:

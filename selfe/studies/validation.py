@@ -7,6 +7,10 @@ another seed than the benchmark's 0, so that what is searched on is not what is 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
 
 from evals.base import TASKS
 from evals.registry import open_suite, suite_for
@@ -14,9 +18,29 @@ from evals.scoring.detections import FAILED_SIZE, Row, judge_row
 from evals.scoring.scorer import Scorers
 from evals.suites.limit import limited
 from selfe.generator import TextToImage, image_seed
+from selfe.json_files import JsonFault
+from selfe.sealed_files import read_sealed
 
 SEED = 1
 """Of the images."""
+
+
+def read_found(
+    path: Path, schema: type[BaseModel], what: str, empty: dict[str, Any]
+) -> dict[str, Any]:
+    """Content of the sealed file of a search; `empty` where there is none.
+
+    Raises:
+        ValueError: if it is damaged; names it.
+    """
+    if not path.exists():
+        return empty
+    try:
+        return read_sealed(path, schema, what).model_dump(exclude_unset=True)
+    except JsonFault as fault:
+        raise ValueError(
+            f"{path} is damaged ({fault.detail}): choose another folder with --out"
+        ) from None
 
 
 class ValidationScorer:
