@@ -46,7 +46,8 @@ class MeasureOptions:
             renders its own.
         resamples: of intervals by resampling.
         cache: folder for features of reference sets.
-        weights: name of a weight in `evals.published` -> folder or file to use instead.
+        weights: name of a weight in `evals.published` -> folder or file to use instead, or
+            OWNER/NAME@COMMIT of the hub.
     """
 
     device: str = "cpu"

@@ -4,11 +4,15 @@ Names of repositories and files stand here, where reading them does not start to
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from selfe.hub import Source, locate, open_folder, weight_gaps
+from selfe.files import file_sha256
+from selfe.hub import Source, locate, locate_files, open_folder, weight_gaps
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+@[\w./-]+")
 
 QWEN3_VL_8B = "Qwen/Qwen3-VL-8B-Instruct"
 CLIP_L_336 = "openai/clip-vit-large-patch14-336"
@@ -43,6 +47,36 @@ def pinned(repository: str) -> str:
     return PINNED.get(repository, "main")
 
 
+def split_revision(place: str) -> tuple[str, str]:
+    """ "OWNER/NAME@COMMIT" as repository and revision; "" where none is named.
+
+    What exists on this machine is a path, whatever its name.
+    """
+    if Path(place).exists():
+        return place, ""
+    repository, _, revision = place.partition("@")
+    return repository, revision
+
+
+def not_pinned(place: str, source: Source, revision: str = "") -> list[str]:
+    """A sentence for readers of a score where nobody chose the version of its weights.
+
+    A user's own files are known by their sha256, and need none.
+
+    Args:
+        place: as the user or this project named the weights.
+        source: what was found there.
+        revision: the one named beside `place`, if any.
+    """
+    repository, named = split_revision(place)
+    if not source.repository or revision or named or repository in PINNED:
+        return []
+    return [
+        f"nobody named a version of {repository}: its newest was used, commit {source.revision}; "
+        "name that commit to use the same again"
+    ]
+
+
 def find_network(
     repository: str,
     revision: str = "",
@@ -55,8 +89,9 @@ def find_network(
     """The folder of a model in transformers' layout: a user's own, the hub's cache, or the hub.
 
     Args:
-        repository: hub id, or a folder.
-        revision: branch, tag or commit, "" for `pinned`; the commit that it stands for is recorded.
+        repository: hub id, hub id@revision, or a folder.
+        revision: branch, tag or commit, "" for the one beside the id, or else `pinned`; the commit
+            that it stands for is recorded.
         weights: False for a repository of which only a tokenizer or a preprocessor is wanted.
         pickled: whether PyTorch's own format will do, for a repository that has no other.
 
@@ -86,6 +121,8 @@ def find_network(
 
     if Path(repository).is_dir():
         return open_folder(repository, find_missing)
+    repository, named = split_revision(repository)
+    revision = revision or named
     return locate(
         repository,
         revision or pinned(repository),
@@ -95,6 +132,34 @@ def find_network(
         cache_dir=cache_dir,
         licence=licence,
     )
+
+
+def find_file(
+    given: str, repository: str, filename: str, licence: str = ""
+) -> tuple[Path, str, list[str]]:
+    """One file of weights: a user's own, or of the hub.
+
+    Args:
+        given: the user's file, a hub id@revision that holds `filename`, or "" for `repository` at
+            its pinned commit.
+
+    Returns:
+        The file, its identity, and sentences as of `not_pinned`.
+
+    Raises:
+        ValueError: if the user's file does not exist, or the hub's is missing and cannot be
+            fetched.
+    """
+    if given and Path(given).is_file():
+        return Path(given), f"sha256:{file_sha256(given)[:12]}", []
+    if given and not HUB_ID.fullmatch(given):
+        raise ValueError(f"{given} is no file, and no OWNER/NAME@COMMIT of the hub either")
+    place = given or repository
+    name, revision = split_revision(place)
+    source = locate_files(
+        name, [filename], revision=revision or pinned(name), cache_dir=None, licence=licence
+    )
+    return source.folder / filename, source.digest, not_pinned(place, source)
 
 
 def load_network(

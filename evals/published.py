@@ -169,6 +169,10 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 """name -> what `selfe-bench fetch NAME` gets."""
 
 
+OTHER_WEIGHTS = ("inception", DREAMSIM.name)
+"""Names that `--weights` takes beside those of `HUB_WEIGHTS`."""
+
+
 def known() -> list[str]:
     """Everything that can be fetched by name."""
     return list(dict.fromkeys([*FILES, *GROUPS, *HUB_WEIGHTS, DREAMSIM.name]))

@@ -281,13 +281,17 @@ def _require_vocabulary(folder: Path, tokenizer: Any, model: Any) -> None:
     _check_vocabulary_fits(folder, tokenizer, model)
 
 
-def load_processor(folder: str | Path, model: Any = None) -> Any:
-    """transformers' AutoProcessor, whose tokenizer is as whole as `load_tokenizer` wants it."""
+def load_processor(folder: str | Path, model: Any = None, **options: Any) -> Any:
+    """transformers' AutoProcessor, whose tokenizer is as whole as `load_tokenizer` wants it.
+
+    Args:
+        options: keywords of `from_pretrained`; backend="pil" has images resized by Pillow.
+    """
     from transformers import AutoProcessor
 
     _refuse_broken_vocabulary(Path(folder))
     with _one_sentence(folder, "processor"):
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+        processor = AutoProcessor.from_pretrained(folder, local_files_only=True, **options)
     tokenizer = getattr(processor, "tokenizer", None)
     if tokenizer is not None:
         _require_vocabulary(Path(folder), tokenizer, model)

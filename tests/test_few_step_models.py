@@ -252,3 +252,10 @@ def test_the_lightning_version_of_qwen_image_shifts_times_alike_at_every_length(
     assert changes["base_shift"] == changes["max_shift"] == LIGHTNING_SHIFT
     assert card.guidance == "none" and card.needs == ("lightx2v/Qwen-Image-Lightning",)
     assert card.defaults()["lora_file"].endswith("8steps-V1.1.safetensors")
+
+
+def test_every_step_of_z_image_moves_the_image() -> None:
+    """Older versions of diffusers spent the last step at time 0, where nothing is left to do."""
+    from diffusers.pipelines.z_image.pipeline_z_image import get_default_z_image_sigmas
+
+    assert get_default_z_image_sigmas(8) == pytest.approx([k / 8 for k in range(8, 0, -1)])

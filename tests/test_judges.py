@@ -189,6 +189,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_a_server_answers_over_the_chat_api(server: str) -> None:
     judge = open_judge("vllm", url=server, revision="abc", parallel=2, top_logprobs=5)
     assert judge.identity == "http:tiny@abc" and judge.settings["top_logprobs"] == 5
+    assert judge.notes == ()
+    (note,) = open_judge("vllm", url=server).notes
+    assert "which version of tiny" in note and "--judge-arg revision=COMMIT" in note
     pictures = [np.full((4, 4, 3), level, np.uint8) for level in (0, 90, 240)]
     asked = [[Question("Is it?", YES, "Answer in one word.")]] * 3
     found = judge.ask(pictures, asked)

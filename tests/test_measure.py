@@ -40,6 +40,7 @@ class FirstPixel:
 
     identity = "first pixel@1"
     settings: Mapping[str, Any] = {"probability": "brightness"}
+    notes = ("nobody named a version of it",)
 
     def __init__(self, die_at: int | None = None, device: str = "cpu", **options: Any) -> None:
         self.asked, self.die_at, self.options = 0, die_at, options
@@ -120,6 +121,7 @@ def test_a_suite_with_a_judge_end_to_end(prompts: Path, tmp_path: Path) -> None:
     assert found.instrument.identity == "first pixel@1" and found.aspect == "accuracy"
     assert found.headline == "gm" and found.images.suite == "geneval2@1"
     assert found.instrument.settings["instruction"] == "Answer in one word."
+    assert found.notes[-1] == "nobody named a version of it"
     values = read_images(path)
     assert found.shown.mean == pytest.approx(np.mean(list(values.values())))
     # again: nothing is drawn, asked or written
@@ -258,7 +260,9 @@ def test_the_command_measures_a_folder(prompts: Path, tmp_path: Path) -> None:
         *("--prompts", f"geneval2@1={prompts}", "--runs-dir", str(tmp_path / "runs")),
     )
     code, out, err = selfe_bench(*words, "--judge-arg", "colour=red", "--device", "cpu")
-    assert code == 0, err
+    assert code == 0 and "warning" not in err, err
+    _, _, err = selfe_bench(*words, "--weights", "pickscor=here", "--device", "cpu")
+    assert "no measure here reads the weights 'pickscor' (known: qwen3-vl-8b, " in err
     assert "images, geneval2@1-by-first-pixel-1 gm: " in out
     (path,) = find_measurements([tmp_path / "runs"])
     assert "--judge first-pixel" in read_measurement(path).command

@@ -5,6 +5,9 @@ Longer than other files: BLIP is written down a second time here, from its publi
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 import string
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -34,8 +38,9 @@ PROMPTS = ["a red cow", "two blue cows in a boat"]
 
 
 def images() -> list[np.ndarray]:
+    """Not square, so that resizing and cutting count."""
     rng = np.random.default_rng(0)
-    return [rng.integers(0, 256, (24, 24, 3), dtype=np.uint8) for _ in PROMPTS]
+    return [rng.integers(0, 256, (24, 37, 3), dtype=np.uint8) for _ in PROMPTS]
 
 
 @pytest.fixture(scope="module")
@@ -59,16 +64,28 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def second_cosines(folder: Path, prompts: list[str]) -> tuple[Tensor, float]:
-    """From the two towers and projections by themselves, one picture at a time."""
-    from transformers import AutoProcessor, CLIPModel
+    """From the two towers and projections by themselves, one picture at a time, prepared as
+    CLIPScore's script does: torchvision's steps on a Pillow image."""
+    from torchvision import transforms
+    from transformers import AutoTokenizer, CLIPModel
+
+    from evals.distribution.features import CLIP_MEAN, CLIP_STD
 
     model = CLIPModel.from_pretrained(folder).eval()
-    processor = AutoProcessor.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    prepare = transforms.Compose(
+        [
+            transforms.Resize(16, interpolation=transforms.InterpolationMode.BICUBIC),
+            transforms.CenterCrop(16),
+            transforms.ToTensor(),
+            transforms.Normalize(CLIP_MEAN, CLIP_STD),
+        ]
+    )
     cosines = []
     with torch.inference_mode():
         for image, prompt in zip(images(), prompts, strict=True):
-            pixels = processor(images=image, return_tensors="pt").pixel_values
-            tokens = processor(text=[prompt], return_tensors="pt").input_ids
+            pixels = prepare(Image.fromarray(image))[None]
+            tokens = tokenizer([prompt], return_tensors="pt").input_ids
             seen = model.visual_projection(model.vision_model(pixels).pooler_output)
             read = model.text_projection(model.text_model(tokens).pooler_output)
             cosines.append(F.cosine_similarity(seen, read)[0])
@@ -83,6 +100,28 @@ def test_pickscore_is_temperature_times_cosine(clip_folder: Path) -> None:
     found = measure.model.score(images(), PROMPTS)
     assert found == pytest.approx((temperature * cosine).tolist(), rel=1e-4)
     assert measure.model.identity.startswith("pickscore:sha256:")
+    assert (
+        measure.model.settings["resize"] == "shorter side to 16 pixels, Pillow bicubic, centre cut"
+    )
+    assert measure.model.notes == ()  # a folder is known by its content
+
+
+def test_pixels_are_resized_to_the_bit_as_in_the_published_script(clip_folder: Path) -> None:
+    """transformers' own default rounds some pixels differently."""
+    from torchvision import transforms
+
+    from evals.distribution.features import CLIP_MEAN, CLIP_STD
+    from selfe.published_weights import load_processor
+
+    picture = Image.fromarray(
+        np.random.default_rng(2).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    )
+    steps = [transforms.Resize(16, interpolation=transforms.InterpolationMode.BICUBIC)]
+    steps += [transforms.CenterCrop(16), transforms.ToTensor()]
+    expected = transforms.Compose([*steps, transforms.Normalize(CLIP_MEAN, CLIP_STD)])(picture)
+    processor = load_processor(clip_folder, backend="pil")
+    found = processor(images=[picture], return_tensors="pt").pixel_values[0]
+    assert torch.allclose(torch.as_tensor(found), expected, atol=1e-6)
 
 
 def test_clipscore_is_its_formula_with_its_prefix(clip_folder: Path) -> None:
@@ -115,8 +154,6 @@ def test_hps_is_the_cosine_and_its_weights_must_fit(tmp_path: Path) -> None:
     tokenizer = open_clip.get_tokenizer("ViT-H-14")
     judge = OpenClip("hpsv2.1", "tiny", again, tokenizer, prepare)
     with torch.inference_mode():
-        from PIL import Image
-
         pixels = torch.stack([prepare(Image.fromarray(image)) for image in images()])
         seen, read = again.encode_image(pixels), again.encode_text(tokenizer(PROMPTS))
     assert judge.score(images(), PROMPTS) == pytest.approx(
@@ -139,8 +176,6 @@ def test_hps_is_the_cosine_and_its_weights_must_fit(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(48, 24), (24, 48), (40, 40), (31, 50)])
 def test_hps_sees_the_whole_image_padded_with_black(size: tuple[int, int]) -> None:
     """By Pillow, channel by channel in floating point."""
-    from PIL import Image
-
     width, height = size
     pixels = np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -342,13 +377,92 @@ def test_scores_are_kept_image_by_image_and_clustered_by_prompt(tmp_path: Path) 
     assert found.values["mean"].mean == pytest.approx(np.mean(list(scores.values())))
     for (prompt, sample), value in scores.items():
         alone = model.score([images()[sample]], [PROMPTS[prompt]])[0]
-        assert value == pytest.approx(alone, abs=1e-4)
+        assert value == pytest.approx(alone, rel=1e-4, abs=1e-4)
 
     class Refuses:
+        notes = ("nobody named a version",)
         name, identity, settings = model.name, model.identity, model.settings
 
         def score(self, pictures: Any, prompts: Any) -> list[float]:
             raise AssertionError("asked again")
 
     again = PreferenceMeasure(Refuses(), MeasureOptions()).measure(drawn, lambda done, total: None)
-    assert again == found
+    assert again.values == found.values and again.per_image == found.per_image
+    assert again.notes == ("nobody named a version",)
+
+
+def _score_and_die(folder: Path, out: Path, at: int) -> None:
+    _score(folder, out, die_at=at)
+
+
+def _score(folder: Path, out: Path, die_at: int | None = None) -> tuple[Any, int]:
+    """Every image's first pixel, and how many images were looked at."""
+    from evals.preference.base import PreferenceMeasure
+
+    class FirstPixel:
+        name, identity, settings = "first-pixel", "first-pixel@1", {"score": "brightness"}
+        looked = 0
+
+        def score(self, pictures: Any, prompts: Any) -> list[float]:
+            if self.looked == die_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            self.looked += len(pictures)
+            return [float(picture[0, 0, 0]) for picture in pictures]
+
+    records = [{"tag": "t", "prompt": prompt} for prompt in PROMPTS]
+    suite, model = Suite("toy@1", records, "", ""), FirstPixel()
+    drawn = DrawnImages(suite, scan_folder(folder, records, 2), out)
+    options = MeasureOptions(batch_size=1)
+    return PreferenceMeasure(model, options).measure(drawn, lambda done, total: None), model.looked
+
+
+@pytest.mark.parametrize("at", [0, 1, 3])
+def test_a_killed_measure_continues_to_the_same_bytes(tmp_path: Path, at: int) -> None:
+    folder = tmp_path / "images"
+    for prompt_id, prompt in enumerate(PROMPTS):
+        write_metadata(folder, prompt_id, {"tag": "t", "prompt": prompt})
+        for sample_id, image in enumerate(images()):
+            write_png(sample_path(folder, prompt_id, sample_id), image)
+    whole, looked = _score(folder, tmp_path / "whole")
+    assert looked == 4
+    context = multiprocessing.get_context("fork")
+    child = context.Process(target=_score_and_die, args=(folder, tmp_path / "killed", at))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    resumed, looked = _score(folder, tmp_path / "killed")
+    assert looked == 4 - at and resumed == whole
+    (one,), (other,) = (
+        list((tmp_path / name).rglob("scores-*.jsonl")) for name in ("whole", "killed")
+    )
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_version_of_weights_is_named_recorded_or_missed(tmp_path: Path) -> None:
+    from evals.pretrained import HPS, PICKSCORE, find_file, find_network, not_pinned, split_revision
+    from selfe.hub import MissingFilesError, Source
+
+    commit = "0" * 40
+    assert split_revision(f"owner/name@{commit}") == ("owner/name", commit)
+    assert split_revision("owner/name") == ("owner/name", "")
+    with_at = tmp_path / "clip@2"
+    with_at.mkdir()
+    assert split_revision(str(with_at)) == (str(with_at), "")
+    cached = Source(tmp_path, "owner/name", commit)
+    (note,) = not_pinned("owner/name", cached)
+    assert commit in note and "nobody named a version of owner/name" in note
+    assert not_pinned(f"owner/name@{commit}", cached) == []
+    assert not_pinned("owner/name", cached, commit) == []
+    assert not_pinned(PICKSCORE, Source(tmp_path, PICKSCORE, commit)) == []  # named here
+    assert not_pinned(str(with_at), Source(with_at)) == []  # known by its content
+    for find in (
+        lambda: find_network(f"owner/name@{commit}", cache_dir="/nowhere"),
+        lambda: find_file(f"owner/name@{commit}", HPS, "hps.pt"),
+    ):
+        with pytest.raises(MissingFilesError, match=f"owner/name --revision {commit}"):
+            find()
+    with pytest.raises(ValueError, match="hps.pt is no file, and no OWNER/NAME@COMMIT"):
+        find_file(str(tmp_path / "hps.pt"), HPS, "hps.pt")
+    (tmp_path / "own.pt").write_bytes(b"weights")
+    path, identity, notes = find_file(str(tmp_path / "own.pt"), HPS, "hps.pt")
+    assert path == tmp_path / "own.pt" and identity.startswith("sha256:") and notes == []

@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 GATES = {
     "flux-dev": "https://huggingface.co/black-forest-labs/FLUX.1-dev",
+    "flux-schnell": "https://huggingface.co/black-forest-labs/FLUX.1-schnell",
     "sd3.5-turbo": "https://huggingface.co/stabilityai/stable-diffusion-3.5-large-turbo",
     "sd3.5-medium": "https://huggingface.co/stabilityai/stable-diffusion-3.5-medium",
 }

@@ -1,7 +1,18 @@
 """Cards of few-step models beyond the paper's table, and of the models they were distilled from.
 
-Facts are those of diffusers' own pipelines; a setting that only a repository states is left out of
-`scheduler_settings`, and results record what was loaded. Published weights have not been run here.
+Facts are those of diffusers' own pipelines (version 0.42.1: their defaults and examples); a setting
+that only a repository states is left out of `scheduler_settings`, and results record what was
+loaded. Published weights have not been run here. What diffusers does not say was read elsewhere:
+
+* FLUX.1-schnell has been gated since April 2025, though its licence is free:
+  black-forest-labs/flux issue 434, modal-labs/modal-examples pull request 1301.
+* Qwen-Image-Lightning: README.md and generate_with_diffusers.py of ModelTC/Qwen-Image-Lightning
+  (commits 512bf73, 142338f). They draw 1328 pixels and add praise to the prompt; here neither.
+* Z-Image: README.md of Tongyi-MAI/Z-Image (44314b8): guidance 3 to 5 in 28 to 50 steps, Turbo in 8
+  without guidance. Until diffusers' pull request 13730, N steps of this pipeline were N - 1.
+* SDXL-Lightning: its model card's example, as public code repeats it; licence and file names from
+  the hub's own page of ByteDance/SDXL-Lightning at commit dd8c221.
+* SANA-Sprint's licence and SD3.5-Medium's guidance of 4.5: copies of their model cards.
 """
 
 from __future__ import annotations
@@ -24,7 +35,7 @@ SANA_SPRINT = replace(
     label="SANA-Sprint",
     adapter="baselines.pretrained.sana_sprint:SanaSprintModel",
     repository="Efficient-Large-Model/Sana_Sprint_1.6B_1024px_diffusers",
-    licence="NVIDIA's for SANA (see the repository), Gemma terms for the text encoder",
+    licence="NVIDIA NSCL v2-custom, Gemma terms for the text encoder",
     guidance="embedded",
     nfe="N",
     scheduler="SCMScheduler",
@@ -39,7 +50,7 @@ FLUX_SCHNELL = replace(
     adapter="baselines.pretrained.flux:FluxSchnellModel",
     repository="black-forest-labs/FLUX.1-schnell",
     licence="Apache-2.0",
-    gate="",
+    gate="share your contact at https://huggingface.co/black-forest-labs/FLUX.1-schnell",
     guidance="none",
     guidance_scale=0.0,
     prompt_limits={"clip": 77, "t5": SCHNELL_T5_TOKENS},
@@ -91,7 +102,7 @@ QWEN_IMAGE_LIGHTNING = replace(
         "max_shift": LIGHTNING_SHIFT,
         "shift_terminal": None,
     },
-    notes=("the LoRA was distilled for 8 steps; lora_file=... takes the one for 4",),
+    notes=("the LoRA was distilled for 8 steps; lora_file=... takes the one for 4, or V2.0",),
 )
 
 SDXL_LIGHTNING = replace(

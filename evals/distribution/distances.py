@@ -51,7 +51,8 @@ def kernel_sum_by_group(
 
 def cmmd(x: np.ndarray, y: np.ndarray, sigma: float = SIGMA) -> float:
     """CMMD of two sets of unit features (arXiv 2401.09603): 1000 times the squared maximum mean
-    discrepancy, biased estimator, pairs of an image with itself included."""
+    discrepancy, biased estimator, pairs of an image with itself included, as in cmmd/distance.py of
+    google-research/google-research (commit 4c42994)."""
     one, other = np.zeros(len(x), int), np.zeros(len(y), int)
     within = kernel_sum_by_group(x, x, one, one, sigma)[0, 0] / len(x) ** 2
     reference = kernel_sum_by_group(y, y, other, other, sigma)[0, 0] / len(y) ** 2

@@ -21,7 +21,7 @@ from torch import Tensor
 from evals.images import FoundImage
 from evals.measure import DrawnImages, MeasureOptions, Progress
 from evals.measurements import MEASURES
-from evals.pretrained import CLIP_L_336, DINOV2_BASE, find_network, load_network
+from evals.pretrained import CLIP_L_336, DINOV2_BASE, find_network, load_network, not_pinned
 from evals.scoring.stored_rows import StoredRows
 from selfe.published_weights import weights_digest
 from selfe.text import first_line
@@ -36,7 +36,8 @@ INSTALL_DREAMSIM = "pip install 'selfe-bench[dreamsim]'"
 
 
 class FeatureExtractor(Protocol):
-    """`identity` names network and weights, `settings` how images are prepared."""
+    """`identity` names network and weights, `settings` how images are prepared. An extractor may
+    have `notes`: sentences for readers of what is measured with it."""
 
     name: str
     identity: str
@@ -49,7 +50,8 @@ class FeatureExtractor(Protocol):
 
 def centre_square(image: np.ndarray, side: int) -> np.ndarray:
     """The largest square in the middle, resized by Pillow's bicubic filter (which averages when it
-    shrinks) and rounded to uint8: (side, side, 3)."""
+    shrinks) and rounded to uint8: (side, side, 3). CMMD's own cmmd/io_util.py does the same
+    (google-research/google-research, commit 1963839)."""
     height, width = image.shape[:2]
     edge = min(height, width)
     top, left = (height - edge) // 2, (width - edge) // 2
@@ -86,8 +88,9 @@ class NetworkFeatures:
         mean: Sequence[float],
         std: Sequence[float],
         device: str,
+        notes: Sequence[str] = (),
     ) -> None:
-        self.name, self.identity = name, identity
+        self.name, self.identity, self.notes = name, identity, tuple(notes)
         self.read, self.side, self.mean, self.std, self.device = read, side, mean, std, device
         self.settings: Mapping[str, Any] = {
             "resize": f"centre square to {side} pixels, Pillow bicubic with antialiasing",
@@ -105,7 +108,8 @@ def clip_l_336(options: MeasureOptions) -> NetworkFeatures:
     """CLIP ViT-L/14 at 336 pixels, projected: the features of CMMD."""
     from transformers import CLIPVisionModelWithProjection
 
-    source = find_network(options.weights.get("clip-l-336", CLIP_L_336), pickled=True)
+    place = options.weights.get("clip-l-336", CLIP_L_336)
+    source = find_network(place, pickled=True)
     network = load_network(
         CLIPVisionModelWithProjection,
         source,
@@ -120,6 +124,7 @@ def clip_l_336(options: MeasureOptions) -> NetworkFeatures:
         CLIP_MEAN,
         CLIP_STD,
         options.device,
+        not_pinned(place, source),
     )
 
 
@@ -127,7 +132,8 @@ def dinov2_base(options: MeasureOptions) -> NetworkFeatures:
     """DINOv2 ViT-B/14 at 224 pixels, its class token."""
     from transformers import Dinov2Model
 
-    source = find_network(options.weights.get("dinov2-base", DINOV2_BASE), licence="Apache-2.0")
+    place = options.weights.get("dinov2-base", DINOV2_BASE)
+    source = find_network(place, licence="Apache-2.0")
     network = load_network(Dinov2Model, source).to(options.device)
     return NetworkFeatures(
         "dinov2-base",
@@ -137,6 +143,7 @@ def dinov2_base(options: MeasureOptions) -> NetworkFeatures:
         IMAGENET_MEAN,
         IMAGENET_STD,
         options.device,
+        not_pinned(place, source),
     )
 
 

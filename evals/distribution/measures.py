@@ -87,7 +87,7 @@ class DistanceMeasure:
             self.headline,
             self.higher_is_better,
             values,
-            tuple(self._notes(drawn, x, reference)),
+            (*self._notes(drawn, x, reference), *getattr(extractor, "notes", ())),
         )
 
     def _notes(self, drawn: DrawnImages, x: np.ndarray, reference: Reference) -> list[str]:

@@ -84,6 +84,7 @@ class SpreadMeasure:
             )
         left = len(suite.records) - len(found)
         notes = [f"{left} prompts have fewer than two images that are finite"] * bool(left)
+        notes += getattr(extractor, "notes", ())
         settings = {**dict(extractor.settings), "distance": "1 - cosine, mean over pairs"}
         return Finding(
             Instrument(name=self.name, identity=extractor.identity, settings=settings),

@@ -32,7 +32,8 @@ class Question:
 
 class VisualJudge(Protocol):
     """Answers questions about images. `identity` names model and weights, `settings` everything
-    else that decides an answer: answers of two judges never share a table."""
+    else that decides an answer: answers of two judges never share a table. A judge may have
+    `notes`: sentences for readers of its scores."""
 
     identity: str
     settings: Mapping[str, Any]

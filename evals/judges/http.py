@@ -2,7 +2,8 @@
 
 The server gives the most probable next tokens only, so an answer beyond them counts 0. Ask for as
 many as the server allows (`--judge-arg top_logprobs=N`; vLLM: `--max-logprobs N`): a geometric mean
-is 0 where one answer is.
+is 0 where one answer is. Tokens are told apart by their text, so a spelling counts only where it is
+one token: " 4", of which GenEval 2's script counts the first token, a space, counts nothing here.
 """
 
 from __future__ import annotations
@@ -46,6 +47,12 @@ class HttpJudge:
         self.model, self.top_logprobs = model, top_logprobs
         self.parallel, self.timeout_s = parallel, timeout_s
         self.identity = f"http:{model}" + (f"@{revision}" if revision else "")
+        self.notes: tuple[str, ...] = ()
+        if not revision:
+            self.notes = (
+                f"the server does not say which version of {model} it serves: record it with "
+                "--judge-arg revision=COMMIT",
+            )
         self.settings: Mapping[str, Any] = {
             "probability": "summed over the accepted spellings among the most probable tokens",
             "top_logprobs": top_logprobs,

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from evals.judges.base import Question, flatten, regroup
-from evals.pretrained import QWEN3_VL_8B, find_network, load_network
+from evals.pretrained import QWEN3_VL_8B, find_network, load_network, not_pinned
 from selfe.hub import Source
 from selfe.published_weights import load_processor
 
@@ -31,6 +31,7 @@ class VlmJudge:
         identity: model and weights.
         device: where it runs.
         batch_size: questions per forward pass.
+        notes: what readers of the scores must know.
 
     Raises:
         ValueError: if the processor has no chat template.
@@ -43,6 +44,7 @@ class VlmJudge:
         identity: str,
         device: str | torch.device = "cpu",
         batch_size: int = 8,
+        notes: Sequence[str] = (),
     ) -> None:
         if not getattr(processor, "chat_template", None):
             raise ValueError(f"{identity} has no chat template, so it cannot be asked a question")
@@ -50,7 +52,7 @@ class VlmJudge:
         self.processor = processor
         # the answer follows the last token of every row, whatever its length
         self.processor.tokenizer.padding_side = "left"
-        self.identity = identity
+        self.identity, self.notes = identity, tuple(notes)
         self.device = torch.device(device)
         self.batch_size = batch_size
         self.settings: Mapping[str, Any] = {
@@ -92,7 +94,8 @@ class VlmJudge:
         source = find_network(model, revision, cache_dir=cache_dir)
         network = load_network(AutoModelForImageTextToText, source, dtype=DTYPES[dtype])
         processor = load_processor(source.folder)
-        return cls(network, processor, f"vlm:{_digest(source)}", device, int(batch_size))
+        notes = not_pinned(model, source, revision)
+        return cls(network, processor, f"vlm:{_digest(source)}", device, int(batch_size), notes)
 
     @classmethod
     def qwen3_vl_8b(cls, **options: Any) -> VlmJudge:

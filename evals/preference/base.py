@@ -16,7 +16,8 @@ from evals.suites.base import Suite
 
 
 class PreferenceModel(Protocol):
-    """`identity` names the weights, `settings` everything else that decides a score."""
+    """`identity` names the weights, `settings` everything else that decides a score. A model may
+    have `notes`: sentences for readers of its scores."""
 
     name: str
     identity: str
@@ -64,5 +65,6 @@ class PreferenceMeasure:
         mean = clustered_mean([r["score"] for r in rows], [r["prompt_id"] for r in rows])
         failed = drawn.num_failed
         notes = [f"{failed} images were not finite and have no score"] * bool(failed)
+        notes += getattr(model, "notes", ())
         scores = tuple((r["prompt_id"], r["sample_id"], r["score"]) for r in rows)
         return Finding(instrument, PREFERENCE, "mean", True, {"mean": mean}, tuple(notes), scores)

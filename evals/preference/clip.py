@@ -20,12 +20,11 @@ from evals.pretrained import (
     HPS,
     HPS_FILE,
     PICKSCORE,
+    find_file,
     find_network,
     load_network,
-    pinned,
+    not_pinned,
 )
-from selfe.files import file_sha256
-from selfe.hub import locate_files
 from selfe.published_weights import load_processor
 
 HPS_MODEL = "ViT-H-14"
@@ -42,6 +41,7 @@ class TransformersClip:
         processor: tokenizer and image preparation, as published with the score.
         transform: of the cosines (n,), given the model's temperature exp(logit_scale).
         prefix: put before every prompt.
+        notes: what readers of the scores must know.
     """
 
     def __init__(
@@ -54,8 +54,9 @@ class TransformersClip:
         formula: str,
         prefix: str = "",
         device: str = "cpu",
+        notes: Sequence[str] = (),
     ) -> None:
-        self.name, self.identity = name, identity
+        self.name, self.identity, self.notes = name, identity, tuple(notes)
         self.model, self.processor, self.device = model.to(device), processor, device
         self.transform, self.prefix = transform, prefix
         self.settings: Mapping[str, Any] = {
@@ -63,6 +64,7 @@ class TransformersClip:
             "prefix": prefix,
             "tokens": TOKENS,
             "dtype": str(model.dtype).removeprefix("torch."),
+            "resize": _in_words(processor.image_processor),
         }
 
     @torch.inference_mode()
@@ -88,39 +90,58 @@ def _unit(x: Tensor) -> Tensor:
     return (x / x.norm(dim=-1, keepdim=True)).float()
 
 
+def _in_words(prepare: Any) -> str:
+    """What an image preparation of transformers does to the size of an image."""
+    filtered = Image.Resampling(prepare.resample).name.lower()
+    by = "Pillow" if type(prepare).__name__.endswith("Pil") else "torchvision"
+    return f"shorter side to {prepare.size['shortest_edge']} pixels, {by} {filtered}, centre cut"
+
+
 def pickscore(options: MeasureOptions) -> PreferenceMeasure:
-    """PickScore (arXiv 2305.01569): temperature times cosine, CLIP ViT-H/14 tuned on Pick-a-Pic."""
+    """PickScore (arXiv 2305.01569): temperature times cosine, CLIP ViT-H/14 tuned on Pick-a-Pic.
+
+    Weights, processor, formula and 77 tokens are those of the example in README.md of
+    yuvalkirstain/PickScore (commit 013b54d), where transformers 4.27 prepares images by Pillow.
+    """
     from transformers import CLIPModel
 
-    source = find_network(options.weights.get("pickscore", PICKSCORE))
-    place = options.weights.get("pickscore-processor") or options.weights.get("pickscore")
-    prepared = find_network(place or CLIP_H_14, weights=False)
+    place = options.weights.get("pickscore", PICKSCORE)
+    own = options.weights.get("pickscore-processor") or (place if Path(place).is_dir() else "")
+    source, prepared = find_network(place), find_network(own or CLIP_H_14, weights=False)
     model = TransformersClip(
         "pickscore",
         f"pickscore:{source.digest}",
         load_network(CLIPModel, source, unused=POSITION_IDS),
-        load_processor(prepared.folder),
+        load_processor(prepared.folder, backend="pil"),
         lambda cosine, temperature: temperature * cosine,
         "exp(logit_scale) x cosine",
         device=options.device,
+        notes=not_pinned(place, source) + not_pinned(own or CLIP_H_14, prepared),
     )
     return PreferenceMeasure(model, options)
 
 
 def clipscore(options: MeasureOptions) -> PreferenceMeasure:
-    """CLIPScore (arXiv 2104.08718): 2.5 times the cosine, not below 0, CLIP ViT-B/32."""
+    """CLIPScore (arXiv 2104.08718): 2.5 times the cosine, not below 0, CLIP ViT-B/32.
+
+    Formula, prefix and preparation are those of clipscore.py of jmhessel/clipscore (commit
+    459f821). That script runs in half precision on a GPU and in float32 without; here it is float32
+    on both.
+    """
     from transformers import CLIPModel
 
-    source = find_network(options.weights.get("clipscore", CLIP_B_32))
+    place = options.weights.get("clipscore", CLIP_B_32)
+    source = find_network(place)
     model = TransformersClip(
         "clipscore",
         f"clipscore:{source.digest}",
         load_network(CLIPModel, source, unused=POSITION_IDS),
-        load_processor(source.folder),
+        load_processor(source.folder, backend="pil"),
         lambda cosine, temperature: 2.5 * cosine.clamp(min=0),
         "2.5 x cosine, not below 0",
         DEPICTS,
         options.device,
+        not_pinned(place, source),
     )
     return PreferenceMeasure(model, options)
 
@@ -162,6 +183,7 @@ class OpenClip:
         model: open_clip's CLIP.
         tokenizer: texts -> (n, tokens).
         prepare: a Pillow image -> (3, side, side).
+        notes: what readers of the scores must know.
     """
 
     def __init__(
@@ -172,8 +194,9 @@ class OpenClip:
         tokenizer: Callable[[list[str]], Tensor],
         prepare: Callable[[Image.Image], Tensor],
         device: str = "cpu",
+        notes: Sequence[str] = (),
     ) -> None:
-        self.name, self.identity, self.device = name, identity, device
+        self.name, self.identity, self.device, self.notes = name, identity, device, tuple(notes)
         self.model: Any = model.eval().requires_grad_(False).to(device)
         self.tokenizer, self.prepare = tokenizer, prepare
         self.settings: Mapping[str, Any] = {
@@ -214,21 +237,15 @@ def load_open_clip(model: nn.Module, path: Path) -> nn.Module:
 
 
 def hpsv2(options: MeasureOptions) -> PreferenceMeasure:
-    """HPSv2.1 (arXiv 2306.09341): the cosine of CLIP ViT-H/14 tuned on human preferences."""
+    """HPSv2.1 (arXiv 2306.09341): the cosine of CLIP ViT-H/14 tuned on human preferences.
+
+    The file and the cosine are those of hpsv2/img_score.py and utils.py of tgxs002/HPSv2 (commits
+    708ffb3, 1d34ebf). That script reads images and prompts in half precision on a GPU; here it is
+    float32.
+    """
     import open_clip
 
-    given = options.weights.get("hpsv2.1")
-    if given:
-        path, digest = Path(given), f"sha256:{file_sha256(given)[:12]}"
-    else:
-        source = locate_files(
-            HPS,
-            [HPS_FILE],
-            revision=pinned(HPS),
-            cache_dir=None,
-            licence="Apache-2.0",
-        )
-        path, digest = source.folder / HPS_FILE, source.digest
+    path, digest, notes = find_file(options.weights.get("hpsv2.1", ""), HPS, HPS_FILE, "Apache-2.0")
     network = load_open_clip(open_clip.create_model(HPS_MODEL, pretrained=None), path)
     side = network.visual.image_size  # type: ignore[union-attr]
     prepare = FitAndPad(
@@ -243,5 +260,6 @@ def hpsv2(options: MeasureOptions) -> PreferenceMeasure:
         open_clip.get_tokenizer(HPS_MODEL),
         prepare,
         options.device,
+        notes,
     )
     return PreferenceMeasure(model, options)

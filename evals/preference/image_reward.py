@@ -2,6 +2,13 @@
 
 The network is transformers' BLIP; the published keys are renamed to its own. The reward is a linear
 chain on the first token, standardised by the published mean and deviation.
+
+Where the facts come from: preparation, 35 tokens, the head, mean and deviation are in
+ImageReward/ImageReward.py of THUDM/ImageReward (commit 0f5fa3e), the networks' sizes and keys in
+train/src/models/blip.py and blip_pretrain.py there (1beb4e4), the epsilon of the image encoder in
+models/vit.py of salesforce/BLIP (7856669). The text encoder's settings are read from
+med_config.json beside the weights, which was not at hand: those here are of BLIP's file of that
+name, in a public copy (Duy-Nguyen-Duc/BLIP_MMM_2023, 3192bf3).
 """
 
 from __future__ import annotations
@@ -24,9 +31,9 @@ from evals.pretrained import (
     BERT_FILES,
     IMAGE_REWARD,
     IMAGE_REWARD_FILE,
+    find_file,
     pinned,
 )
-from selfe.files import file_sha256
 from selfe.hub import locate_files
 from selfe.published_weights import load_tokenizer
 
@@ -156,10 +163,16 @@ class ImageReward:
     name = "imagereward"
 
     def __init__(
-        self, network: RewardNetwork, tokenizer: Any, identity: str, device: str = "cpu"
+        self,
+        network: RewardNetwork,
+        tokenizer: Any,
+        identity: str,
+        device: str = "cpu",
+        notes: Sequence[str] = (),
     ) -> None:
         from torchvision import transforms
 
+        self.notes = tuple(notes)
         self.network = network.eval().requires_grad_(False).to(device)
         self.tokenizer, self.identity, self.device = tokenizer, identity, device
         side = network.vision.config.image_size
@@ -200,18 +213,8 @@ def image_reward(options: MeasureOptions) -> PreferenceMeasure:
     """ImageReward with the published weights."""
     from transformers import BertTokenizer
 
-    given = options.weights.get("imagereward")
-    if given:
-        path, digest = Path(given), f"sha256:{file_sha256(given)[:12]}"
-    else:
-        source = locate_files(
-            IMAGE_REWARD,
-            [IMAGE_REWARD_FILE],
-            revision=pinned(IMAGE_REWARD),
-            cache_dir=None,
-            licence="Apache-2.0",
-        )
-        path, digest = source.folder / IMAGE_REWARD_FILE, source.digest
+    given = options.weights.get("imagereward", "")
+    path, digest, notes = find_file(given, IMAGE_REWARD, IMAGE_REWARD_FILE, "Apache-2.0")
     words = options.weights.get("imagereward-tokenizer")
     folder = (
         Path(words)
@@ -229,5 +232,6 @@ def image_reward(options: MeasureOptions) -> PreferenceMeasure:
         load_tokenizer(folder, BertTokenizer),
         f"imagereward:{digest}",
         options.device,
+        notes,
     )
     return PreferenceMeasure(model, options)

@@ -275,7 +275,7 @@ def _judge(
         rules.headline,
         True,
         found.values,
-        tuple(found.notes),
+        (*found.notes, *getattr(judge, "notes", ())),
         values,
     )
 

@@ -4,6 +4,12 @@ The data are licensed CC BY-NC 4.0 and read from the user's copy. A question is 
 probability of its answer; the scores of a prompt are the arithmetic mean over its questions (AM,
 for atoms) and the geometric mean (GM, for prompts), which is 0 where one answer is. One image a
 prompt is official; with more, every image is scored by itself and intervals cluster by prompt.
+
+Where the facts come from: the file, the two means and the judge's transformers 4.57 are in
+README.md of facebookresearch/GenEval2 (commit c088ab7). Its evaluation.py was not at hand from that
+repository itself. A copy that bears Meta's header was read in a public index, which does not name
+its repository, and a changed one in Yiran-SUSTech/GenEval2-Yiran (539b1c5). Programs of others that
+say they follow it ask the same questions and accept the same spellings.
 """
 
 from __future__ import annotations
@@ -34,8 +40,9 @@ def accepted_spellings(answer: str) -> tuple[str, ...]:
     """Spellings whose first tokens count for an answer: lower case and capitalised, each with and
     without a space before; for a number also its digits.
 
-    These are the lists of the published evaluation.py, which takes the number's for a question that
-    begins "How many" and that of "Yes" for all others; in the published file that is the same.
+    These are the lists of evaluation.py (see above), which takes the number's for a question that
+    begins "How many" and that of "Yes" for all others; in the published file that is the same. It
+    adds up the first token of every spelling; of " 4" that is a space by itself, with Qwen's words.
     """
     word = answer.strip().lower()
     forms = [word, word.capitalize()]

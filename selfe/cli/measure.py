@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +18,7 @@ from selfe.cli.common import (
     parse_steps,
     pick_device,
     progress_bar,
+    warn,
 )
 
 if TYPE_CHECKING:
@@ -57,7 +58,10 @@ Features = Annotated[
 ]
 Weights = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME=PATH", help="Your own copy of a weight; repeatable."),
+    typer.Option(
+        metavar="NAME=PLACE",
+        help="Other weights: your file or folder, or OWNER/NAME@COMMIT of the hub; repeatable.",
+    ),
 ]
 Resamples = Annotated[int, typer.Option(min=20, help="Resamples for the intervals of distances.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per forward pass.")]
@@ -106,6 +110,8 @@ def measure(
     for table, names in (*named, (FEATURES, [features])):
         for name in filter(None, names):
             table.require(name)
+    places = parse_pairs(weights or [], "--weights", "NAME=PLACE")
+    warn(_unread(places))
     targets: list[Target] = []
     if images is None:
         targets = find_targets(
@@ -127,7 +133,7 @@ def measure(
             reference=reference,
             resamples=resamples,
             cache=runs_dir / "references",
-            weights=parse_pairs(weights or [], "--weights", "NAME=PATH"),
+            weights=places,
         ),
         judge,
         parse_pairs(judge_arg or [], "--judge-arg", "KEY=VALUE", allow_empty=True),
@@ -179,6 +185,18 @@ def draw_and_measure(
                 generator, count, every, target.results, settings, instruments, tick
             )
     return written
+
+
+def _unread(names: Iterable[str]) -> list[str]:
+    """A sentence for every weight that no measure of this project reads."""
+    from evals.published import HUB_WEIGHTS, OTHER_WEIGHTS
+
+    known = [*HUB_WEIGHTS, *OTHER_WEIGHTS]
+    return [
+        f"no measure here reads the weights {name!r} (known: {', '.join(known)})"
+        for name in names
+        if name not in known
+    ]
 
 
 def _suites(names: list[str], prompts: list[str]) -> list[Chosen]:
