@@ -22,6 +22,7 @@ SUITES = Registry(
     {
         "shapes@1": "evals.suites.shapes:grid_suite",
         "shapes-free@1": "evals.suites.shapes:free_suite",
+        "scenes@1": "evals.suites.scenes:scenes_suite",
         "geneval@1": "evals.suites.geneval:geneval_suite",
         "geneval-long@1": "evals.suites.geneval:geneval_long_suite",
         "geneval-hf@1": "evals.suites.geneval:geneval_hf_suite",
@@ -37,6 +38,7 @@ DETECTORS = Registry(
     "detector",
     {
         "shapes": "evals.detectors.shapes:ShapesDetector",
+        "squares": "evals.detectors.squares:SquaresDetector",
         "mask2former": "evals.detectors.mask2former.detector:Mask2FormerDetector.from_published",
         "mask2former-mmdet-2": "evals.detectors.mask2former.detector:"
         "Mask2FormerDetector.from_published_as_mmdet_2",
@@ -104,7 +106,7 @@ PHOTO_SUITE = "geneval-long@1"
 """What models of photographs are scored on: the prompts on which the paper's Table 1 stands."""
 IMAGES_SUITE = "geneval@1"
 """What a folder of images made elsewhere is taken for."""
-SHAPES_SUITES = {"grid": "shapes@1", "free": "shapes-free@1"}
+SHAPES_SUITES = {"grid": "shapes@1", "free": "shapes-free@1", "squares": "scenes@1"}
 """Preset of the shapes world -> its suite."""
 
 

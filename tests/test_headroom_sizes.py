@@ -13,7 +13,6 @@ from scripts.studies.headroom_sizes import (
     CellWorld,
     candidates,
     draw,
-    occupancy,
     squares,
     study,
     textured,
@@ -49,12 +48,6 @@ def test_posterior_mean_is_the_mean_over_every_scene(t: float) -> None:
     mean, chances = world.posterior_mean(x, t)
     torch.testing.assert_close(mean, torch.einsum("bk,kmd->bmd", weights, scenes))
     torch.testing.assert_close(chances.sum((1, 2)), torch.full((5,), 2.0, dtype=torch.float64))
-
-
-def test_occupancy_of_all_cells_and_of_one() -> None:
-    odds = torch.tensor([[0.3, -2.0, 1.0]], dtype=torch.float64)
-    torch.testing.assert_close(occupancy(odds, 3), torch.ones(1, 3, dtype=torch.float64))
-    torch.testing.assert_close(occupancy(odds, 1), odds.softmax(1))
 
 
 def test_squares_have_their_areas_and_lie_in_each_other() -> None:

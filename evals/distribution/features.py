@@ -296,6 +296,8 @@ def open_features(options: MeasureOptions, name: str, world_preset: str) -> Feat
     if world_preset:
         if options.features not in ("", "shapes"):
             raise ValueError("the shapes world has features of its own: leave --features out")
+        if world_preset == "squares":
+            raise ValueError("the squares have no features of their own: measure shapes@1 instead")
         return ShapesFeatures(world_preset, options.device)
     extractor: FeatureExtractor = FEATURES.load(options.features or name)(options)
     return extractor

@@ -15,7 +15,7 @@ import numpy as np
 from evals.distribution.features import FeatureExtractor, image_files
 from evals.measure import MeasureOptions
 from evals.suites.base import Suite
-from selfe.data.shapes_world import ShapesWorld
+from selfe.data.shapes_world import open_world
 from selfe.files import file_sha256, write_atomically
 from selfe.images import DamagedImage, decode_image
 
@@ -59,7 +59,7 @@ def open_reference(suite: Suite, extractor: FeatureExtractor, options: MeasureOp
 
 def shapes_reference(suite: Suite, extractor: FeatureExtractor) -> Reference:
     """Scenes of the suite's own records, rendered as training data are."""
-    world = ShapesWorld(suite.world_preset)
+    world = open_world(suite.world_preset)
     rng = np.random.default_rng(SHAPES_SEED)
     prompts = np.repeat(np.arange(len(suite.records)), SHAPES_IMAGES)
     parts = []

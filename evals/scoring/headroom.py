@@ -23,7 +23,7 @@ from evals.scoring.diversity import REFERENCE_IMAGES, DiversityReference
 from evals.scoring.in_memory import InMemoryScorer, mean_over_tasks
 from evals.suites.base import Suite
 from evals.suites.rules import DEFAULT_RULES
-from selfe.data.shapes_world import ShapesWorld
+from selfe.data.shapes_world import open_world
 from selfe.generator import TextToImage
 
 TOLERANCE = 0.01
@@ -137,7 +137,7 @@ def measure_headroom(
     reference = None
     if diversity:
         reference = DiversityReference(
-            ShapesWorld(suite.world_preset),
+            open_world(suite.world_preset),
             suite.records,
             scorer.detector,
             scorer.color_classifier,

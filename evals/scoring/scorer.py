@@ -17,7 +17,7 @@ from evals.scoring.detections import Row
 from evals.scoring.diversity import REFERENCE_IMAGES, DiversityReference
 from evals.scoring.diversity_cache import stored_reference
 from evals.suites.base import Suite
-from selfe.data.shapes_world import ShapesWorld
+from selfe.data.shapes_world import open_world
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Scorer:
         key = (suite.prompts_sha256, images)
         if key not in self.references:  # the same for every model and number of steps
             self.references[key] = stored_reference(
-                ShapesWorld(suite.world_preset),
+                open_world(suite.world_preset),
                 suite.records,
                 self.detector,
                 self.color_classifier,

@@ -104,10 +104,12 @@ def main() -> None:
     parser.add_argument("runs", nargs="+")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs/headroom"))
     parser.add_argument("--steps", default="2,4,8,50")
+    parser.add_argument("--suite", default="shapes@1", help="whose validation prompts are drawn")
+    parser.add_argument("--per-task", type=int, default=PER_TASK, help="prompts of every task")
     parser.add_argument("--shifted", action="store_true", help="shifted time grids instead")
     parser.add_argument("--out", type=Path, default=Path("reports/studies/headroom"))
     args = parser.parse_args()
-    suite = limited(open_suite("shapes@1", "validation"), PER_TASK)
+    suite = limited(open_suite(args.suite, "validation"), args.per_task)
     small = InMemoryScorer(
         dataclasses.replace(limited(suite, FIRST_PER_TASK), images_per_prompt=1), SEED
     )
@@ -125,6 +127,7 @@ def main() -> None:
             "machine": known["machine"],
             "torch": known["versions"].get("torch"),
             "trained_in": generator.facts.training["precision"],
+            "suite": args.suite,
             "prompts": len(suite.records),
             "images_per_prompt": IMAGES,
             "image_seed": SEED,

@@ -29,6 +29,9 @@ import torch
 from torch import Tensor
 
 from scripts import command_line
+from selfe.data.shapes_world.exact_squares import ExactSquares, occupancy
+from selfe.data.shapes_world.vocabulary import counting
+from selfe.encoders.rings import RingCodec
 from selfe.files import write_atomically
 from selfe.provenance import provenance
 from selfe.sampler import SamplerSettings, Step, take_step
@@ -36,8 +39,8 @@ from selfe.times import length_shift, warp_time
 
 PIXELS = 64 * 64
 TOLERANCE = 0.05
-"""Diversity counts as kept where the total variation is at most this above that of as many scenes of
-the data."""
+"""Diversity counts as kept where the total variation is at most this above that of as many scenes
+of the data."""
 SETTINGS = SamplerSettings(eta=0.0)
 
 
@@ -60,7 +63,8 @@ class CellWorld:
         norms = self.patterns.square().sum(2)
         log_odds = ((1 - t) * dots - (1 - t) ** 2 * norms / 2) / t**2
         looks = log_odds.softmax(2)
-        occupied = occupancy(torch.logsumexp(log_odds, 2), self.objects)
+        each = torch.logsumexp(log_odds, 2, keepdim=True) - np.log(log_odds.shape[2])
+        occupied = occupancy(each, [self.objects])[..., 0]
         chances = looks * occupied[..., None]
         return torch.einsum("bmk,mkd->bmd", chances, self.patterns), chances
 
@@ -83,30 +87,6 @@ class CellWorld:
         shares = torch.stack([(looks == k).double().sum(0) for k in range(count)])
         shares /= shares.sum().clamp_min(1)
         return 0.5 * (shares - 1 / shares.numel()).abs().sum().item()
-
-
-def occupancy(log_odds: Tensor, objects: int) -> Tensor:
-    """P(cell c is occupied), (B, M), where exactly n are and odds of each alone are given, (B, M).
-
-    The sums over all subsets are elementary symmetric polynomials: built up from both ends, one
-    cell at a time, in logarithms.
-    """
-    batch, cells = log_odds.shape
-
-    def sums(odds: Tensor) -> Tensor:
-        """(B, M + 1, n + 1): logarithm of the sum over subsets of each size of the first cells."""
-        first = torch.full((batch, objects + 1), -torch.inf, dtype=odds.dtype)
-        first[:, 0] = 0
-        found = [first]
-        for cell in range(cells):
-            grown = torch.logaddexp(found[-1][:, 1:], found[-1][:, :-1] + odds[:, cell, None])
-            found.append(torch.cat([first[:, :1], grown], 1))
-        return torch.stack(found, 1)
-
-    before, after = sums(log_odds), sums(log_odds.flip(1)).flip(1)
-    others = before[:, :-1, :objects] + after[:, 1:, :objects].flip(2)
-    total = before[:, -1, objects, None]
-    return (torch.logsumexp(others, 2) + log_odds - total).exp()
 
 
 def squares(sizes: Sequence[float]) -> Tensor:
@@ -141,6 +121,9 @@ WORLDS = {
     ),
     "64 cells, 8 squares, every cell with a size of its own, 2 to 14 pixels": lambda: unit_variance(
         torch.linspace(np.log(2), np.log(14), 64, dtype=torch.float64).exp()[:, None, None], 8
+    ),
+    "scenes@1, five red squares, sides of whole pixels": lambda: CellWorld(
+        ExactSquares(counting("red square", 5), RingCodec()).looks[:, ::8].expand(16, -1, -1), 5
     ),
 }
 
@@ -226,11 +209,14 @@ def main() -> None:
     few, many = args.images
     known = provenance()
     made = {"command": command_line(), "commit": known["commit"], "machine": known["machine"]}
-    found: dict[str, Any] = {"made": made, "tolerance": TOLERANCE, "worlds": {}}
+    found = json.loads(args.out.read_text()) if args.out.exists() else {"worlds": {}}
     for name, make in WORLDS.items():
-        rows = found["worlds"][name] = {}
-        for steps in (int(text) for text in args.steps.split(",")):
-            row = rows[str(steps)] = study(make(), steps, few, many, args.tries)
+        known = found["worlds"].setdefault(name, {"made": made, "tolerance": TOLERANCE})
+        rows = known.setdefault("steps", {})
+        for steps in args.steps.split(","):
+            if steps in rows:
+                continue
+            row = rows[steps] = study(make(), int(steps), few, many, args.tries)
             write_atomically(args.out, json.dumps(found, indent=0))
             print(f"{name}, {steps} steps: {sentence(row)}", flush=True)
 

@@ -63,7 +63,7 @@ def headroom(
     from evals.scoring.benchmark import BenchmarkSettings
     from evals.scoring.headroom import WHAT, as_markdown, measure_headroom
     from selfe.config.recipes import CALIBRATED_SIGNAL
-    from selfe.data.shapes_world import ShapesWorld
+    from selfe.data.shapes_world import open_world
     from selfe.encoders.registry import load_codec
     from selfe.files import write_atomically
     from selfe.generation.exact import ExactGenerator
@@ -82,7 +82,7 @@ def headroom(
     if signal is None:
         signal = CALIBRATED_SIGNAL if opened.world_preset == "grid" else 1.0
     model = ExactGenerator(
-        ShapesWorld(opened.world_preset),
+        open_world(opened.world_preset),
         opened.records,
         load_codec(f"shapes-{opened.world_preset}", "cpu", signal=signal),
         num_scenes=scenes,

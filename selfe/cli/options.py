@@ -38,7 +38,8 @@ Variant = Annotated[str, typer.Option(help="Ablation of the method, as `ls metho
 Recipe = Annotated[
     str,
     typer.Option(
-        help="What to train: shapes, shapes-easy, shapes-quick, shapes-64, 0.5b or 2b; "
+        help="What to train: shapes, shapes-easy, shapes-quick, scenes, shapes-64, "
+        "0.5b or 2b; "
         "see `ls recipes`.",
         autocompletion=complete_recipes,
     ),

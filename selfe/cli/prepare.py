@@ -26,7 +26,9 @@ Data = Annotated[
         "files at the path decide.",
     ),
 ]
-Codec = Annotated[str, typer.Option(help="Image codec: flux, shapes-grid, shapes-free.")]
+Codec = Annotated[
+    str, typer.Option(help="Image codec: flux, shapes-grid, shapes-free, shapes-squares.")
+]
 Text = Annotated[str, typer.Option(help="Text encoder: flux or shapes.")]
 Sizes = Annotated[
     str, typer.Option(help="Resolutions, each with buckets of aspect ratios: 256,512.")

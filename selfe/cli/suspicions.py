@@ -65,10 +65,12 @@ def _memory_there(device: str) -> int:
 
 def of_prompts(prompts: Sequence[str], preset: str) -> Iterator[str]:
     """Words that a model of the shapes world has never met, so that they mean nothing to it."""
-    from selfe.data.shapes_world.vocabulary import COLORS, NUMBERS, PRESETS, RELATIONS, plural
+    from selfe.data.shapes_world.presets import open_world
+    from selfe.data.shapes_world.vocabulary import COLORS, NUMBERS, RELATIONS, plural
 
-    shapes = PRESETS[preset].shapes
-    known = {"a", "an", "photo", "of", "and", *COLORS, *shapes, *map(plural, shapes), *NUMBERS}
+    shapes = open_world(preset).shapes
+    names = " ".join([*shapes, *map(plural, shapes)]).split()
+    known = {"a", "an", "photo", "of", "and", *COLORS, *names, *NUMBERS}
     known |= {word for relation in RELATIONS for word in relation.split()}
     for prompt in prompts:
         words = re.findall(r"[a-z0-9-]+", prompt.lower())

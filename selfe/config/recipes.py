@@ -50,21 +50,31 @@ _SHAPES: dict[str, Any] = {
     "sampling": {"guidance": "linear", "guidance_scale": 2.0},
 }
 
+# The quickstart: the same world and network, short enough for a coffee.
+_QUICK = merge(
+    _SHAPES,
+    {
+        "data": {"size": 16_384},
+        "times": {"tau_horizon": 480},
+        # one rate for all methods: reports/studies/quickstart/learning_rate.md, protocol.md
+        "optim": {"lr": 8e-3},
+        "train": {"iterations": 800, "milestone_every": 400, "sample_every": 400},
+    },
+)
+
 _PAPER_TRAIN = {"batch_size": 1024, "precision": "bf16", "compile": True, "sample_every": 10_000}
 
 RECIPES: dict[str, dict[str, Any]] = {
     "shapes": _SHAPES,
     # the control: a world where a perfect Flow Matching model needs three steps
     "shapes-easy": merge(_SHAPES, {"data": {"signal": 1.0}}),
-    # The quickstart: the same world and network, short enough for a coffee.
-    "shapes-quick": merge(
-        _SHAPES,
+    "shapes-quick": _QUICK,
+    # a world whose objects differ in size: docs/headroom.md says what for
+    "scenes": merge(
+        _QUICK,
         {
-            "data": {"size": 16_384},
-            "times": {"tau_horizon": 480},
-            # one rate for all methods: reports/studies/quickstart/learning_rate.md, protocol.md
-            "optim": {"lr": 8e-3},
-            "train": {"iterations": 800, "milestone_every": 400, "sample_every": 400},
+            "model": {"in_channels": 24},
+            "data": {"preset": "squares", "codec": "shapes-squares", "signal": 1.0},
         },
     ),
     "shapes-64": merge(
@@ -121,6 +131,7 @@ FAMILIES = {
     "shapes": "shapes",
     "shapes-quick": "shapes",
     "shapes-easy": "shapes-easy",
+    "scenes": "shapes-easy",
     "shapes-64": "shapes-easy",  # its latents have all their signal, too
     "0.5b": "paper",
     "2b": "paper",
@@ -131,6 +142,7 @@ ABOUT = {
     "shapes": "the shapes world at 32 pixels: minutes on a CPU",
     "shapes-easy": "the same with four times the signal: there Flow Matching needs few steps",
     "shapes-quick": "as shapes, shorter: the quickstart",
+    "scenes": "many squares of very different sizes, as short as the quickstart",
     "shapes-64": "the shapes world at 64 pixels: one GPU",
     "0.5b": "the paper's ablations: 8 GPUs",
     "2b": "the paper's main run: 8 GPUs and more",
@@ -143,6 +155,7 @@ _FULL_PRECISION: dict[str, dict[str, Any]] = {
     "shapes": {"precision": "fp32"},
     "shapes-easy": {"precision": "fp32"},
     "shapes-quick": {"precision": "fp32"},
+    "scenes": {"precision": "fp32"},
     "shapes-64": {"precision": "fp32"},
     "0.5b": {"precision": "tf32", "micro_batch_size": 32},
     "2b": {"precision": "tf32", "micro_batch_size": 16},

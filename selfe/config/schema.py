@@ -51,7 +51,7 @@ class DataConfig(Section):
     """Where samples come from. Names are those of the registries."""
 
     source: str = Field("shapes", description="reader: shapes, latents")
-    preset: str = Field("grid", description="preset of the shapes world")
+    preset: str = Field("grid", description="preset of the shapes world: grid, free, squares")
     path: str = Field("", description="folder written by `selfe-bench prepare`")
     bucket_unit: int = Field(
         64, ge=1, description="consecutive samples of the latent cache that share an image size"
@@ -61,7 +61,9 @@ class DataConfig(Section):
     )
     resolution: int = Field(256, ge=16, description="side of the images drawn, in pixels")
     size: int = Field(40_960, ge=1, description="training images of the shapes world")
-    codec: str = Field("shapes-grid", description="autoencoder: shapes-grid, shapes-free, flux")
+    codec: str = Field(
+        "shapes-grid", description="autoencoder: shapes-grid, shapes-free, shapes-squares, flux"
+    )
     signal: float = Field(
         1.0, gt=0, description="factor on the latents of the shapes world; below 1 is harder"
     )

@@ -55,7 +55,7 @@ def shapes_source(
     """
     from selfe.data.in_memory import InMemoryLatents, width_problems
     from selfe.data.shapes_latents import shapes_latents
-    from selfe.data.shapes_world import ShapesWorld
+    from selfe.data.shapes_world import open_world
 
     if config.data.path:
         raise ValueError(
@@ -65,7 +65,7 @@ def shapes_source(
     preset, name = config.data.preset, config.data.codec
     if name.startswith("shapes-") and name != f"shapes-{preset}":
         raise ValueError(f"data.codec = {name} was made for another data.preset than {preset}")
-    world = ShapesWorld(preset)
+    world = open_world(preset)
     codec, text = build_codec(config, device), build_text_encoder(config, "cpu")
     widths = (codec.latent_channels, text.token_dim, text.pooled_dim)
     if problems := width_problems(config.model, *widths):

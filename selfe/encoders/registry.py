@@ -18,6 +18,7 @@ CODECS = Registry(
     {
         "shapes-grid": "selfe.encoders.registry:shapes_grid_codec",
         "shapes-free": "selfe.encoders.registry:shapes_free_codec",
+        "shapes-squares": "selfe.encoders.rings:RingCodec",
         "flux": "selfe.encoders.flux:load_flux_vae",
     },
     group="selfe_bench.codecs",

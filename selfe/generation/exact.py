@@ -13,6 +13,8 @@ from torch import Tensor
 from selfe.data.shapes_latents import images_to_float
 from selfe.data.shapes_world import ShapesWorld
 from selfe.data.shapes_world.exact_model import ExactVelocity, SceneLatents
+from selfe.data.shapes_world.exact_squares import ExactSquares
+from selfe.data.shapes_world.squares import SquaresWorld
 from selfe.encoders.base import LatentCodec
 from selfe.generation.any_step import latents_to_images
 from selfe.generator import GeneratedImage, GeneratorFacts, tell_drawn
@@ -29,7 +31,7 @@ class ExactGenerator:
     Args:
         world, records: whose prompts can be drawn.
         codec: makes latents of scenes and images of latents; its factor is the world's signal.
-        num_scenes: K.
+        num_scenes: K; without effect for the squares, whose mean needs no scenes.
         settings: eta, update and time grid.
         seed: of the scenes.
 
@@ -119,7 +121,7 @@ class ExactGenerator:
         in_use = torch.empty(len(prompts), dtype=torch.float64)
         drawn = 0
         for prompt, own in places.items():
-            velocity = ExactVelocity(self._scenes(prompt, self.num_scenes))
+            velocity = self._velocity(prompt)
             latents[own] = self._draw(velocity, [seeds[i] for i in own], num_steps).float()
             in_use[own] = velocity.scenes_in_use
             drawn += len(own)
@@ -131,7 +133,14 @@ class ExactGenerator:
             for image in latents_to_images(self.codec.decode(part))
         ]
 
-    def _draw(self, velocity: ExactVelocity, seeds: Sequence[int], num_steps: int) -> Tensor:
+    def _velocity(self, prompt: str) -> ExactVelocity | ExactSquares:
+        if isinstance(self._scenes.world, SquaresWorld):
+            return ExactSquares(self._scenes.record(prompt), self.codec)
+        return ExactVelocity(self._scenes(prompt, self.num_scenes))
+
+    def _draw(
+        self, velocity: ExactVelocity | ExactSquares, seeds: Sequence[int], num_steps: int
+    ) -> Tensor:
         rng = SampleRng(0, torch.tensor(list(seeds), dtype=torch.int64))
         tokens = (self.latent_shape[1] // 2) * (self.latent_shape[2] // 2)
         return draw_samples(

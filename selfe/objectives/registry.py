@@ -176,7 +176,8 @@ METHODS = Registry(
             # found on validation prompts (reports/studies/tuning/README.md); its authors have 12 or
             # more, for trainings a thousand times as long
             recipes={
-                name: {"objective": {"gap_exponent": 5}} for name in ("shapes", "shapes-quick")
+                name: {"objective": {"gap_exponent": 5}}
+                for name in ("shapes", "shapes-quick", "scenes")
             },
             data_deviation="sigma_d",
         ),

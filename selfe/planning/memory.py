@@ -17,7 +17,12 @@ KEPT = {"none": (31, 27), "blocks": (1, 1), "selective": (11, 10)}
 in numbers per token and feature. With "blocks" that is the input, with "selective" the results of
 matrix products and attention as well."""
 
-CODEC_GEOMETRY = {"flux": (16, 8), "shapes-grid": (4, 4), "shapes-free": (4, 4)}
+CODEC_GEOMETRY = {
+    "flux": (16, 8),
+    "shapes-grid": (4, 4),
+    "shapes-free": (4, 4),
+    "shapes-squares": (6, 8),
+}
 """Latent channels, and pixels per latent along a side."""
 
 
@@ -47,9 +52,9 @@ class Memory:
 def resolutions_of(config: RunConfig, stage: Stage) -> Mapping[int, float]:
     """Sides of the training images in pixels, with their shares."""
     if config.data.source == "shapes":
-        from selfe.data.shapes_world import ShapesWorld
+        from selfe.data.shapes_world import open_world
 
-        return {ShapesWorld(config.data.preset).image_size: 1.0}
+        return {open_world(config.data.preset).image_size: 1.0}
     return stage.resolutions
 
 

@@ -49,9 +49,9 @@ def count_parameters(model: ModelConfig) -> int:
 def latent_shape_of(config: RunConfig, codec: LatentCodec) -> tuple[int, int, int]:
     """(C, h, w) of the images a run is trained on."""
     if config.data.source == "shapes":
-        from selfe.data.shapes_world import ShapesWorld
+        from selfe.data.shapes_world import open_world
 
-        size = ShapesWorld(config.data.preset).image_size
+        size = open_world(config.data.preset).image_size
     else:
         size = config.data.resolution
     side = size // codec.downsample

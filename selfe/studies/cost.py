@@ -10,7 +10,7 @@ from __future__ import annotations
 from evals.registry import open_suite, suite_for
 from evals.suites.limit import limited
 from selfe.config.schema import RunConfig
-from selfe.data.shapes_world import ShapesWorld
+from selfe.data.shapes_world import open_world
 from selfe.device import cpu_multiplies_bf16
 from selfe.planning.plan import make_plan
 from selfe.planning.stages import forward_flops
@@ -67,7 +67,7 @@ def _scoring_seconds(study: Study, job: Job) -> float:
     models = job.words.count("--model")
     steps = [int(n) for n in job.words[job.words.index("--steps") + 1].split(",")]
     passes = sum(n * config.sampling.at(n).calls for n in steps)
-    side = ShapesWorld(config.data.preset).image_size
+    side = open_world(config.data.preset).image_size
     forward = forward_flops(config, side, SHAPES_TEXT_TOKENS)
     drawing = passes * images * forward / (FLOPS_PER_CORE["fp32"] * job.units)
     judging = images * len(steps) * SECONDS_PER_IMAGE / job.units

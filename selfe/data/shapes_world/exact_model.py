@@ -82,14 +82,19 @@ class SceneLatents:
         }
         self._found: dict[str, Tensor] = {}
 
+    def record(self, prompt: str) -> dict[str, Any]:
+        """Raises ValueError for a prompt without a record."""
+        if prompt not in self._records:
+            raise ValueError(f"the exact model has no scenes of {prompt!r}")
+        return self._records[prompt]
+
     def __call__(self, prompt: str, count: int) -> Tensor:
         """(count, C, h, w).
 
         Raises:
             ValueError: for a prompt without a record.
         """
-        if prompt not in self._records:
-            raise ValueError(f"the exact model has no scenes of {prompt!r}")
+        self.record(prompt)
         parts = [self._found[prompt]] if prompt in self._found else []
         there = sum(len(part) for part in parts)
         while there < count:
