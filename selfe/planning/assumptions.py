@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from selfe.config.schema import RunConfig
 from selfe.planning.memory import (
-    KEPT,
     averages_of,
     bytes_per_number,
     checkpoint_bytes,
     checkpoints_kept,
+    kept_numbers,
 )
 
 NULL_TOKENS = 1
@@ -50,10 +50,10 @@ def storage_assumptions(
         first_iteration: where a fork starts.
     """
     train = config.train
+    double, single = kept_numbers(config, train.recompute)
     return (
         f"activations: {bytes_per_number(config)} bytes x width x tokens x "
-        f"({KEPT[train.recompute][0]} per double-stream block + "
-        f"{KEPT[train.recompute][1]} per single-stream one) per image "
+        f"({double} per double-stream block + {single} per single-stream one) per image "
         f"trained on (train.recompute = {train.recompute}), uncompiled, at the largest "
         "resolution; it fits below 90% of the GPU's memory",
         f"cache: {images:,} images, 16-bit latents of {listed(sides)} pixels a side, "

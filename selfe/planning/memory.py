@@ -15,7 +15,10 @@ from selfe.planning.passes import Pass
 KEPT = {"none": (31, 27), "blocks": (1, 1), "selective": (11, 10)}
 """By `train.recompute`: what a double-stream and a single-stream block keep for the backward pass,
 in numbers per token and feature. With "blocks" that is the input, with "selective" the results of
-matrix products and attention as well."""
+matrix products and attention as well. Traced on the network of the paper's ablations
+(`scripts.checks.sharded_step`); with "none" in bf16, where norms keep fp32, which counts twice."""
+KEPT_IN_FULL = {**KEPT, "none": (25, 21)}
+"""The same where activations have 4 bytes."""
 
 CODEC_GEOMETRY = {
     "flux": (16, 8),
@@ -67,18 +70,23 @@ def bytes_per_number(config: RunConfig) -> int:
     return 2 if without_device(config.train.precision) == "bf16" else 4
 
 
+def kept_numbers(config: RunConfig, recompute: str) -> tuple[int, int]:
+    """What a double-stream and a single-stream block keep; see `KEPT`."""
+    return (KEPT if bytes_per_number(config) == 2 else KEPT_IN_FULL)[recompute]
+
+
 def activation_bytes(config: RunConfig, passes: Sequence[Pass], tokens: int, images: int) -> int:
     """Activations kept for the backward pass of `images` images, 2 bytes a number in bf16, else 4.
 
-    "none" was measured by counting what autograd saves under bf16 autocast, uncompiled (compiled
-    blocks keep less). With recomputation one block at a time is as if it were not recomputed.
+    Of uncompiled blocks; compiled ones keep less. With recomputation one block at a time is as if
+    it were not recomputed.
     """
     model = config.model
     width = model.attention_head_dim * model.num_attention_heads
-    double, single = KEPT[config.train.recompute]
+    double, single = kept_numbers(config, config.train.recompute)
     kept = double * model.num_layers + single * model.num_single_layers
     trained = sum(p.share for p in passes if p.cost == FORWARD_BACKWARD)
-    again = 0 if config.train.recompute == "none" else max(KEPT["none"])
+    again = 0 if config.train.recompute == "none" else max(kept_numbers(config, "none"))
     size = bytes_per_number(config)
     return round(size * width * tokens * images * (kept * trained + again))
 

@@ -83,7 +83,8 @@ def new_state(model: nn.Module, config: RunConfig, processes: OneProcess) -> Tra
         conditional = Ema(model, config.optim.model_copy(update={"ema_decay": decay}))
     bf16 = uses_bf16(processes.device, config.train.precision)
     processes.shard(model, bf16)
-    state = TrainState(model, ema, build_optimizer(model, config.optim), conditional=conditional)
+    optimizer = build_optimizer(model, config.optim, sharded=processes.sharded)
+    state = TrainState(model, ema, optimizer, conditional=conditional)
     for average in state.averages:
         processes.shard(average.module, bf16)
     return state
