@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from baselines.flow_matching import FlowMatching
-from scripts.checks.precision import EmulatedTF32, round_to_tf32, rows_of
+from scripts.checks.precision import EmulatedTF32, Weights, round_to_tf32, rows_of
 from selfe import device
 from selfe.config.recipes import RECIPES
 from selfe.config.resolve import resolve
@@ -90,8 +90,15 @@ def test_errors_by_precision_of_a_run(tmp_path):
     config = tiny_config("imm", "train.iterations=2")
     tiny_train(config, tmp_path / "run")
     write_config(tmp_path / "run", config)
-    tf32, bf16 = rows_of(tmp_path / "run", None, 2)
+    tf32, bf16 = rows_of(Weights.of_run(tmp_path / "run", None), 2)
     assert (tf32["precision"], bf16["precision"]) == ("tf32", "bf16")
     assert tf32["method"] == "imm" and tf32["step"] == 2
     assert 0 < tf32["error"] < bf16["error"] < 1
     assert tf32["batch_noise"] == bf16["batch_noise"] > 0
+
+
+def test_shipped_weights_take_changed_settings(tmp_path):
+    weights = Weights.shipped("imm", ["objective.gap_exponent=12"], tmp_path)
+    assert weights.config.objective["gap_exponent"] == 12
+    assert weights.name == "demo imm objective.gap_exponent=12"
+    assert weights.live == weights.average and weights.live.is_file()
