@@ -9,8 +9,10 @@ of it, whose gradients bf16 spoils (reports/README.md, "Precision").
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # plans name GPUs without starting torch
@@ -18,6 +20,10 @@ if TYPE_CHECKING:  # plans name GPUs without starting torch
 
 PEAK_SHARES = {"bf16": 1.0, "tf32": 1 / 2, "fp32": 1 / 16}
 """Peak of a GPU's matrix products over that of dense bf16: an A100's; an H100's fp32 is 1 / 15."""
+
+
+CPU_FACTS = Path("/proc/cpuinfo")
+DRIVERS, DRIVER_FILES = Path("/dev"), ("nvidia*", "nvhost*", "nvgpu*", "dxg", "kfd")
 
 
 def without_device(precision: str) -> str:
@@ -44,7 +50,14 @@ def uses_bf16(device: torch.device, precision: str) -> bool:
 
 
 def cpu_multiplies_bf16() -> bool:
-    """Whether the processor has instructions for it; others are slower than in fp32."""
+    """Whether the processor has instructions for it; others are slower than in fp32.
+
+    As torch says; as the kernel lists them where torch is not loaded, so that plans need not load
+    it.
+    """
+    if "torch" not in sys.modules and CPU_FACTS.is_file():
+        words = set(CPU_FACTS.read_text(errors="replace").split())
+        return not words.isdisjoint({"avx512_bf16", "amx_bf16"})
     import torch
 
     if not hasattr(torch.cpu, "get_capabilities"):  # older torch
@@ -100,6 +113,14 @@ GPUS = {
     # as those of the H100: four fifths of the published peak, here of 2,250 TFLOP/s
     "b200": Gpu(1800e12, 180e9),
 }
+
+
+def may_have_gpu() -> bool:
+    """Whether there may be a GPU that torch can use: False only where Linux shows the files of no
+    driver (NVIDIA's, on a board or under Windows, and AMD's). Does not load torch."""
+    if sys.platform != "linux":
+        return True
+    return any(next(DRIVERS.glob(pattern), None) for pattern in DRIVER_FILES)
 
 
 def gpu_named(device_name: str) -> str | None:

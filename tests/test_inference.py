@@ -12,7 +12,7 @@ from torch import Tensor
 
 from evals.base import ProtocolFacts
 from evals.results import protocol_key
-from selfe.config.drawing import chosen_sampling
+from selfe.config.drawing import chosen_sampling, sampling_facts
 from selfe.config.inference import (
     INFERENCES,
     as_drawn,
@@ -24,7 +24,7 @@ from selfe.config.recipes import FAMILIES, RECIPES
 from selfe.config.resolve import resolve
 from selfe.config.schema import SamplingConfig
 from selfe.config.search_space import first_stage, second_stage
-from selfe.generation.any_step import draw_latents, sampling_facts
+from selfe.generation.any_step import draw_latents
 from selfe.objectives.registry import METHODS, load_method
 from selfe.path import expand_time
 from selfe.sampler import even_grid

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -102,3 +105,25 @@ def test_shipped_weights_take_changed_settings(tmp_path):
     assert weights.config.objective["gap_exponent"] == 12
     assert weights.name == "demo imm objective.gap_exponent=12"
     assert weights.live == weights.average and weights.live.is_file()
+
+
+def test_plans_see_the_processor_as_torch_does():
+    code = (
+        "import sys; from selfe.device import cpu_multiplies_bf16 as ask; without = ask(); "
+        "assert 'torch' not in sys.modules or sys.platform != 'linux'; import torch; "
+        "print(without == ask())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
+
+
+def test_a_driver_is_seen_by_its_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(device, "DRIVERS", tmp_path)
+    monkeypatch.setattr("sys.platform", "linux")
+    (tmp_path / "null").touch()
+    assert not device.may_have_gpu()
+    (tmp_path / "nvidiactl").touch()
+    assert device.may_have_gpu()
+    (tmp_path / "nvidiactl").unlink()
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert device.may_have_gpu()

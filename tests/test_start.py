@@ -61,7 +61,17 @@ def started_by(command: str, folder: Path) -> tuple[int, list[str]]:
     return int(words[0]), words[1:]
 
 
-@pytest.mark.parametrize("command", ["--help", "ls methods", "ls runs", "ls suites", PLAN])
+DRY_RUNS = (
+    "study quickstart --dry-run",
+    "study table2 --set data.path=nosuch --gpu h200 --dry-run",
+    "study quickstart --methods fm --runs-dir runs --commands",
+    "sweep --over optim.lr=1e-3,2e-3 --dry-run",
+)
+
+
+@pytest.mark.parametrize(
+    "command", ["--help", "ls methods", "ls runs", "ls suites", PLAN, *DRY_RUNS]
+)
 def test_commands_that_compute_nothing_start_nothing_heavy(tmp_path, command):
     write_study(tmp_path / "runs")
     assert started_by(command, tmp_path) == (0, [])

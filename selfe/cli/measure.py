@@ -92,15 +92,9 @@ def measure(
     device: options.Device = "auto",
 ) -> None:
     """Draw each set of prompts once and measure it: accuracy, preference, diversity, distances."""
-    from evals.measure import MeasureOptions
     from evals.registry import FEATURES, IMAGES_SUITE, JUDGES, MEASURES, SUITES
-    from evals.scoring.across import Chosen, Instruments, measure_images
-    from evals.scoring.benchmark import BenchmarkSettings
-    from evals.scoring.processes import join_processes
-    from selfe.cli.targets import find_targets
 
     counts = parse_steps(steps)
-    suites = _suites(suite or [], prompts or [])
     if images is not None and (model or settings or model_arg):
         raise ValueError(
             "--images measures images that exist already: leave out --model, --set and --model-arg"
@@ -111,9 +105,10 @@ def measure(
         for name in filter(None, names):
             table.require(name)
     places = parse_pairs(weights or [], "--weights", "NAME=PLACE")
-    warn(_unread(places))
     targets: list[Target] = []
     if images is None:
+        from selfe.cli.targets import find_targets
+
         targets = find_targets(
             model or [],
             runs_dir=runs_dir,
@@ -122,6 +117,13 @@ def measure(
             assignments=settings or [],
             model_args=model_arg or [],
         )
+    from evals.measure import MeasureOptions
+    from evals.scoring.across import Chosen, Instruments, measure_images
+    from evals.scoring.benchmark import BenchmarkSettings
+    from evals.scoring.processes import join_processes
+
+    suites = _suites(suite or [], prompts or [])
+    warn(_unread(places))
     place = pick_device(device)
     processes = join_processes()
     instruments = Instruments(

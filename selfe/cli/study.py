@@ -84,11 +84,11 @@ def study(
         runs_dir=runs_dir or chosen.runs_dir,
         out=out or chosen.out,
     )
-    trainings_of(chosen)  # a typing error is answered before torch starts
+    found = trainings_of(chosen)
     machine = machine_of(
         device, cores, gpus, per_run, gpu, mfu, planned=dry_run or commands, study=chosen
     )
-    schedule = make_schedule(chosen, machine, sampling_of_recipe=sampling_of_recipe)
+    schedule = make_schedule(chosen, machine, found=found, sampling_of_recipe=sampling_of_recipe)
     carry_out(schedule, dry_run=dry_run, as_json=as_json, commands=commands)
 
 
@@ -140,14 +140,17 @@ def machine_of(
     """
     import os
 
-    import torch
-
-    from selfe.device import gpu_named
+    from selfe.device import gpu_named, may_have_gpu
     from selfe.studies.schedule import Machine
 
     if device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"--device of a study is auto, cpu or cuda, got {device!r}")
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    there, here = 0, ""
+    if device != "cpu" and may_have_gpu():
+        import torch
+
+        there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        here = gpu_named(torch.cuda.get_device_name(0)) or "" if there else ""
     on_gpu = device == "cuda" or bool(gpu or gpus) or (device == "auto" and there > 0)
     if device == "cpu" and (gpu or gpus):
         raise ValueError("--gpu and --gpus cannot be combined with --device cpu")
@@ -162,8 +165,7 @@ def machine_of(
             f"{units} GPUs were asked for and this machine has {there}: add --dry-run to print "
             "the plan only"
         )
-    found = gpu_named(torch.cuda.get_device_name(0)) if there else None
-    return Machine("gpu", units, per_run, gpu or found or "h200", mfu)
+    return Machine("gpu", units, per_run, gpu or here or "h200", mfu)
 
 
 def carry_out(

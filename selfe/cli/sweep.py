@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from selfe.cli import options
 from selfe.cli.common import command_line, parse_steps
 from selfe.cli.study import StudySuite, carry_out, machine_of, parse_list, parse_seeds
+
+if TYPE_CHECKING:
+    from selfe.studies.study import Study
 
 Over = Annotated[
     list[str],
@@ -98,13 +102,16 @@ def sweep(
     machine = machine_of(
         device, cores, gpus, per_run, gpu, mfu, planned=dry_run or commands, study=study
     )
-    schedule = make_schedule(study, machine)
-    from selfe.studies.sweep_page import write_sweep  # a typing error is answered before it loads
-
     carry_out(
-        schedule,
+        make_schedule(study, machine),
         dry_run=dry_run,
         as_json=as_json,
         commands=commands,
-        finish=partial(write_sweep, study, counts, command_line()),
+        finish=partial(_write_page, study, counts),
     )
+
+
+def _write_page(study: Study, counts: Sequence[int]) -> Path:
+    from selfe.studies.sweep_page import write_sweep  # pandas: a plan needs none
+
+    return write_sweep(study, counts, command_line())

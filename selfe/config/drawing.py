@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from selfe.config.inference import inference_settings
+from selfe.config.inference import as_drawn, inference_settings
 from selfe.config.recipes import FAMILIES
 from selfe.config.resolve import validate_section
 from selfe.config.schema import RunConfig, SamplingConfig
-from selfe.objectives.registry import load_method
+from selfe.objectives.registry import Prediction, load_method
 
 
 def override_sampling(base: SamplingConfig, over: dict[str, object]) -> SamplingConfig:
@@ -51,3 +51,28 @@ def chosen_sampling(
     named = inference_settings(family, row, inference)
     named["batch_slots"] = config.sampling.batch_slots
     return validate_section(SamplingConfig, named, "sampling")
+
+
+def sampling_facts(
+    settings: SamplingConfig, prediction: Prediction = "posterior"
+) -> dict[str, object]:
+    """The settings that decide an image at one number of steps, as a result records them.
+
+    For a model that predicts a velocity they record s = t; results that were drawn at another s,
+    before that was refused, record the fraction instead.
+    """
+    settings = as_drawn(settings, prediction)
+    facts = settings.model_dump(mode="json", exclude={"batch_slots", "by_steps"})
+    if settings.calls == 1:
+        facts |= {"guidance": "none", "guidance_scale": 1.0, "guidance_time": "s"}
+    if settings.sampler != "any-step":
+        for name in ("eta", "update", "s_fraction", "warp", "base_len"):
+            facts.pop(name)
+    if prediction == "velocity" and settings.sampler == "any-step":
+        facts.pop("s_fraction")
+        facts["s"] = "t"
+    # younger than published results: facts that say nothing new would only give them other names
+    for name, value in (("guidance_time", "s"), ("shift", None)):
+        if facts.get(name, value) == value:
+            facts.pop(name, None)
+    return facts

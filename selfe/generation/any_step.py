@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from selfe.batch import TextCondition, join_conditions
+from selfe.config.drawing import sampling_facts
 from selfe.config.inference import as_drawn, check_step
 from selfe.config.schema import SamplingConfig
 from selfe.encoders.base import LatentCodec, TextEncoder
@@ -34,31 +35,6 @@ def latents_to_images(decoded: Tensor) -> list[GeneratedImage]:
 
 def guidance_of(settings: SamplingConfig) -> Guidance:
     return Guidance(settings.guidance, settings.guidance_scale, settings.guidance_time)
-
-
-def sampling_facts(
-    settings: SamplingConfig, prediction: Prediction = "posterior"
-) -> dict[str, object]:
-    """The settings that decide an image at one number of steps, as a result records them.
-
-    For a model that predicts a velocity they record s = t; results that were drawn at another s,
-    before that was refused, record the fraction instead.
-    """
-    settings = as_drawn(settings, prediction)
-    facts = settings.model_dump(mode="json", exclude={"batch_slots", "by_steps"})
-    if not guidance_of(settings).needs_null:
-        facts |= {"guidance": "none", "guidance_scale": 1.0, "guidance_time": "s"}
-    if settings.sampler != "any-step":
-        for name in ("eta", "update", "s_fraction", "warp", "base_len"):
-            facts.pop(name)
-    if prediction == "velocity" and settings.sampler == "any-step":
-        facts.pop("s_fraction")
-        facts["s"] = "t"
-    # younger than published results: facts that say nothing new would only give them other names
-    for name, value in (("guidance_time", "s"), ("shift", None)):
-        if facts.get(name, value) == value:
-            facts.pop(name, None)
-    return facts
 
 
 def guided_velocity(

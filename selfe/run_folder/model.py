@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from selfe.config.drawing import chosen_sampling
+from selfe.config.drawing import chosen_sampling, sampling_facts
 from selfe.config.resolve import changed_settings
 from selfe.config.schema import ModelConfig, RunConfig
 from selfe.encoders.base import LatentCodec
 from selfe.encoders.registry import build_codec, build_text_encoder
-from selfe.generation.any_step import AnyStepGenerator, sampling_facts
+from selfe.generation.any_step import AnyStepGenerator
 from selfe.generator import GeneratorFacts
 from selfe.network.flops import parameter_counts
 from selfe.objectives.registry import load_method

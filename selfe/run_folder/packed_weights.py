@@ -121,9 +121,10 @@ def load_packed(
     Raises:
         ValueError: if the file is missing, is not the one the manifest names, or does not fit.
     """
+    from selfe.config.drawing import sampling_facts
     from selfe.config.resolve import validate
     from selfe.encoders.registry import build_codec, build_text_encoder
-    from selfe.generation.any_step import AnyStepGenerator, sampling_facts
+    from selfe.generation.any_step import AnyStepGenerator
     from selfe.generator import GeneratorFacts
     from selfe.objectives.registry import method_label
     from selfe.run_folder.checkpoint import load_tensors, load_weights

@@ -7,10 +7,10 @@ took.
 
 from __future__ import annotations
 
+from functools import cache
+
 from evals.registry import open_suite, suite_for
-from evals.suites.limit import limited
 from selfe.config.schema import RunConfig
-from selfe.data.shapes_world import open_world
 from selfe.device import cpu_multiplies_bf16
 from selfe.planning.plan import make_plan
 from selfe.planning.stages import forward_flops
@@ -57,13 +57,23 @@ def _rate(config: RunConfig) -> float:
     return FLOPS_PER_CORE["bf16" if bf16 else "fp32"]
 
 
+@cache
+def _images(suite: str, split: str, limit: int | None) -> int:
+    """Images of one model at one number of steps."""
+    from evals.suites.limit import limited
+
+    chosen = limited(open_suite(suite, split), limit)
+    return len(chosen.records) * chosen.images_per_prompt
+
+
 def _scoring_seconds(study: Study, job: Job) -> float:
+    from selfe.data.shapes_world import open_world  # numpy: plans of other recipes need none
+
     training = job.training
     assert training is not None
     config = training.config
-    suite = open_suite(study.suite or suite_for(config.data.preset), study.split)
-    suite = limited(suite, study.limit)
-    images = len(suite.records) * suite.images_per_prompt
+    name = study.suite or suite_for(config.data.preset)
+    images = _images(name, study.split, study.limit)
     models = job.words.count("--model")
     steps = [int(n) for n in job.words[job.words.index("--steps") + 1].split(",")]
     passes = sum(n * config.sampling.at(n).calls for n in steps)

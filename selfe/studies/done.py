@@ -1,26 +1,30 @@
-"""Finds the results of a `geneval` command, and whether they exist; no model is opened."""
+"""Finds the results of a `geneval` command, and whether they exist; no model is opened.
+
+The benchmark is imported where it is used: the plan of a study that has not begun needs none of it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from evals.registry import suite_for
-from evals.results import RESULT
-from evals.scoring.benchmark import BenchmarkSettings
-from evals.scoring.folders import result_folder_of
-from evals.suites.base import Suite
 from selfe.config.assignments import parse_assignments
-from selfe.config.drawing import chosen_sampling
+from selfe.config.drawing import chosen_sampling, sampling_facts
 from selfe.objectives.registry import load_method
 from selfe.run_folder.checkpoint import list_checkpoints
 from selfe.run_folder.records import read_config
 from selfe.studies.study import Study
 
+if TYPE_CHECKING:
+    from evals.suites.base import Suite
+
 
 @lru_cache
 def _suite(name: str, split: str, limit: int | None) -> Suite:
+    from evals.scoring.benchmark import BenchmarkSettings
+
     return BenchmarkSettings(split=split, limit=limit).open_suite(name)
 
 
@@ -40,6 +44,9 @@ def result_folders(
         settings: "sampling.key=value" texts over the run's own sampling section.
         inference: a named way of drawing in place of that section.
     """
+    from evals.registry import suite_for
+    from evals.scoring.folders import result_folder_of
+
     config = read_config(run_dir)
     over = parse_assignments(settings).get("sampling", {})
     assert isinstance(over, dict)
@@ -52,8 +59,6 @@ def result_folders(
     for found in list_checkpoints(run_dir / "checkpoints"):
         if found.step not in checkpoints:
             continue
-        from selfe.generation.any_step import sampling_facts  # torch: a plan need not start it
-
         root, weights = run_dir / "results" / found.path.name, found.digest
         for count in steps:
             facts = sampling_facts(sampling.at(count), prediction)
@@ -71,6 +76,8 @@ def is_scored(
 ) -> bool:
     """Whether every checkpoint has a result for every number of steps; arguments as
     `result_folders` has them."""
+    from evals.results import RESULT
+
     folders = list(result_folders(study, run_dir, checkpoints, steps, settings, inference))
     whole = len(folders) == len(checkpoints) * len(steps)
     return whole and all((folder / RESULT).is_file() for folder in folders)

@@ -20,6 +20,7 @@ from selfe.run_folder.checkpoint import list_checkpoints
 from selfe.run_folder.records import read_config
 from selfe.studies.done import is_scored
 from selfe.studies.study import Scoring, Study, Training, Trainings, trainings_of
+from selfe.training.worker_count import usable_workers
 
 BENCH = "selfe-bench"
 
@@ -91,10 +92,6 @@ def share_cores(trainings: Sequence[Training], cores: int) -> list[int]:
     takes no more cores than it can use. The numbers depend on the machine and the rows alone,
     never on the seeds asked for: they decide how a run's losses are rounded.
     """
-    from selfe.training.worker_count import (
-        usable_workers,
-    )  # torch: a typing error need not start it
-
     count = len(trainings)
     together = cores if count > cores else min(2, cores)
     odd = count % together
@@ -105,10 +102,17 @@ def share_cores(trainings: Sequence[Training], cores: int) -> list[int]:
     return shares
 
 
-def make_schedule(study: Study, machine: Machine, *, sampling_of_recipe: bool = False) -> Schedule:
+def make_schedule(
+    study: Study,
+    machine: Machine,
+    *,
+    found: Trainings | None = None,
+    sampling_of_recipe: bool = False,
+) -> Schedule:
     """The jobs of a study on a machine.
 
     Args:
+        found: its trainings, where they have been resolved already.
         sampling_of_recipe: draw with the sampling settings that the recipe has today, also from
             runs that were trained before it had them.
 
@@ -116,7 +120,7 @@ def make_schedule(study: Study, machine: Machine, *, sampling_of_recipe: bool = 
         ValueError: as `trainings_of`, `make_plan` and for a run on disk that was trained with other
             settings.
     """
-    found = trainings_of(study)
+    found = found or trainings_of(study)
     jobs: list[Job] = []
     for seed in dict.fromkeys(study.seeds):
         trainings = [t for t in found.trainings if t.seed == seed]

@@ -20,7 +20,6 @@ from selfe.config.resolve import resolve
 from selfe.files import write_atomically
 from selfe.json_files import STRICT
 from selfe.provenance import provenance
-from selfe.run_folder.model import load_run
 from selfe.run_folder.records import find_checkpoint
 from selfe.sealed_files import seal
 from selfe.studies.study import Entry, Study, trainings_of
@@ -122,6 +121,8 @@ def score_rates(
         before = seeds.get(str(training.seed))
         if before is not None and before.get("weights", weights) == weights:
             continue  # earlier versions did not say which weights
+        from selfe.run_folder.model import load_run  # torch: a plan needs none
+
         model = load_run(training.run_dir)
         found = {str(count): scorer.score(model, count) for count in STEPS}
         mean = statistics.mean(found.values())

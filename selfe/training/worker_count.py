@@ -1,17 +1,15 @@
-"""How many processes a training should use on this machine."""
+"""How many processes a training should use on this machine. Plans ask, too, without torch."""
 
 from __future__ import annotations
 
 import contextlib
 from pathlib import Path
 
-import torch
-
-from selfe.config.resolve import build_objective
+from selfe.config.resolve import objective_of_section
 from selfe.config.schema import RunConfig
 from selfe.config.stages import check_batches, stages_of
 from selfe.distributed.environment import launched
-from selfe.run_folder.model import count_parameters
+from selfe.network.flops import parameter_counts
 from selfe.run_folder.records import read_record
 
 SMALLEST_SHARE = 32
@@ -33,11 +31,15 @@ def usable_workers(config: RunConfig, device: str, threads: int | None = None) -
     """
     if device != "cpu" or launched():
         return 1
-    if count_parameters(config.model) > LARGEST_NETWORK:
+    if parameter_counts(config.model.model_dump())[0] > LARGEST_NETWORK:
         return 1
     smallest_batch = min(stage.batch_size for stage in stages_of(config))
-    group_size = build_objective(config).group_size
-    threads = threads or torch.get_num_threads()
+    objective = objective_of_section(config.method, config.objective, config.times)
+    group_size = objective.group_size
+    if threads is None:
+        import torch
+
+        threads = torch.get_num_threads()
     for count in range(min(threads, smallest_batch // SMALLEST_SHARE), 1, -1):
         with contextlib.suppress(ValueError):
             check_batches(config, group_size, count)
