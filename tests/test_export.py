@@ -77,7 +77,13 @@ def erase(pipe, step, t, given):
     return {"latents": given["latents"] * 0}
 blank = pipeline(**some, seed=3, output_type="latent", callback_on_step_end=erase).images
 assert not blank.any()
-for wrong in (dict(output_type="jpeg"), dict(seed=1, generator=again[0]), dict(generator=again),
+alone = pipeline(prompts, 2, seed=3, output_type="np", batch_slots=1).images
+assert np.allclose(alone, pipeline(prompts, 2, seed=3, output_type="np").images, atol=0.02)
+rows = []
+pipeline(prompts[:1], 2, batch_slots=2, callback_on_step_end=lambda p, k, t, g: rows.append(g))
+assert [len(given["latents"]) for given in rows] == [2, 2]
+for wrong in (dict(output_type="jpeg"), dict(batch_slots=0),
+              dict(seed=1, generator=again[0]), dict(generator=again),
               dict(negative_prompt=["a", "b"]), dict(num_images_per_prompt=0)):
     try:
         pipeline(**some, **wrong)

@@ -26,6 +26,8 @@ BENCHMARKS = {
     "loader": "latent cache against webdataset",
     "colors": "colours of objects against GenEval's loaders",
     "scorer": "verdicts from stored detections against a GenEval-style loop",
+    "drawing": "the exported pipeline against diffusers' FluxPipeline",
+    "trainer": "a training step against one made as diffusers' Flux script makes it",
     "training": "the shapes recipe against the first version that landed: seconds of all cores",
 }
 
