@@ -188,6 +188,14 @@ def test_exact_model_needs_more_steps_than_two_and_no_list_of_scenes() -> None:
     few, many = (mean_over_tasks(scorer(model, steps)) for steps in (2, 8))
     assert few < 0.5
     assert many > 0.9
+    assert model.num_scenes == 0
+
+
+def test_headroom_of_a_closed_form_is_measured_once(tmp_path) -> None:
+    code, out, err = selfe_bench("headroom", "--suite", "scenes@1", "--limit", "1", "--steps", "8")
+    assert code == 0, err
+    assert "all scenes of each prompt; by steps 8: " in out + err
+    assert "The mean over all scenes is a closed form; nothing is left to settle." in out
 
 
 @pytest.mark.parametrize("method", ["selfe", "fm", "imm"])

@@ -32,7 +32,7 @@ def exact_scores(folders: Sequence[ResultFolder]) -> dict[int, Scores]:
 
     Returns:
         Scores over all images that were drawn of a prompt, usually 16; {} for a protocol that is
-        not of a shapes suite, or of whose world and prompts there is no file.
+        not of a world whose scenes can be drawn, or of whose world and prompts there is no file.
 
     Raises:
         ValueError: if a file called headroom*.json is damaged.
@@ -40,7 +40,7 @@ def exact_scores(folders: Sequence[ResultFolder]) -> dict[int, Scores]:
     if not folders:
         return {}
     protocol = folders[0].result.protocol
-    if not protocol.suite.startswith("shapes"):
+    if not protocol.detector.startswith("shapes-"):
         return {}
     above = {parent for f in folders for parent in f.path.absolute().parents[:_FOLDERS_ABOVE]}
     own = [path for parent in sorted(above) for path in sorted(parent.glob("headroom*.json"))]

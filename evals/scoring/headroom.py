@@ -33,10 +33,10 @@ their verdict with the scenes, in both directions, and 4 images would show littl
 
 
 class ExactModel(TextToImage, Protocol):
-    """A model over a finite number of scenes.
+    """A model over a finite number of scenes, or over all of them.
 
     Attributes:
-        num_scenes: K.
+        num_scenes: K; 0 where the mean is a closed form.
         scenes_in_use: effective number of scenes in the last step of every image drawn last.
     """
 
@@ -79,7 +79,7 @@ class Headroom(Frozen):
     """What `selfe-bench headroom` found.
 
     Attributes:
-        num_scenes: K of the cells.
+        num_scenes: K of the cells; 0 where the mean is a closed form.
         converged: whether doubling K up to it changed no cell's overall score by more than
             `tolerance`.
         overall_by_scenes: K -> overall scores of `CHECKED_IMAGES` per prompt, in the order of the
@@ -127,7 +127,7 @@ def measure_headroom(
     scorer = InMemoryScorer(dataclasses.replace(suite, images_per_prompt=checked), seed)
     overall: dict[int, list[float]] = {}
     changes: list[tuple[float, float]] = []
-    converged = False
+    converged = model.num_scenes == 0
     drawn = _draw(model, scorer, steps, overall, progress)
     while not converged and 2 * model.num_scenes <= most_scenes:
         before, model = drawn, model.with_scenes(2 * model.num_scenes)
@@ -187,7 +187,8 @@ def _draw(
     scores = [mean_over_tasks(each.verdicts) for each in drawn]
     overall[model.num_scenes] = scores
     told = ", ".join(f"{n}: {score:.3f}" for n, score in zip(steps, scores, strict=True))
-    progress(f"{model.num_scenes} scenes of each prompt; by steps {told}")
+    scenes = f"{model.num_scenes} scenes" if model.num_scenes else "all scenes"
+    progress(f"{scenes} of each prompt; by steps {told}")
     return drawn
 
 
@@ -256,6 +257,9 @@ def as_markdown(found: Headroom) -> str:
     if found.changes:
         moved, error = max(found.changes, key=lambda pair: abs(pair[0]))
         settled += f" (largest change {moved:+.3f}, standard error {error:.3f})"
+    scenes = f"K scenes of each prompt: {', '.join(map(str, runs))}; {settled}."
+    if not found.num_scenes:
+        scenes = "The mean over all scenes is a closed form; nothing is left to settle."
     best = ", ".join(
         f"{cell.steps}: {score:.3f}"
         for cell, score in zip(found.cells, found.overall_by_scenes[runs[-1]], strict=True)
@@ -269,9 +273,8 @@ def as_markdown(found: Headroom) -> str:
         f"{protocol.suite}, {protocol.split or 'whole suite'}, {protocol.num_prompts} prompts x "
         f"{protocol.images_per_prompt} images, seed {found.seed}; latents times "
         f"{protocol.signal:g}; {grid}, eta {settings['eta']:g}, {settings['update']}, no guidance.",
-        f"K scenes of each prompt: {', '.join(map(str, runs))}; {settled}. "
-        f"Overall of {max(CHECKED_IMAGES, protocol.images_per_prompt)} images per prompt, by which "
-        f"that was judged: {best}.",
+        f"{scenes} Overall of {max(CHECKED_IMAGES, protocol.images_per_prompt)} images per prompt"
+        f"{', by which that was judged' if found.num_scenes else ''}: {best}.",
         "TV is the total variation of what captions leave open to that of the data, beside what as "
         "many images of the data have. Scenes is the median over images of the effective number "
         "of scenes in the last step: near 1 the image is one of the K scenes.",

@@ -31,7 +31,7 @@ class ExactGenerator:
     Args:
         world, records: whose prompts can be drawn.
         codec: makes latents of scenes and images of latents; its factor is the world's signal.
-        num_scenes: K; without effect for the squares, whose mean needs no scenes.
+        num_scenes: K; taken as 0 for the squares, whose mean is a closed form.
         settings: eta, update and time grid.
         seed: of the scenes.
 
@@ -53,7 +53,7 @@ class ExactGenerator:
         seed: int = 0,
     ) -> None:
         self.codec, self.settings = codec, settings
-        self.num_scenes = num_scenes
+        self.num_scenes = 0 if isinstance(world, SquaresWorld) else num_scenes
         side = world.image_size // codec.downsample
         self.latent_shape = (codec.latent_channels, side, side)
         self._scenes = SceneLatents(
@@ -63,10 +63,10 @@ class ExactGenerator:
         self.chunk_size = 256
         self.scenes_in_use: list[float] = []
         self.facts = GeneratorFacts(
-            name=f"exact model over {num_scenes} scenes",
+            name=f"exact model over {num_scenes} scenes" if self.num_scenes else "exact model",
             label=LABEL,
             method=METHOD,
-            digest=self._digest(num_scenes),
+            digest=self._digest(self.num_scenes),
             resolution=(world.image_size, world.image_size),
             sampling=self._sampling(),
             training={} if signal == 1 else {"signal": signal},
@@ -134,7 +134,7 @@ class ExactGenerator:
         ]
 
     def _velocity(self, prompt: str) -> ExactVelocity | ExactSquares:
-        if isinstance(self._scenes.world, SquaresWorld):
+        if not self.num_scenes:
             return ExactSquares(self._scenes.record(prompt), self.codec)
         return ExactVelocity(self._scenes(prompt, self.num_scenes))
 

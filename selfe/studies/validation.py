@@ -47,7 +47,7 @@ class ValidationScorer:
     """The validation prompts of a preset of the shapes world, with their detector, opened once.
 
     Args:
-        preset: "grid" or "free".
+        preset: of the shapes world.
         per_task: the first so many prompts of every task.
         samples: images per prompt.
 
@@ -94,7 +94,7 @@ class ValidationScorer:
         return rows
 
     def score(self, generator: TextToImage, steps: int) -> float:
-        """Mean of the six task means."""
+        """Mean of the task means."""
         correct: dict[str, list[bool]] = {task: [] for task in TASKS}
         for row in self.rows(generator, steps):
             record = self.suite.records[row["prompt_id"]]
