@@ -20,8 +20,9 @@ from selfe.config.resolve import resolve
 from selfe.data.shapes_latents import images_to_float
 from selfe.data.shapes_world import Scene, ShapeObject, open_world
 from selfe.data.shapes_world.exact_squares import ExactSquares, occupancy
-from selfe.data.shapes_world.squares import BACKGROUND, SquaresWorld, draw_record, two_colors
+from selfe.data.shapes_world.squares import SquaresWorld, draw_record, two_colors
 from selfe.data.shapes_world.vocabulary import COLORS, counting
+from selfe.encoders.ring_layout import BACKGROUND
 from selfe.encoders.rings import RingCodec, from_cells, to_cells
 from selfe.generation.exact import ExactGenerator
 from selfe.sampler import SamplerSettings

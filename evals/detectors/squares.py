@@ -7,17 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from evals.base import Detection
-from selfe.data.shapes_world.squares import (
-    BACKGROUND,
-    CELL_SIDE,
-    CELLS,
-    CLASSES,
-    PRESET,
-    RING_OF_PIXEL,
-    RINGS,
-    SIDES,
-    ring_colors,
-)
+from selfe.data.shapes_world.squares import CLASSES, PRESET, SIDES, ring_colors
+from selfe.encoders.ring_layout import BACKGROUND, CELL_SIDE, CELLS, RING_OF_PIXEL, RINGS
 
 _SIDES = np.arange(SIDES[0], SIDES[1] + 0.25, 0.5)
 

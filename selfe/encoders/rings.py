@@ -7,7 +7,7 @@ import hashlib
 import torch
 from torch import Tensor
 
-from selfe.data.shapes_world.squares import BACKGROUND, CELL_SIDE, CELLS, RING_OF_PIXEL, RINGS
+from selfe.encoders.ring_layout import BACKGROUND, CELL_SIDE, CELLS, RING_OF_PIXEL, RINGS
 
 _GREY = BACKGROUND / 127.5 - 1
 _COORDINATES = 3 * RINGS

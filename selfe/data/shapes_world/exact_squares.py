@@ -19,6 +19,7 @@ from selfe.data.shapes_latents import images_to_float
 from selfe.data.shapes_world.scenes import Scene, ShapeObject
 from selfe.data.shapes_world.squares import SIDES, SquaresWorld
 from selfe.encoders.base import LatentCodec
+from selfe.encoders.rings import from_cells, to_cells
 
 LOOKS = 97
 """Sides that stand for all sides between the least and the greatest: an eighth of a pixel apart."""
@@ -82,8 +83,6 @@ class ExactSquares:
     """
 
     def __init__(self, record: Mapping[str, Any], codec: LatentCodec) -> None:
-        from selfe.encoders.rings import to_cells
-
         world = SquaresWorld()
         include = record["include"]
         self.counts = [clause["count"] for clause in include]
@@ -100,8 +99,6 @@ class ExactSquares:
 
     def posterior_mean(self, x_t: Tensor, t: float) -> Tensor:
         """E[x_0 | x_t] of (B, C, h, w) at time t in (0, 1]."""
-        from selfe.encoders.rings import from_cells, to_cells
-
         x = to_cells(x_t.double())
         dots = torch.einsum("bmd,tkd->bmtk", x, self.looks)
         norms = self.looks.square().sum(2)

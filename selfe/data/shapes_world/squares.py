@@ -27,9 +27,8 @@ from selfe.data.shapes_world.vocabulary import (
     with_article,
 )
 from selfe.data.shapes_world.world import NuisanceFactor, ShapesWorld
+from selfe.encoders.ring_layout import BACKGROUND, CELL_SIDE, CELLS, RING_OF_PIXEL, RINGS
 
-CELLS, CELL_SIDE, RINGS = 4, 16, 8
-BACKGROUND = 128
 SIDES = (2.0, 14.0)
 """Least and greatest side of a square in pixels; all between them alike likely."""
 TASKS = ("single_object", "counting", "two_object")
@@ -44,9 +43,6 @@ PRESET = Preset(
     jitter=0.0,
     bins=CELLS,
 )
-_OFFSETS = np.abs(np.arange(CELL_SIDE) + 0.5 - CELL_SIDE / 2)
-RING_OF_PIXEL = np.maximum(_OFFSETS[:, None], _OFFSETS[None]).astype(np.int64)
-"""(16, 16) ring of every pixel of a cell: 0 are the four in the middle, 7 is the border."""
 
 
 class SquaresWorld(ShapesWorld):
