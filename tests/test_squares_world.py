@@ -221,6 +221,7 @@ def test_train_score_and_report(tmp_path) -> None:
     assert json.loads(result.read_text())["protocol"]["suite"] == "scenes@1"
     code, out, err = selfe_bench("report", "--runs-dir", runs, "--out", str(tmp_path / "out"))
     assert code == 0, err
+    assert "Flow Matching, exact" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_counting_prompt_of_many() -> None:
