@@ -231,6 +231,8 @@ def test_runs_are_compared_by_name_over_all_they_share(study, monkeypatch):
     assert (
         set(one.frame()["steps"]) == {2} and "A as named has training seed 1" in one.facts.notes[0]
     )
+    with pytest.raises(ValueError, match="fm-0 is compared with itself"):
+        selfe.compare("fm-0", selfe.open_run("fm-0"))
     again = selfe.compare("fm-0", "fm-1")  # two trainings of one configuration
     assert set(again.frame()["seeds"]) == {(0,)}
 

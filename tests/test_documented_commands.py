@@ -16,6 +16,7 @@ import typer
 from baselines.registry import MODELS
 from evals.published import known
 from evals.registry import COLOR_CLASSIFIERS, DETECTORS, JUDGES, MEASURES, SUITES
+from evals.suites.rules import RuleSettings, judge
 from selfe.cli import build_app
 from selfe.config.recipes import RECIPES
 from selfe.config.resolve import resolve
@@ -170,3 +171,9 @@ def test_examples_that_pages_include_are_there():
                 assert found, (page, line)
                 files.append(ROOT / found[1])
     assert len(files) >= 5 and all(path.is_file() for path in files)
+
+
+def test_the_reason_on_the_page_is_one_that_the_rules_give() -> None:
+    include = [{"class": "bench", "count": 1}]
+    verdict = judge({"tag": "single_object", "include": include}, [], RuleSettings())
+    assert f'verdicts[0].reason  # "{verdict.reason}"' in (ROOT / "docs/geneval.md").read_text()

@@ -13,7 +13,7 @@ import torch
 from evals.base import ImageVerdict
 from evals.registry import open_suite
 from evals.scoring.benchmark import BenchmarkSettings, limited, score_model
-from evals.scoring.headroom import as_markdown, change, measure_headroom
+from evals.scoring.headroom import change, measure_headroom, reading_words, table_rows
 from evals.scoring.in_memory import InMemoryScorer, mean_over_tasks
 from evals.verdicts import read_verdicts
 from selfe.data.gaussian_mixture import ConditionalGaussianMixture, overlapping_pairs
@@ -191,8 +191,11 @@ def test_headroom_doubles_the_scenes() -> None:
     assert one.scenes_in_use == pytest.approx(found.num_scenes)
     assert many.scenes_in_use < 2, "so few scenes are told apart in the end"
     assert many.tv is not None and many.tv_data is not None
-    text = as_markdown(found)
+    text = " ".join(reading_words(found))
     assert "latents times 0.25" in text and "12 images" not in text
+    rows = table_rows(found)
+    assert [row["steps"] for row in rows] == ["1", "50"]
+    assert rows[0]["headroom"] == f"{one.headroom:.3f}" and "color_attr" in rows[0]
 
 
 def test_changes_have_an_error_over_prompts() -> None:
@@ -214,11 +217,13 @@ def test_only_worlds_have_headroom() -> None:
         measure_headroom(exact_generator(), open_suite("geneval@1"), [2], most_scenes=64)
 
 
-def test_command(tmp_path) -> None:
+def test_command(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
     out = tmp_path / "found.json"
     small = "--limit 1 --images-per-prompt 1 --steps 1,4 --scenes 16 --most-scenes 32".split()
     code, printed, _ = selfe_bench("headroom", *small, "--signal", "0.5", "--out", str(out))
-    assert code == 0 and "| 4 |" in printed and "latents times 0.5" in printed
+    assert code == 0 and "latents times 0.5" in printed.replace("\n", " ")
+    assert printed.startswith("steps") and max(map(len, printed.splitlines())) <= 60
     found = json.loads(out.read_text())
     assert [cell["steps"] for cell in found["cells"]] == [1, 4]
     assert found["protocol"]["signal"] == 0.5 and found["environment"]["commit"]

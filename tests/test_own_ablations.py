@@ -5,14 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from matplotlib.figure import Figure
 
+from evals.report.chosen import render_runs
+from evals.report.chosen_results import choose_runs
 from evals.report.compact import headline
 from evals.report.figures import ResultGroup, draw_group
 from evals.report.groups import tell_apart
 from evals.report.lines import build_lines
 from evals.report.render import render
 from evals.report.result_folders import collect
+from evals.site.render import render_page
 from tests.helpers.synthetic_results import write_result
 
 
@@ -126,3 +130,20 @@ def test_without_the_recipes_own_settings_nobody_is_called_by_the_method_alone(
     write(tmp_path, "b", "objective.dropped=literal")
     write(tmp_path, "b-seed1", "objective.dropped=literal")
     assert variants(tmp_path) == {"a": "a", "b": "b", "b-seed1": "b"}
+
+
+def test_a_baseline_may_lack_results_of_one_protocol(tmp_path: Path) -> None:
+    """Both tables stand in the report; each names what its differences are to."""
+    write(tmp_path, "shapes-selfe")
+    write(tmp_path, "hot", "optim.lr=0.1")
+    for steps in (2, 4):
+        folder = tmp_path / "hot" / "results" / f"steps-{steps}-free"
+        training = {"config_digest": "hot", "seedless_digest": "hot", "changed": [], "seed": 0}
+        write_result(folder, "selfe", steps=steps, run="hot", training=training, prompts_per_task=3)
+    chosen = choose_runs([tmp_path], ["shapes-selfe", "hot"], "shapes-selfe")
+    summary = render_runs(chosen, tmp_path / "report")
+    assert len(summary.compact) == 2
+    assert {table.reference for table in summary.compact} == {"shapes-selfe", "hot"}
+    assert (tmp_path / "report" / "index.html").is_file()
+    with pytest.raises(ValueError, match="no configuration is called 'nobody'"):
+        render_page(chosen.folders, tmp_path / "page", names=chosen.names, baseline="nobody")

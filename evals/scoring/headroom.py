@@ -229,25 +229,30 @@ def change(a: Sequence[ImageVerdict], b: Sequence[ImageVerdict]) -> tuple[float,
     return float(np.mean([np.mean(m) for m in means])), error
 
 
-def as_markdown(found: Headroom) -> str:
-    """The table, and what must be known to read it."""
-    protocol = found.protocol
+def table_rows(found: Headroom) -> list[dict[str, str]]:
+    """A row for every number of steps, by the titles of the columns."""
     tasks = [task for task in TASKS if task in found.cells[0].scores.tasks]
-    header = ["steps", "Flow Matching, exact", "headroom", *tasks, "TV", "TV of data", "scenes"]
-    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    rows = []
     for cell in found.cells:
         overall = cell.scores.overall
         assert overall is not None
-        row = [
-            str(cell.steps),
-            f"{overall.mean:.3f} [{overall.low:.3f}, {overall.high:.3f}]",
-            f"{cell.headroom:.3f}",
-            *[f"{cell.scores.tasks[task].mean:.3f}" for task in tasks],
-            "" if cell.tv is None else f"{cell.tv:.3f}",
-            "" if cell.tv_data is None else f"{cell.tv_data:.3f}",
-            f"{cell.scenes_in_use:.1f}",
-        ]
-        lines.append(f"| {' | '.join(row)} |")
+        rows.append(
+            {
+                "steps": str(cell.steps),
+                "exact": f"{overall.mean:.3f} [{overall.low:.3f}, {overall.high:.3f}]",
+                "headroom": f"{cell.headroom:.3f}",
+                **{task: f"{cell.scores.tasks[task].mean:.3f}" for task in tasks},
+                "TV": "" if cell.tv is None else f"{cell.tv:.3f}",
+                "TV of data": "" if cell.tv_data is None else f"{cell.tv_data:.3f}",
+                "scenes": f"{cell.scenes_in_use:.1f}",
+            }
+        )
+    return rows
+
+
+def reading_words(found: Headroom) -> list[str]:
+    """What must be known to read the table, a paragraph each."""
+    protocol = found.protocol
     runs = sorted(found.overall_by_scenes)
     settled = (
         f"doubling to {found.num_scenes} changed no cell by more than {found.tolerance:g}"
@@ -268,8 +273,8 @@ def as_markdown(found: Headroom) -> str:
     grid = f"shift {settings['shift']:.3f}" if "shift" in settings else "the recipe's shift"
     if not settings["warp"]:
         grid = "evenly spaced times"
-    lines += [
-        "",
+    return [
+        "exact: the score of a Flow Matching model that has learnt this world perfectly.",
         f"{protocol.suite}, {protocol.split or 'whole suite'}, {protocol.num_prompts} prompts x "
         f"{protocol.images_per_prompt} images, seed {found.seed}; latents times "
         f"{protocol.signal:g}; {grid}, eta {settings['eta']:g}, {settings['update']}, no guidance.",
@@ -279,4 +284,3 @@ def as_markdown(found: Headroom) -> str:
         "many images of the data have. Scenes is the median over images of the effective number "
         "of scenes in the last step: near 1 the image is one of the K scenes.",
     ]
-    return "\n".join(lines) + "\n"

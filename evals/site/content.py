@@ -55,6 +55,11 @@ class PageContent:
                 line.usual = not line.further and line.first.name in names
             self.lines.setdefault(line.protocol, []).append(line)
             self.line_of |= {id(folder): line for folder in line.folders}
+        known = {line.name: None for line in self.line_of.values()}
+        if baseline and baseline not in known:
+            raise ValueError(
+                f"no configuration is called {baseline!r}; there are: {', '.join(known)}"
+            )
         parts = ("protocols", "exact", "lines", "means", "differences", "results")
         self.lists: dict[str, list[Any]] = {part: [] for part in parts}
         self.overview: list[dict[str, Any]] = []
@@ -100,7 +105,9 @@ class PageContent:
         )
         self.lists["differences"] += [rows] if rows else []
         self._add_results(protocol, numbers, files)
-        table = compact_table(lines, frame if len(frame) else None, self.baseline)
+        # scored under this protocol or not, the baseline is one of the configurations
+        here = self.baseline if any(line.name == self.baseline for line in lines) else ""
+        table = compact_table(lines, frame if len(frame) else None, here)
         self.overview.append(
             {
                 "protocol": protocol,

@@ -81,6 +81,9 @@ def compare(
     """
     runs_dir = Path(runs_dir)
     sides = (_side(a, runs_dir), _side(b, runs_dir))
+    places = [[folder.path for folder in own] for _, own, _ in sides]
+    if places[0] == places[1]:
+        raise ValueError(f"{sides[0][0]} is compared with itself: name two different runs")
     return Comparison(compare_runs(*sides, steps=steps), sides)
 
 

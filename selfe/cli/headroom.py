@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from selfe.cli import options
-from selfe.cli.common import command_line, console, parse_steps
+from selfe.cli.common import command_line, console, fitted, parse_steps
+from selfe.cli.tables import Column, as_table
 
 ShapesSuite = Annotated[str, typer.Option(help="A shapes suite, with its version.")]
 Signal = Annotated[
@@ -61,7 +62,7 @@ def headroom(
 
     SUITES.require(suite)  # a typing error is answered before torch starts
     from evals.scoring.benchmark import BenchmarkSettings
-    from evals.scoring.headroom import WHAT, as_markdown, measure_headroom
+    from evals.scoring.headroom import WHAT, measure_headroom, reading_words, table_rows
     from selfe.config.recipes import CALIBRATED_SIGNAL
     from selfe.data.shapes_world import open_world
     from selfe.encoders.registry import load_codec
@@ -104,4 +105,14 @@ def headroom(
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, seal(WHAT, json.loads(found.model_dump_json())))
-    typer.echo(found.model_dump_json(indent=1) if as_json else as_markdown(found), nl=as_json)
+    if as_json:
+        typer.echo(found.model_dump_json(indent=1))
+        return
+    rows = table_rows(found)
+    always = ("steps", "exact", "headroom")
+    columns = [
+        Column(key, keep=None if key in always else place, right=key != "exact")
+        for place, key in enumerate(reversed(rows[0]))
+    ]
+    typer.echo(as_table(rows, columns[::-1]) + "\n")
+    typer.echo(fitted("\n".join(reading_words(found))))
