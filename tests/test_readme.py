@@ -95,6 +95,18 @@ def test_errors_by_precision_are_those_measured():
         assert f"| {label} | {errors} | {rows['bf16']['batch_noise']:.0%} |" in page
 
 
+def test_grids_of_worlds_are_those_measured():
+    page = (ROOT / "docs" / "headroom.md").read_text()
+    study = ROOT / "reports" / "studies" / "headroom" / "sizes.json"
+    for world in json.loads(study.read_text())["worlds"].values():
+        cells = []
+        for steps in ("2", "4", "8"):
+            best, kept = world["steps"][steps]["any"], world["steps"][steps]["diverse"]
+            kept = f"{kept['score']:.2f}" if kept else "none"
+            cells.append(f"{best['score']:.2f} ({best['tv']:.2f}); {kept}")
+        assert f" | {' | '.join(cells)} |" in page
+
+
 def test_planned_costs_are_those_of_the_plan():
     row = re.compile(r"^\| `(.+?)`, .+ \| ([\d.]+) GPU-days \| ([\d.]+) \| ([\d.]+)", re.MULTILINE)
     rows = row.findall(COSTS)
