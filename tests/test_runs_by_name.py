@@ -15,8 +15,10 @@ from selfe.config.describe import fields_of
 from selfe.config.objective_outline import outline
 from selfe.files import folder_lock
 from selfe.objectives.registry import METHODS, load_method, objective_class
+from selfe.run_folder.overview import overview
 from selfe.run_folder.records import find_runs, parse_run, unknown_run, write_config
 from tests.helpers.command_line import selfe_bench
+from tests.helpers.synthetic_results import write_result
 from tests.helpers.tiny import tiny_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,6 +72,22 @@ def test_runs_are_listed_with_state_and_changes(runs):
     assert (rows["a"]["state"], rows["study/b"]["state"]) == ("running", "stopped")
     assert "optim.lr=0.001" in " ".join(rows["a"]["changed"]) or rows["a"]["changed"]
     assert not any(key.startswith("_") for row in rows.values() for key in row)
+
+
+def test_a_line_shows_scores_of_one_protocol(runs):
+    place = runs / "a" / "results" / "step-00000003" / "shapes@1-heldout"
+    for steps in (2, 4):
+        write_result(place / f"whole-{steps}", steps=steps, rate=0.9, images_per_prompt=4)
+        write_result(place / f"look-{steps}", steps=steps, rate=0.1, images_per_prompt=1)
+    seen = overview(runs / "a", "a")
+    assert len(seen.scores) == 4 and [score.steps for score in seen.shown] == [2, 4]
+    assert all(score.overall > 0.5 for score in seen.shown)
+    code, out, _ = selfe_bench("ls", "runs")
+    line = next(line for line in out.splitlines() if line.startswith("a "))
+    assert code == 0 and line.count("2: 0.") == 1
+    _, text, _ = selfe_bench("ls", "runs", "--json")
+    row = next(row for row in json.loads(text) if row["name"] == "a")
+    assert len(row["scores"]) == 4
 
 
 @pytest.mark.parametrize("what", ["runs", "suites", "models", "methods", "recipes", "settings"])

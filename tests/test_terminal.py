@@ -51,6 +51,8 @@ def test_version_and_help():
         (("train", "--method", "fm", "--set", "zzz=1"), "known here: model, data"),
         (("ls", "runz"), "'runz' is not one of 'runs'"),
         (("ls", "runz"), "did you mean 'runs'?"),
+        (("search", "sampling", "--dry"), "(selfe-bench search sampling --help)"),
+        (("study", "--dri"), "(selfe-bench study --help)"),
     ],
 )
 def test_every_error_has_one_style(words, sentence):

@@ -107,7 +107,8 @@ def open_run(name: str | Path, runs_dir: str | Path = "runs") -> Run:
 
 def list_runs(runs_dir: str | Path = "runs") -> pd.DataFrame:
     """The runs below a folder, a row each, the newest first: name, method, variant, recipe,
-    changed, seed, iteration, iterations, state, date, and the overall score by steps."""
+    changed, seed, iteration, iterations, state, date, and the overall score by steps (of
+    several protocols, that of most images)."""
     import pandas as pd
 
     found = find_runs(Path(runs_dir))
@@ -116,7 +117,7 @@ def list_runs(runs_dir: str | Path = "runs") -> pd.DataFrame:
     for folder in found:
         seen = overview(folder, names[folder])
         row = {k: v for k, v in seen.as_json().items() if k not in ("scores", "milestones")}
-        row["scores"] = {score.steps: score.overall for score in seen.scores}
+        row["scores"] = {score.steps: score.overall for score in seen.shown}
         rows.append(row)
     frame = pd.DataFrame(rows)
     return frame if frame.empty else frame.sort_values("date", ascending=False, ignore_index=True)
@@ -293,9 +294,7 @@ class Run:
             "changed": ", ".join(seen.changed or []) or "nothing",
             "seed": seen.seed,
             "iteration": f"{seen.iteration:,} of {seen.iterations:,} ({seen.state})",
-            "scores": ", ".join(
-                f"{s.steps} steps: {s.overall:.3f}" for s in seen.scores if s.overall is not None
-            )
+            "scores": ", ".join(f"{s.steps} steps: {s.overall:.3f}" for s in seen.shown)
             or "none yet",
         }
         cells = "".join(f"<tr><th>{k}</th><td>{v}</td></tr>" for k, v in rows.items())

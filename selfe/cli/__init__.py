@@ -166,7 +166,9 @@ def main() -> None:
             raise
         # of the parser: an unknown option, a missing one, a value of another kind
         sentence = _with_nearest(" ".join(error.format_message().split()).removesuffix("."))
-        tell_error(f"{sentence[0].lower()}{sentence[1:]} (selfe-bench {_asked(words)}--help)")
+        tell_error(
+            f"{sentence[0].lower()}{sentence[1:]} (selfe-bench {_asked(words, error)}--help)"
+        )
         sys.exit(USER_ERROR)
 
 
@@ -187,7 +189,13 @@ def _app_for(words: list[str]) -> typer.Typer:
     return app if completing else build_app(words)
 
 
-def _asked(words: list[str]) -> str:
-    """The command that was typed, for a hint."""
+def _asked(words: list[str], error: Exception) -> str:
+    """The command that was typed, for a hint: "search sampling "."""
+    context, path = getattr(error, "ctx", None), []
+    while context is not None and context.parent is not None:
+        path.insert(0, f"{context.info_name} ")
+        context = context.parent
+    if path:
+        return "".join(path)
     names = {name.__name__ for name in COMMANDS}
     return next((f"{word} " for word in words if word in names), "")

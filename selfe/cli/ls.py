@@ -138,7 +138,7 @@ def run_rows(runs_dir: Path) -> list[dict[str, Any]]:
         seen = overview(folder, names[folder], config)
         method = f"{seen.method} ({seen.variant})" if seen.variant else seen.method
         changes = [*(seen.changed or []), *([f"seed={seen.seed}"] if seen.seed else [])]
-        latest = [f"{s.steps}: {s.overall:.3f}" for s in seen.scores if s.overall is not None]
+        latest = [f"{s.steps}: {s.overall:.3f}" for s in seen.shown]
         rows.append(
             {
                 **seen.as_json(),

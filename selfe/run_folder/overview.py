@@ -22,7 +22,7 @@ class StoredScore:
 
     Attributes:
         iteration: of the checkpoint that was scored.
-        suite, split, prompts, steps: what was measured.
+        suite, split, prompts, images, steps: what was measured; images of a prompt.
         overall, low, high: the score with its 95% interval; None for an incomplete set.
         folder: of the result.
     """
@@ -31,11 +31,17 @@ class StoredScore:
     suite: str
     split: str
     prompts: int
+    images: int
     steps: int
     overall: float | None
     low: float | None
     high: float | None
     folder: str
+
+    @property
+    def protocol(self) -> tuple[str, str, int, int]:
+        """What two scores must share to stand in one line."""
+        return (self.suite, self.split, self.prompts, self.images)
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,15 @@ class RunOverview:
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    @property
+    def shown(self) -> list[StoredScore]:
+        """Complete scores under the protocol of most images: what fits a line, and only what may
+        be compared. The newest of two with the same number of steps."""
+        whole = [score for score in self.scores if score.overall is not None]
+        sizes = {score.protocol: score.prompts * score.images for score in whole}
+        chosen = max(sizes, key=lambda each: sizes[each], default=None)
+        return list({s.steps: s for s in whole if s.protocol == chosen}.values())
 
 
 def overview(run_dir: Path, name: str, config: RunConfig | None = None) -> RunOverview:
@@ -120,6 +135,7 @@ def stored_scores(run_dir: Path) -> Iterator[StoredScore]:
                 suite=protocol["suite"],
                 split=protocol["split"],
                 prompts=protocol["num_prompts"],
+                images=protocol["images_per_prompt"],
                 steps=record["sampling"]["steps"],
                 overall=overall.get("mean"),
                 low=overall.get("low"),
