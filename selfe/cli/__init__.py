@@ -191,7 +191,8 @@ def _app_for(words: list[str]) -> typer.Typer:
 
 def _asked(words: list[str], error: Exception) -> str:
     """The command that was typed, for a hint: "search sampling "."""
-    context, path = getattr(error, "ctx", None), []
+    context = getattr(error, "ctx", None)
+    path: list[str] = []
     while context is not None and context.parent is not None:
         path.insert(0, f"{context.info_name} ")
         context = context.parent
