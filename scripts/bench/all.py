@@ -28,6 +28,8 @@ BENCHMARKS = {
     "scorer": "verdicts from stored detections against a GenEval-style loop",
     "drawing": "the exported pipeline against diffusers' FluxPipeline",
     "trainer": "a training step against one made as diffusers' Flux script makes it",
+    "cached_training": "training on a latent cache against tensors in memory",
+    "geneval_share": "`geneval` beside its networks (a share), and run again (CPU seconds)",
     "training": "the shapes recipe against the first version that landed: seconds of all cores",
 }
 

@@ -1,6 +1,6 @@
 """A training step of the paper's networks on eight GPUs, traced without any of them.
 
-    python -m scripts.checks.sharded_step [--out reports/speed/sharded_step.json]
+    python -m scripts.checks.sharded_step [--out FILE]
 
 Process 0 of eight runs the trainer's own iteration under FSDP2, at full size, on torch's fake
 tensors: they have shapes and no memory, and the other seven are a process group that answers at
