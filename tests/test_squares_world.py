@@ -105,6 +105,11 @@ def test_signal_is_a_factor_and_part_of_the_identity() -> None:
     assert plain.digest != weak.digest
 
 
+def test_codec_refuses_other_sizes() -> None:
+    with pytest.raises(ValueError, match="takes images of 64 x 64 pixels, got 32 x 64"):
+        RingCodec().encode(torch.zeros(1, 3, 64, 32))
+
+
 def test_a_token_of_the_network_is_one_cell() -> None:
     """The network cuts latents into tiles of 2 x 2."""
     scene = Scene({}, (ShapeObject("", "red", 24.0, 40.0, 5.0),), 0.0)
@@ -219,6 +224,9 @@ def test_train_score_and_report(tmp_path) -> None:
     assert code == 0, err
     (result,) = (tmp_path / "runs").rglob("result.json")
     assert json.loads(result.read_text())["protocol"]["suite"] == "scenes@1"
+    code, _, err = selfe_bench("export", "a", "--out", str(tmp_path / "pipe"), "--runs-dir", runs)
+    assert (code, (tmp_path / "pipe").exists()) == (2, False)
+    assert "its codec shapes-squares is no autoencoder of diffusers" in err
     code, out, err = selfe_bench("report", "--runs-dir", runs, "--out", str(tmp_path / "out"))
     assert code == 0, err
     assert "Flow Matching, exact" in (tmp_path / "out" / "README.md").read_text()

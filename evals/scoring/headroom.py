@@ -122,7 +122,9 @@ def measure_headroom(
         ValueError: if the suite is of no world whose scenes can be drawn.
     """
     if not suite.world_preset:
-        raise ValueError(f"{suite.name} has no scenes to draw: headroom needs a shapes suite")
+        raise ValueError(
+            f"{suite.name} has no scenes to draw: headroom needs shapes@1, shapes-free@1 or scenes@1"
+        )
     checked = max(CHECKED_IMAGES, suite.images_per_prompt)
     scorer = InMemoryScorer(dataclasses.replace(suite, images_per_prompt=checked), seed)
     overall: dict[int, list[float]] = {}

@@ -79,7 +79,9 @@ def headroom(
     common = BenchmarkSettings(split=split, limit=limit, images_per_prompt=images_per_prompt)
     opened = common.open_suite(suite)
     if not opened.world_preset:
-        raise ValueError(f"{suite} has no scenes to draw: headroom needs a shapes suite")
+        raise ValueError(
+            f"{suite} has no scenes to draw: headroom needs shapes@1, shapes-free@1 or scenes@1"
+        )
     if signal is None:
         signal = CALIBRATED_SIGNAL if opened.world_preset == "grid" else 1.0
     model = ExactGenerator(

@@ -24,6 +24,9 @@ class RingCodec:
 
     Args:
         signal: factor on the latents, as for `ShapesVAE`.
+
+    Raises:
+        ValueError: from `encode`, for images of another size.
     """
 
     latent_channels = 6
@@ -45,6 +48,12 @@ class RingCodec:
         return self
 
     def encode(self, images: Tensor) -> Tensor:
+        side = CELLS * CELL_SIDE
+        if images.shape[2:] != (side, side):
+            raise ValueError(
+                f"the codec shapes-squares takes images of {side} x {side} pixels, got "
+                f"{images.shape[3]} x {images.shape[2]}"
+            )
         images = images.to(self.ring.device, torch.float32)
         cells = images.unflatten(3, (CELLS, CELL_SIDE)).unflatten(2, (CELLS, CELL_SIDE))
         pixels = cells.permute(0, 2, 4, 1, 3, 5).flatten(4)  # (B, 4, 4, 3, 256)

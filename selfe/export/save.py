@@ -49,6 +49,11 @@ def export_run(run_dir: Path, out: Path, *, step: int | None = None) -> Path:
     weights = checkpoint.path / "ema.safetensors"
     load_weights(network, load_tensors(weights), weights)
     codec, text = build_codec(config, "cpu"), build_text_encoder(config, "cpu")
+    if not hasattr(codec, "autoencoder"):
+        raise ValueError(
+            f"{run_dir.name} cannot be exported: its codec {config.data.codec} is no autoencoder "
+            "of diffusers"
+        )
 
     out.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(out.parent, of=out)
