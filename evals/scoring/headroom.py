@@ -123,7 +123,7 @@ def measure_headroom(
     """
     if not suite.world_preset:
         raise ValueError(
-            f"{suite.name} has no scenes to draw: headroom needs shapes@1, shapes-free@1 or scenes@1"
+            f"{suite.name} has no scenes to draw: it needs shapes@1, shapes-free@1 or scenes@1"
         )
     checked = max(CHECKED_IMAGES, suite.images_per_prompt)
     scorer = InMemoryScorer(dataclasses.replace(suite, images_per_prompt=checked), seed)

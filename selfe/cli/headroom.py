@@ -80,7 +80,7 @@ def headroom(
     opened = common.open_suite(suite)
     if not opened.world_preset:
         raise ValueError(
-            f"{suite} has no scenes to draw: headroom needs shapes@1, shapes-free@1 or scenes@1"
+            f"{suite} has no scenes to draw: it needs shapes@1, shapes-free@1 or scenes@1"
         )
     if signal is None:
         signal = CALIBRATED_SIGNAL if opened.world_preset == "grid" else 1.0
