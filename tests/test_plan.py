@@ -17,6 +17,7 @@ from selfe.config.recipes import RECIPES
 from selfe.config.resolve import build_objective, resolve
 from selfe.config.stages import stage_at
 from selfe.data.in_memory import InMemoryLatents
+from selfe.data.shapes_world import WORLDS, open_world
 from selfe.device import GPUS, gpu_named
 from selfe.encoders.registry import CODECS
 from selfe.encoders.shapes import ShapesTextEncoder
@@ -30,9 +31,11 @@ from selfe.planning.layout import largest_fitting
 from selfe.planning.memory import (
     CODEC_GEOMETRY,
     KEPT,
+    WORLD_SIDES,
     cache_bytes_per_image,
     checkpoint_bytes,
     resolutions_of,
+    world_side,
 )
 from selfe.planning.passes import passes_of
 from selfe.planning.plan import make_plan
@@ -488,3 +491,10 @@ def test_a_plan_fits_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert code == 0
     assert max(map(len, out.splitlines())) <= 60
     assert "a GPU-hour" in out
+
+
+def test_sides_are_those_of_the_worlds():
+    assert set(WORLD_SIDES) == set(WORLDS)
+    assert {preset: open_world(preset).image_size for preset in WORLDS} == WORLD_SIDES
+    with pytest.raises(ValueError, match="unknown shapes preset 'fre'; the presets are grid, free"):
+        world_side("fre")

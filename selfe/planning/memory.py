@@ -27,6 +27,8 @@ CODEC_GEOMETRY = {
     "shapes-squares": (6, 8),
 }
 """Latent channels, and pixels per latent along a side."""
+WORLD_SIDES = {"grid": 32, "free": 64, "squares": 64}
+"""Side of an image by preset of the shapes world, which this does not import: numpy takes time."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,21 @@ class Memory:
 def resolutions_of(config: RunConfig, stage: Stage) -> Mapping[int, float]:
     """Sides of the training images in pixels, with their shares."""
     if config.data.source == "shapes":
-        from selfe.data.shapes_world import open_world
-
-        return {open_world(config.data.preset).image_size: 1.0}
+        return {world_side(config.data.preset): 1.0}
     return stage.resolutions
+
+
+def world_side(preset: str) -> int:
+    """Side in pixels of the images of a preset of the shapes world.
+
+    Raises:
+        ValueError: for an unknown preset, listing those there are.
+    """
+    if preset not in WORLD_SIDES:
+        raise ValueError(
+            f"unknown shapes preset {preset!r}; the presets are {', '.join(WORLD_SIDES)}"
+        )
+    return WORLD_SIDES[preset]
 
 
 def image_tokens(config: RunConfig, side: int) -> int:

@@ -12,6 +12,7 @@ from functools import cache
 from evals.registry import open_suite, suite_for
 from selfe.config.schema import RunConfig
 from selfe.device import cpu_multiplies_bf16
+from selfe.planning.memory import world_side
 from selfe.planning.plan import make_plan
 from selfe.planning.stages import forward_flops
 from selfe.studies.schedule import Job, Schedule
@@ -67,8 +68,6 @@ def _images(suite: str, split: str, limit: int | None) -> int:
 
 
 def _scoring_seconds(study: Study, job: Job) -> float:
-    from selfe.data.shapes_world import open_world  # numpy: plans of other recipes need none
-
     training = job.training
     assert training is not None
     config = training.config
@@ -77,7 +76,7 @@ def _scoring_seconds(study: Study, job: Job) -> float:
     models = job.words.count("--model")
     steps = [int(n) for n in job.words[job.words.index("--steps") + 1].split(",")]
     passes = sum(n * config.sampling.at(n).calls for n in steps)
-    side = open_world(config.data.preset).image_size
+    side = world_side(config.data.preset)
     forward = forward_flops(config, side, SHAPES_TEXT_TOKENS)
     drawing = passes * images * forward / (FLOPS_PER_CORE["fp32"] * job.units)
     judging = images * len(steps) * SECONDS_PER_IMAGE / job.units
