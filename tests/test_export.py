@@ -42,7 +42,8 @@ pipeline = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
 pipeline.set_progress_bar_config(disable=True)
 images = {}
 for n in steps.split(","):
-    drawn = pipeline(prompts, int(n), seed=int(seed), num_images_per_prompt=2).images
+    own = dict(num_images_per_prompt=2, batch_slots=pipeline.config.batch_slots)
+    drawn = pipeline(prompts, int(n), seed=int(seed), **own).images
     images[n] = np.stack([np.asarray(image) for image in drawn])
 np.savez(out, **images)
 
@@ -79,6 +80,9 @@ blank = pipeline(**some, seed=3, output_type="latent", callback_on_step_end=eras
 assert not blank.any()
 alone = pipeline(prompts, 2, seed=3, output_type="np", batch_slots=1).images
 assert np.allclose(alone, pipeline(prompts, 2, seed=3, output_type="np").images, atol=0.02)
+rows = []
+pipeline(prompts[:1], 2, callback_on_step_end=lambda p, k, t, g: rows.append(g))
+assert [len(given["latents"]) for given in rows] == [1, 1], "one image is drawn alone"
 rows = []
 pipeline(prompts[:1], 2, batch_slots=2, callback_on_step_end=lambda p, k, t, g: rows.append(g))
 assert [len(given["latents"]) for given in rows] == [2, 2]

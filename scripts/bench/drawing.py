@@ -6,7 +6,7 @@ The same transformer (width 256, 64 image tokens), autoencoder, text encoders, g
 of steps, from captions to pixels. FluxPipeline's captions are padded to the length that ours have,
 so that neither side has more tokens to work on; a row shows what its usual 256 cost. An image of
 ours does not depend on its neighbours, because batches have a fixed size: 16 at the paper's
-recipes, which one image alone pays for unless the call asks for `batch_slots=1`.
+recipes, which one image alone pays for where the call asks for them.
 """
 
 from __future__ import annotations

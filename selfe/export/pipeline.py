@@ -110,7 +110,7 @@ class SelfEPipeline(DiffusionPipeline):
         return_dict: bool = True,
         callback_on_step_end: Callable[[Any, int, Tensor, dict[str, Tensor]], Any] | None = None,
     ) -> Any:
-        """Draw images; each is a function of weights, prompt, its number, steps and seed.
+        """Draw images; each follows from weights, prompt, its number, steps and seed.
 
         Args:
             prompt: one or several captions.
@@ -123,9 +123,10 @@ class SelfEPipeline(DiffusionPipeline):
             num_images_per_prompt: at least 1; images of one prompt follow each other.
             guidance: "none", "linear", "ep-v" or "ep-x0"; None for the model's own.
             guidance_scale: omega; None for the model's own.
-            batch_slots: images worked on at once, whatever their number; None for the model's own,
-                with which images equal those of its evaluation bit for bit. 1 is the fastest for
-                one image.
+            batch_slots: images worked on at once; where fewer are drawn, the batch is filled with
+                copies. None for as many as are drawn, at most `config.batch_slots`. With
+                `config.batch_slots` itself images equal those of the model's evaluation bit for bit
+                whatever else is drawn beside them; otherwise they may differ by rounding.
             output_type: "pil"; "np" for float32 (N, H, W, 3) in [0, 1]; "pt" for a float32 tensor
                 (N, 3, H, W) in [0, 1]; "latent" for what the decoder would be given.
             callback_on_step_end: called as f(pipeline, step, t, {"latents": x}) after each step of
@@ -145,11 +146,13 @@ class SelfEPipeline(DiffusionPipeline):
             raise ValueError(
                 f"num_images_per_prompt must be at least 1, got {num_images_per_prompt}"
             )
-        slots = self.config.batch_slots if batch_slots is None else batch_slots
-        if slots < 1:
-            raise ValueError(f"batch_slots must be at least 1, got {slots}")
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         jobs = [(text, n) for text in prompts for n in range(num_images_per_prompt)]
+        slots = min(self.config.batch_slots, max(1, len(jobs)))
+        if batch_slots is not None:
+            slots = batch_slots
+        if slots < 1:
+            raise ValueError(f"batch_slots must be at least 1, got {slots}")
         negatives = self._one_per_prompt(negative_prompt, len(prompts), num_images_per_prompt)
         own = self.guidance_at(num_inference_steps)
         chosen = Guidance(
