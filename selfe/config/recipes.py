@@ -131,7 +131,7 @@ FAMILIES = {
     "shapes": "shapes",
     "shapes-quick": "shapes",
     "shapes-easy": "shapes-easy",
-    "scenes": "shapes-easy",
+    "scenes": "scenes",
     "shapes-64": "shapes-easy",  # its latents have all their signal, too
     "0.5b": "paper",
     "2b": "paper",

@@ -35,7 +35,7 @@ class Method:
         label: its name in tables.
         prediction: what its V means, which decides the samplers that are valid.
         variants: name of an ablation, as `--variant` takes it -> what it sets.
-        sampling: family of recipes ("shapes", "shapes-easy", "paper") -> the section "sampling"
+        sampling: family of recipes ("shapes", "shapes-easy", "scenes", "paper") -> the section "sampling"
             with which the method's images are drawn; a family that is missing uses the recipe's
             own section.
         full_precision: the objective subtracts near copies of a prediction, whose rounding is then
@@ -61,7 +61,8 @@ class Method:
 # reports/studies/tuning/search/imm-gap5-sigma0.25.json). Family "shapes-easy": `fm` and `selfe`
 # likewise (b1-METHOD-seed0.json), `imm` at 3,000 (reports/studies/shapes/search.md). The other
 # three were searched in the easy world alone, at 800 and 2e-3
-# (reports/studies/quickstart-2e-3/search.md), and are drawn alike in both.
+# (reports/studies/quickstart-2e-3/search.md), and are drawn alike in all. Family "scenes": one
+# training of 800 iterations each, 2, 4 and 8 steps (reports/studies/scenes/search.md).
 _SHORTCUT = {
     "guidance": "linear",
     "guidance_scale": 3.0,
@@ -114,6 +115,20 @@ METHODS = Registry(
                         50: {"guidance": "ep-x0", "guidance_scale": 2.0, "eta": 1.0},
                     },
                 },
+                "scenes": {
+                    "guidance": "none",
+                    "guidance_scale": 1.0,
+                    "eta": 0.0,
+                    "by_steps": {
+                        2: {
+                            "guidance": "ep-v",
+                            "guidance_scale": 3.0,
+                            "guidance_time": "t",
+                            "shift": 0.91,
+                        },
+                        8: {"eta": 1.0},
+                    },
+                },
             },
             # the auxiliary term is a late stage of the main run (S.2)
             recipes={"2b": {"objective": {"aux_from": 550_000}}},
@@ -139,6 +154,15 @@ METHODS = Registry(
                     "by_steps": {
                         4: {"guidance_scale": 2.0},
                         8: {"guidance": "ep-x0", "guidance_scale": 2.0},
+                    },
+                },
+                "scenes": {
+                    "guidance": "linear",
+                    "guidance_scale": 3.0,
+                    "eta": 0.0,
+                    "by_steps": {
+                        4: {"guidance_scale": 1.5},
+                        8: {"guidance_scale": 1.5, "eta": 1.0},
                     },
                 },
             },
@@ -171,6 +195,15 @@ METHODS = Registry(
                         50: {"guidance_scale": 3.0},
                     },
                 },
+                "scenes": {
+                    "sampler": "restart",
+                    "guidance": "linear",
+                    "guidance_scale": 3.0,
+                    "by_steps": {
+                        4: {"sampler": "pushforward", "guidance_scale": 2.0},
+                        8: {"sampler": "pushforward", "guidance": "ep-v", "guidance_scale": 7.0},
+                    },
+                },
             },
             full_precision=True,  # as its authors have it
             # found on validation prompts (reports/studies/tuning/README.md); its authors have 12 or
@@ -190,6 +223,7 @@ METHODS = Registry(
                 "paper": {"guidance": "linear", "guidance_scale": 1.5, "eta": 0.0},
                 "shapes": _SHORTCUT,
                 "shapes-easy": _SHORTCUT,
+                "scenes": _SHORTCUT,
             },
         ),
         "transition": Method(
@@ -202,6 +236,7 @@ METHODS = Registry(
                 "paper": {"guidance": "linear", "guidance_scale": 2.5, "eta": 0.0},
                 "shapes": _TRANSITION,
                 "shapes-easy": _TRANSITION,
+                "scenes": _TRANSITION,
             },
             full_precision=True,  # it divides a difference by 0.01 (reports/README.md, "Precision")
         ),
@@ -214,6 +249,7 @@ METHODS = Registry(
                 "paper": {"guidance": "linear", "guidance_scale": 2.5, "eta": 0.0},
                 "shapes": _MEANFLOW,
                 "shapes-easy": _MEANFLOW,
+                "scenes": _MEANFLOW,
             },
         ),
     },
