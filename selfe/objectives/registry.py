@@ -35,8 +35,8 @@ class Method:
         label: its name in tables.
         prediction: what its V means, which decides the samplers that are valid.
         variants: name of an ablation, as `--variant` takes it -> what it sets.
-        sampling: family of recipes ("shapes", "shapes-easy", "scenes", "paper") -> the section "sampling"
-            with which the method's images are drawn; a family that is missing uses the recipe's
+        sampling: family of recipes ("shapes", "shapes-easy", "scenes", "paper") -> the section
+            "sampling" with which the method's images are drawn; a family that is missing uses the recipe's
             own section.
         full_precision: the objective subtracts near copies of a prediction, whose rounding is then
             what is left, so that recipes train it in more than bf16.
@@ -126,6 +126,7 @@ METHODS = Registry(
                             "guidance_time": "t",
                             "shift": 0.91,
                         },
+                        4: {"guidance": "none"},
                         8: {"eta": 1.0},
                     },
                 },
