@@ -36,8 +36,8 @@ class Method:
         prediction: what its V means, which decides the samplers that are valid.
         variants: name of an ablation, as `--variant` takes it -> what it sets.
         sampling: family of recipes ("shapes", "shapes-easy", "scenes", "paper") -> the section
-            "sampling" with which the method's images are drawn; a family that is missing uses the recipe's
-            own section.
+            "sampling" with which the method's images are drawn; a family that is missing uses the
+            recipe's own section.
         full_precision: the objective subtracts near copies of a prediction, whose rounding is then
             what is left, so that recipes train it in more than bf16.
         recipes: recipe -> what it sets for this method alone, sampling and precision apart.
