@@ -62,7 +62,8 @@ def index_page(
         parts.append(f"One training each, {page.heading(table2[0])}:\n")
         parts.append("\n".join(f"- {text}" for text in table2[0].statements) + "\n")
         parts.append(
-            '"Resolved": the 95% interval of the difference, paired over prompts, leaves out 0.\n'
+            '"Resolved": the 95% interval of the difference to the one named before it, paired '
+            "over prompts, leaves out 0.\n"
         )
     warnings = [n for t in table2 for n in t.notes if n.startswith(("PARTIAL", "UNDER-TRAINED"))]
     if warnings:

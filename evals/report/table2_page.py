@@ -188,7 +188,8 @@ def table2_markdown(table: Table) -> str:
         parts.append("### Ordering\n")
         parts.append("\n".join(f"- {text}" for text in table.statements) + "\n")
         parts.append(
-            '"Resolved": the 95% interval of the difference, paired over prompts, leaves out 0.\n'
+            '"Resolved": the 95% interval of the difference to the one named before it, paired '
+            "over prompts, leaves out 0.\n"
         )
     differences = _difference_rows(frame, steps)
     if differences:
