@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from selfe.temporaries import temporary
 
@@ -55,13 +55,19 @@ def write_atomically(path: str | Path, data: bytes | str) -> None:
     Raises:
         OSError: with the file's name.
     """
+    with replacing(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[BinaryIO]:
+    """A file to write piece by piece, which takes the place of `path` when the context ends; as
+    `write_atomically`. Where the context ends by an error, `path` stays as it was."""
     path = Path(path)
-    if isinstance(data, str):
-        data = data.encode()
     written = temporary(path)
     try:
         with naming(path), open(written, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(written, path)

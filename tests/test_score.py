@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import signal
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,11 +27,12 @@ from evals.images import (
     write_png,
 )
 from evals.scoring.detect import DetectionParts
-from evals.scoring.detections import read_detections, rescore
+from evals.scoring.detections import read_detections, rescore, rescore_file
 from evals.scoring.processes import Processes
 from evals.scoring.score import score_folder
 from evals.suites.rules import RuleSettings
-from selfe.files import folder_lock, write_atomically
+from evals.verdicts import read_verdicts
+from selfe.files import as_json_lines, folder_lock, write_atomically
 from selfe.images import png_fault
 from selfe.json_files import read_json_lines
 
@@ -428,3 +430,24 @@ def test_failed_write_leaves_the_old_file_and_no_temporary(tmp_path: Path) -> No
         "a.json",
         "folder",
     ]
+
+
+def test_rescoring_holds_no_verdict_and_leaves_nothing_where_it_refuses(tmp_path):
+    """A million images would be 1.6 GB of verdicts."""
+    path = tmp_path / "detections.jsonl"
+    line = {"size": [32, 32], "detections": []}
+    rows = [{"prompt_id": n % 3, "sample_id": n // 3, **line} for n in range(30_000)]
+    path.write_text(as_json_lines(rows))
+    records = [{"tag": "single_object", "include": [{"class": "star", "count": 1}]}] * 3
+    out = tmp_path / "deep" / "er" / "verdicts.jsonl"
+    tracemalloc.start()
+    assert rescore_file(records, path, out) == (0, 30_000)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most / 30_000 < 400, "bytes an image"
+    assert len(read_verdicts(out)) == 30_000
+    path.write_text(as_json_lines(rows[:-1]))
+    other = tmp_path / "another" / "folder" / "verdicts.jsonl"
+    with pytest.raises(ValueError, match="is not complete"):
+        rescore_file(records, path, other)
+    assert not (tmp_path / "another").exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from types import NoneType
@@ -17,7 +17,7 @@ from evals.base import ImageVerdict
 from evals.results import DETECTIONS, RESULT, VERDICTS
 from evals.suites.rules import DEFAULT_RULES, Judgement, RuleSettings, judge_columns
 from evals.verdicts import read_verdicts
-from selfe.files import as_json_lines, file_sha256, write_atomically
+from selfe.files import as_json_lines, file_sha256, replacing, write_atomically
 from selfe.json_files import JsonFault, read_json_lines
 from selfe.sealed_files import read_sealed
 
@@ -144,20 +144,22 @@ def judge_rows(
     settings: RuleSettings = DEFAULT_RULES,
 ) -> list[ImageVerdict]:
     """Verdicts in the order of the rows."""
-    verdicts = []
+    return list(_judged(records, rows, settings))
+
+
+def _judged(
+    records: Sequence[Mapping[str, Any]], rows: Iterable[Row], settings: RuleSettings
+) -> Iterator[ImageVerdict]:
     for row in rows:
         record = records[row["prompt_id"]]
         correct, reason = judge_row(record, row, settings)
-        verdicts.append(
-            ImageVerdict(
-                prompt_id=row["prompt_id"],
-                sample_id=row["sample_id"],
-                tag=record["tag"],
-                correct=correct,
-                reason=reason,
-            )
+        yield ImageVerdict(
+            prompt_id=row["prompt_id"],
+            sample_id=row["sample_id"],
+            tag=record["tag"],
+            correct=correct,
+            reason=reason,
         )
-    return verdicts
 
 
 def write_verdicts(path: str | Path, verdicts: Sequence[ImageVerdict]) -> None:
@@ -244,12 +246,31 @@ def rescore(
     out: str | Path,
     settings: RuleSettings = DEFAULT_RULES,
 ) -> list[ImageVerdict]:
+    """As `rescore_file`; returns the verdicts, in the order of the input."""
+    verdicts: list[ImageVerdict] = []
+    rescore_file(records, detections, out, settings, verdicts.append)
+    return verdicts
+
+
+def rescore_file(
+    records: Sequence[Mapping[str, Any]],
+    detections: str | Path,
+    out: str | Path,
+    settings: RuleSettings = DEFAULT_RULES,
+    look: Callable[[ImageVerdict], object] = lambda verdict: None,
+) -> tuple[int, int]:
     """Apply thresholds and rules to stored detections; a verdict a line, in the order of the input.
+
+    No verdict is held in memory, only the places of the images that were seen.
 
     Args:
         records: of the suite; a row's prompt_id is a place in this list.
         detections: file of rows.
         out: file of verdicts, written atomically.
+        look: called with every verdict.
+
+    Returns:
+        How many images are correct, and how many there are.
 
     Raises:
         ValueError: see `iterate_detections`; if the detections are of other prompts than `records`,
@@ -259,19 +280,37 @@ def rescore(
         raise ValueError(f"--out {out} is the file of detections itself: verdicts need another one")
     _check_out(Path(out))
     vouched = _check_records(detections, records)
-    verdicts = judge_rows(records, iterate_detections(detections, len(records)), settings)
-    images = Counter(verdict.prompt_id for verdict in verdicts)
-    if not vouched and len(images) != len(records):
+    images: Counter[int] = Counter()
+    right = 0
+    made = [folder for folder in Path(out).parents if not folder.exists()]
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with replacing(out) as file:
+            rows = iterate_detections(detections, len(records))
+            for verdict in _judged(records, rows, settings):
+                images[verdict.prompt_id] += 1
+                right += verdict.correct
+                look(verdict)
+                file.write(as_json_lines([verdict.model_dump()]).encode())
+            if not vouched:
+                _check_complete(detections, images, len(records))
+    except ValueError:
+        for folder in made:  # what is refused leaves nothing behind
+            folder.rmdir()
+        raise
+    return right, images.total()
+
+
+def _check_complete(detections: str | Path, images: Counter[int], prompts: int) -> None:
+    """Raise ValueError unless every prompt of the suite has as many images as the others."""
+    if len(images) != prompts:
         raise ValueError(
-            f"{detections} holds images of {len(images)} prompts and the suite has {len(records)}: "
+            f"{detections} holds images of {len(images)} prompts and the suite has {prompts}: "
             "give the suite, --split and --limit that it was made with"
         )
     fewest, most = min(images.values(), default=0), max(images.values(), default=0)
-    if not vouched and fewest != most:
+    if fewest != most:
         prompt = next(p for p, count in images.items() if count == fewest)
         raise ValueError(
             f"{detections} is not complete: prompt {prompt} has {fewest} images, others {most}"
         )
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    write_verdicts(out, verdicts)
-    return verdicts

@@ -33,7 +33,7 @@ def rescore(
 ) -> None:
     """Apply thresholds and rules again to stored detections, or sum up stored answers again."""
     from evals.registry import open_suite
-    from evals.scoring.detections import rescore as apply_rules
+    from evals.scoring.detections import rescore_file
     from evals.suites.limit import limited
     from evals.suites.rules import RuleSettings
 
@@ -60,6 +60,5 @@ def rescore(
     if asked.judge or detections is None:
         raise ValueError(f"{suite} is scored by a judge: give --answers, not --detections")
     rules = RuleSettings.model_validate(thresholds)
-    verdicts = apply_rules(asked.records, detections, out, rules)
-    right = sum(verdict.correct for verdict in verdicts)
-    typer.echo(f"{right} of {len(verdicts)} images correct; verdicts in {out}")
+    right, images = rescore_file(asked.records, detections, out, rules)
+    typer.echo(f"{right} of {images} images correct; verdicts in {out}")
