@@ -86,7 +86,9 @@ def test_rates_are_trained_side_by_side_scored_once_and_tabulated(scorer, tmp_pa
     for config in configs:
         assert config.optim.final_lr == pytest.approx(config.optim.lr / 10)
 
-    monkeypatch.setattr(search_rate, "load_run", lambda run: Perfect(scorer, "imm" in run.name))
+    monkeypatch.setattr(
+        "selfe.run_folder.model.load_run", lambda run: Perfect(scorer, "imm" in run.name)
+    )
     monkeypatch.setattr(
         search_rate, "find_checkpoint", lambda run: SimpleNamespace(digest=run.name)
     )

@@ -93,13 +93,14 @@ class ExactSquares:
             for side in sides.tolist()
         ]
         images = images_to_float(torch.from_numpy(world.render_batch(scenes)))
-        first = to_cells(codec.encode(images).cpu())[:, 0].double()
+        first = to_cells(codec.encode(images).cpu())[:, 0, 0].double()
         self.looks = first.unflatten(0, (len(include), LOOKS))  # (T, K, D)
         self.scenes_in_use = torch.empty(0, dtype=torch.float64)
 
     def posterior_mean(self, x_t: Tensor, t: float) -> Tensor:
         """E[x_0 | x_t] of (B, C, h, w) at time t in (0, 1]."""
-        x = to_cells(x_t.double())
+        grid = to_cells(x_t.double())
+        x = grid.flatten(1, 2)
         dots = torch.einsum("bmd,tkd->bmtk", x, self.looks)
         norms = self.looks.square().sum(2)
         likeness = ((1 - t) * dots - (1 - t) ** 2 * norms / 2) / t**2
@@ -107,7 +108,7 @@ class ExactSquares:
         chances = likeness.softmax(3) * occupied[..., None]
         alone = chances.square().sum((2, 3)) + (1 - occupied.sum(2)).square()
         self.scenes_in_use = 1 / alone.prod(1)
-        return from_cells(torch.einsum("bmtk,tkd->bmd", chances, self.looks))
+        return from_cells(torch.einsum("bmtk,tkd->bmd", chances, self.looks).view_as(grid))
 
     def __call__(self, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """Of x_t (B, C, h, w) at one time for all, as samplers ask for it; float64."""
