@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 
 _NOISE = bytes(160 + 37 * n * n % 95 for n in range(64))
 """Begins with a bit of 1, where decoders fill in zeros; without 255, which would begin a mark."""
@@ -46,7 +46,8 @@ def jpeg_fault(content: bytes, image: Image.Image) -> str | None:
     padded = _NOISE.join([*parts, content[ends[-1] :]])
     with Image.open(io.BytesIO(padded), formats=["JPEG"]) as again:
         again.load()
-        is_whole = again.tobytes() == image.tobytes()
+        # an eighth of the time that comparing bytes takes, which are laid out first
+        is_whole = ImageChops.difference(again, image).getbbox() is None
     return None if is_whole else "incomplete JPEG (pixels are missing)"
 
 
