@@ -319,7 +319,7 @@ def headroom_sentence(table: CompactTable) -> str:
         return ""
     rooms = [f"{number(1 - cell.score.mean)} at {n}" for n, cell in sorted(exact.cells.items())]
     return (
-        f"Headroom, what the number of steps alone costs a perfect Flow Matching model: "
+        f"Headroom, what the number of steps costs a perfect Flow Matching model without guidance: "
         f"{', '.join(rooms)} steps. Where it is near 0, methods differ by what they have learnt."
     )
 
