@@ -6,8 +6,11 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
+
+from selfe.device import may_have_gpu
 
 _PACKAGES = ("torch", "diffusers", "transformers", "numpy", "open-clip-torch", "mmdet", "mmcv")
 
@@ -34,10 +37,12 @@ def commit_hash() -> str:
 
 def machine() -> str:
     """Processor's cores, architecture and model, memory, and accelerators by name."""
-    import torch
-
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     text = f"{os.cpu_count()} x {platform.machine()} cores{_processor_model()}, {memory:.0f} GiB"
+    if "torch" not in sys.modules and not may_have_gpu():
+        return text
+    import torch
+
     if torch.cuda.is_available():
         text += f", {torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
     return text

@@ -13,6 +13,7 @@ from selfe.generation.any_step import AnyStepGenerator, guided_velocity, latents
 from selfe.generation.captions import EncodedCaptions
 from selfe.generator import GeneratorFacts, image_seed, told_while_drawing
 from selfe.guidance import Guidance
+from selfe.run_folder.drawable import DrawableRun
 from selfe.run_folder.model import build_model, load_run
 from selfe.run_folder.records import find_checkpoint, write_config
 from selfe.sampler import time_grid
@@ -255,6 +256,43 @@ def test_a_run_is_loaded_with_its_averaged_weights(tmp_path):
     with pytest.raises(ValueError, match="step-00000008 is damaged: .*@4 too"):
         load_run(tmp_path)
     assert load_run(tmp_path, step=4).facts.iterations == 4
+
+
+@pytest.mark.parametrize("inference", ["", "paper"])
+def test_what_a_run_is_and_how_it_is_drawn_is_known_before_its_network_is_opened(
+    tmp_path, inference
+):
+    config = tiny_config("selfe", "sampling.batch_slots=2")
+    tiny_train(config, tmp_path)
+    write_config(tmp_path, config)
+    over = {} if inference else {"eta": 0.5}
+    lazy = DrawableRun(tmp_path, sampling=over, inference=inference)
+    assert "opened" not in vars(lazy)
+    whole = load_run(tmp_path, sampling=over, inference=inference)
+    assert lazy.facts == whole.facts and lazy.chunk_size == whole.chunk_size
+    assert whole.facts.parameters == sum(p.numel() for p in whole.network.parameters())
+    for steps in (1, 2, 50):
+        assert lazy.sampling_at(steps) == whole.sampling_at(steps)
+        assert lazy.nfe(steps) == whole.nfe(steps)
+    assert "opened" not in vars(lazy)
+    job = (PROMPTS[:2], 2, seeds(0, 1))
+    for ours, its in zip(lazy.generate(*job), whole.generate(*job), strict=True):
+        assert np.array_equal(ours, its)
+    assert lazy.device == whole.device
+    assert lazy.count_truncated(PROMPTS) == whole.count_truncated(PROMPTS)
+
+
+def test_a_run_that_is_damaged_is_refused_before_or_while_it_is_drawn(tmp_path):
+    config = tiny_config("fm")
+    tiny_train(config, tmp_path)
+    write_config(tmp_path, config)
+    with pytest.raises(ValueError, match="no checkpoint at iteration 5"):
+        DrawableRun(tmp_path, step=5)
+    weights = tmp_path / "checkpoints" / "step-00000008" / "ema.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    lazy = DrawableRun(tmp_path)
+    with pytest.raises(ValueError, match="ema.safetensors"):
+        lazy.generate(PROMPTS[:1], 1, [0])
 
 
 def test_progress_is_told_at_every_step_of_every_batch():

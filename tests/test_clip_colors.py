@@ -15,7 +15,8 @@ from evals.base import Detection, ImageVerdict
 from evals.detectors import clip_colors, weights
 from evals.detectors.mask2former.detector import Mask2FormerDetector
 from evals.registry import open_color_classifier, open_detector
-from evals.scoring.benchmark import BenchmarkSettings, _scores_folder
+from evals.scoring.benchmark import _scores_folder
+from evals.scoring.settings import BenchmarkSettings
 from evals.suites.rules import COLORS
 from evals.verdicts import differing_verdicts
 

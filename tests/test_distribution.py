@@ -27,7 +27,7 @@ from evals.images import sample_path, scan_folder, write_failed_marker, write_me
 from evals.measure import DrawnImages, MeasureOptions
 from evals.pretrained import pinned
 from evals.registry import FEATURES, MEASURES, open_measure, open_suite
-from evals.scoring.benchmark import limited
+from evals.suites.limit import limited
 from selfe.data.shapes_world import ShapesWorld
 from selfe.hub import COMMIT, MissingFilesError
 

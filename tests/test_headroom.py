@@ -12,9 +12,11 @@ import torch
 
 from evals.base import ImageVerdict
 from evals.registry import open_suite
-from evals.scoring.benchmark import BenchmarkSettings, limited, score_model
+from evals.scoring.benchmark import score_model
 from evals.scoring.headroom import change, measure_headroom, reading_words, table_rows
 from evals.scoring.in_memory import InMemoryScorer, mean_over_tasks
+from evals.scoring.settings import BenchmarkSettings
+from evals.suites.limit import limited
 from evals.verdicts import read_verdicts
 from selfe.data.gaussian_mixture import ConditionalGaussianMixture, overlapping_pairs
 from selfe.data.shapes_latents import images_to_float

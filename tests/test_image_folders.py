@@ -11,8 +11,9 @@ from evals.images import failed_marker_path, sample_path
 from evals.registry import open_suite
 from evals.results import read_result
 from evals.scoring import scorer
-from evals.scoring.benchmark import BenchmarkSettings, score_images, score_model
+from evals.scoring.benchmark import score_images, score_model
 from evals.scoring.draw import draw_images
+from evals.scoring.settings import BenchmarkSettings
 from tests.test_processes import Painter, quiet
 
 SUITE = "shapes@1"

@@ -22,8 +22,9 @@ from evals.measure import MeasureOptions
 from evals.measurements import find_measurements, images_path, read_images, read_measurement
 from evals.registry import JUDGES, open_suite
 from evals.scoring.across import Chosen, Instruments, measure_images, measure_model
-from evals.scoring.benchmark import BenchmarkSettings, score_model
+from evals.scoring.benchmark import score_model
 from evals.scoring.judged import judge_folder, rescore_answers
+from evals.scoring.settings import BenchmarkSettings
 from evals.suites import dpg, geneval2
 from selfe.generator import GeneratedImage, GeneratorFacts
 from selfe.sealed_files import seal

@@ -15,7 +15,8 @@ import torch
 
 import baselines.registry
 import evals.registry
-from evals.scoring.benchmark import BenchmarkSettings, score_model
+from evals.scoring.benchmark import score_model
+from evals.scoring.settings import BenchmarkSettings
 from selfe.cli.ls import _methods
 from selfe.config.describe import list_settings
 from selfe.config.resolve import build_objective, resolve

@@ -17,8 +17,9 @@ from evals import registry
 from evals.detectors.shapes import ShapesDetector
 from evals.results import read_result
 from evals.scoring import benchmark, scorer
-from evals.scoring.benchmark import BenchmarkSettings, score_images, score_model
+from evals.scoring.benchmark import score_images, score_model
 from evals.scoring.processes import join_processes
+from evals.scoring.settings import BenchmarkSettings
 from selfe.cli import targets
 from selfe.cli.common import pick_device
 from selfe.generator import GeneratorFacts

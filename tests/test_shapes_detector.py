@@ -18,7 +18,7 @@ from evals.detectors.shapes import (
     srgb_to_lab,
 )
 from selfe.data.shapes_world import COLORS, ShapesWorld
-from selfe.encoders.shapes import MANIFEST
+from selfe.packaged_weights import MANIFEST
 
 PRESETS = ("grid", "free")
 

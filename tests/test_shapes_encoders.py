@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from selfe.data.shapes_world import ShapesWorld
-from selfe.encoders.shapes import ASSETS, MANIFEST, ShapesTextEncoder, ShapesVAE
+from selfe.encoders.shapes import ASSETS, ShapesTextEncoder, ShapesVAE
+from selfe.packaged_weights import MANIFEST
 
 PRESETS = [
     p

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from selfe.run_folder.records import write_config
+from tests.helpers.command_line import selfe_bench
 from tests.helpers.synthetic_results import write_study
+from tests.helpers.tiny import tiny_config, tiny_train
 
 PLAN = "plan --method selfe --recipe shapes-quick"
 HEAVY = ("torch", "diffusers", "transformers", "scipy", "pandas", "matplotlib")
@@ -81,6 +84,27 @@ def test_a_report_starts_without_torch(tmp_path):
     write_study(tmp_path / "runs")
     code, heavy = started_by("report", tmp_path)
     assert code == 0 and "torch" not in heavy and "pandas" in heavy
+
+
+def test_a_benchmark_whose_images_are_all_judged_opens_no_network(tmp_path, monkeypatch):
+    """The second call of one command: of the run, its images and the detector it reads what names
+    and vouches for them."""
+    monkeypatch.chdir(tmp_path)
+    config, run = tiny_config("fm"), tmp_path / "runs" / "run"
+    tiny_train(config, run)
+    write_config(run, config)
+    command = "geneval --model run --steps 1,2 --limit 1 --device cpu"
+    code, first, error = selfe_bench(*command.split())
+    assert code == 0, error
+    written = {path: path.read_bytes() for path in tmp_path.glob("runs/**/*") if path.is_file()}
+    code, heavy = started_by(command, tmp_path)
+    assert code == 0 and heavy == []
+    assert {path: path.read_bytes() for path in written} == written
+    next(tmp_path.glob("runs/run/results/**/*.png")).unlink()
+    code, heavy = started_by(command, tmp_path)
+    assert code == 0 and "torch" in heavy
+    assert {path: path.read_bytes() for path in written} == written
+    assert selfe_bench(*command.split())[:2] == (0, first)
 
 
 @pytest.mark.parametrize("command", TYPOS)

@@ -3,71 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from scipy import ndimage
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from evals.base import Detection
+from evals.detectors.batches import checked_batches
 from selfe.data.shapes_world import COLORS, PRESETS
-from selfe.encoders.shapes import read_checked_weights
+from selfe.packaged_weights import read_packaged_weights
+
+if TYPE_CHECKING:  # where every image is judged already, nothing is loaded
+    from evals.detectors.segmenter import ShapesSegmenter
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 # Trained on softened targets, the networks are less sure than they are right. These factors on the
 # logits lift whole shapes above 0.9, GenEval's threshold for counting; chosen on clean renders.
 SHARPNESS = {"grid": 1.5, "free": 2.25}
-WIDTHS = {"grid": (16, 32, 48), "free": (24, 40, 56)}
-FOLDS = {"grid": 1, "free": 2}
-
-
-class ShapesSegmenter(nn.Module):
-    """A small U-Net: (B, 3, H, W) in [-1, 1] -> (B, C + 2, H, W) logits per pixel.
-
-    Channel 0 is background, channels 1 to C are the classes, channel C + 1 is whatever is no whole
-    shape. With fold = 2 it works on squares of 2x2 pixels and enlarges its logits linearly. H and
-    W are multiples of fold * 2 ** (number of widths - 1).
-    """
-
-    def __init__(self, widths: Sequence[int], num_classes: int, fold: int = 1) -> None:
-        super().__init__()
-        self.fold = fold
-        self.stem = _conv(3 * fold * fold, widths[0])
-        pairs = list(zip(widths[:-1], widths[1:], strict=True))
-        self.down = nn.ModuleList(
-            nn.Sequential(_conv(a, b, stride=2), _conv(b, b)) for a, b in pairs
-        )
-        self.middle = _conv(widths[-1], widths[-1])
-        self.narrow = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in reversed(pairs))
-        self.up = nn.ModuleList(_conv(a, a) for a, _ in reversed(pairs))
-        self.head = nn.Conv2d(widths[0], num_classes + 2, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(F.pixel_unshuffle(x, self.fold))
-        skips = []
-        for down in self.down:
-            skips.append(x)
-            x = down(x)
-        x = self.middle(x)
-        for narrow, up, skip in zip(self.narrow, self.up, reversed(skips), strict=True):
-            x = up(skip + F.interpolate(narrow(x), scale_factor=2))
-        x = self.head(x)
-        if self.fold == 1:
-            return x
-        return F.interpolate(x, scale_factor=self.fold, mode="bilinear")
-
-
-def build_segmenter(preset: str) -> ShapesSegmenter:
-    """The untrained network of a preset."""
-    return ShapesSegmenter(WIDTHS[preset], len(PRESETS[preset].shapes), FOLDS[preset])
-
-
-def _conv(a: int, b: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(a, b, 3, stride, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU(inplace=True)
-    )
 
 
 class ShapesDetector:
@@ -91,31 +44,34 @@ class ShapesDetector:
         batch_size: int = 64,
     ) -> None:
         self.batch_size = batch_size
-        state, facts, digest = read_checked_weights(folder, f"shapes_detector_{preset}.safetensors")
+        self._weights = read_packaged_weights(folder, f"shapes_detector_{preset}.safetensors")
         self.preset = PRESETS[preset]
         self.classes: Sequence[str] = self.preset.shapes
-        self.identity = f"shapes-{preset}@1:{digest[:12]}"
-        self.min_area = int(facts["min_area"])
+        self.identity = f"shapes-{preset}@1:{self._weights.digest[:12]}"
+        self.min_area = int(self._weights.facts["min_area"])
         self.device = device
-        self.network = build_segmenter(preset)
-        self.network.load_state_dict(state)
-        self.network.eval().requires_grad_(False).to(device)
+
+    @cached_property
+    def network(self) -> ShapesSegmenter:
+        """Built where it is first used: images that are judged already need no torch."""
+        from evals.detectors.segmenter import build_segmenter
+
+        network = build_segmenter(self.preset.name)
+        network.load_state_dict(self._weights.tensors())
+        return network.eval().requires_grad_(False).to(self.device)
 
     def detect(self, images: Sequence[np.ndarray]) -> list[list[Detection]]:
-        found: list[list[Detection]] = []
-        for start in range(0, len(images), self.batch_size):
-            found += self._detect_batch(images[start : start + self.batch_size])
-        return found
+        side, name = self.preset.image_size, self.preset.name
+        return [
+            found
+            for batch in checked_batches(images, side, name, self.batch_size)
+            for found in self._detect_batch(batch)
+        ]
 
-    def _detect_batch(self, images: Sequence[np.ndarray]) -> list[list[Detection]]:
-        side = self.preset.image_size
-        for image in images:
-            if image.shape != (side, side, 3) or image.dtype != np.uint8:
-                raise ValueError(
-                    f"the shapes detector of preset {self.preset.name!r} takes uint8 images of "
-                    f"({side}, {side}, 3), got {image.dtype} {image.shape}"
-                )
-        x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(self.device)
+    def _detect_batch(self, images: np.ndarray) -> list[list[Detection]]:
+        import torch
+
+        x = torch.from_numpy(images).permute(0, 3, 1, 2).to(self.device)
         with torch.inference_mode():
             logits = self.network(x.float() / 127.5 - 1.0)
             label_bhw = logits.argmax(dim=1).cpu().numpy()
@@ -131,6 +87,8 @@ def find_regions(
 
     Label 0 is background; labels beyond the classes are ignored.
     """
+    from scipy import ndimage  # which takes as long to load as everything else here
+
     # One labelling for the whole batch and all classes: pixels of different images or classes are
     # kept apart by giving every class a plane of its own and connecting within planes only.
     planes = np.arange(1, len(classes) + 1)[None, :, None, None] == label_bhw[:, None]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from evals.base import Detection
+from evals.detectors.batches import checked_batches
 from selfe.data.shapes_world.squares import CLASSES, PRESET, SIDES, ring_colors
 from selfe.encoders.ring_layout import BACKGROUND, CELL_SIDE, CELLS, RING_OF_PIXEL, RINGS
 
@@ -36,20 +37,14 @@ class SquaresDetector:
         self._means = ring / ring.sum(0)  # (256, 8)
 
     def detect(self, images: Sequence[np.ndarray]) -> list[list[Detection]]:
-        found: list[list[Detection]] = []
-        for start in range(0, len(images), self.batch_size):
-            found += self._detect_batch(images[start : start + self.batch_size])
-        return found
+        return [
+            found
+            for batch in checked_batches(images, PRESET.image_size, PRESET.name, self.batch_size)
+            for found in self._detect_batch(batch)
+        ]
 
-    def _detect_batch(self, images: Sequence[np.ndarray]) -> list[list[Detection]]:
-        side = PRESET.image_size
-        for image in images:
-            if image.shape != (side, side, 3) or image.dtype != np.uint8:
-                raise ValueError(
-                    f"the detector of preset 'squares' takes uint8 images of ({side}, {side}, 3), "
-                    f"got {image.dtype} {image.shape}"
-                )
-        cells = np.stack(images).reshape(-1, CELLS, CELL_SIDE, CELLS, CELL_SIDE, 3)
+    def _detect_batch(self, images: np.ndarray) -> list[list[Detection]]:
+        cells = images.reshape(-1, CELLS, CELL_SIDE, CELLS, CELL_SIDE, 3)
         pixels = cells.transpose(0, 1, 3, 5, 2, 4).reshape(len(images), -1, 3, CELL_SIDE**2)
         rings = (pixels @ self._means).swapaxes(2, 3).reshape(len(images), -1, RINGS * 3)
         rings = (rings - BACKGROUND) / 127.5

@@ -27,16 +27,10 @@ from evals.measurements import (
 )
 from evals.registry import open_judge, open_measure
 from evals.results import model_facts
-from evals.scoring.benchmark import (
-    BenchmarkSettings,
-    Progress,
-    draw_suite,
-    numbers_kept,
-    score_images,
-    score_model,
-)
+from evals.scoring.benchmark import Progress, draw_suite, numbers_kept, score_images, score_model
 from evals.scoring.folders import facts_of_images, own_folder, result_folder, sampling_facts
 from evals.scoring.judged import judge_folder
+from evals.scoring.settings import BenchmarkSettings
 from evals.suites.base import Suite
 from selfe.files import folder_lock
 from selfe.generator import TextToImage

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from evals.base import ModelFacts, Result, SamplingFacts
 from evals.images import ImageFolder, folder_numbers, scan_folder
-from evals.registry import open_suite
 from evals.results import (
     DETECTIONS,
     VERDICTS,
@@ -21,11 +20,10 @@ from evals.scoring.detect import DetectionParts
 from evals.scoring.detections import read_detections
 from evals.scoring.draw import draw_images
 from evals.scoring.folders import facts_of_images, own_folder, result_folder, sampling_facts
-from evals.scoring.processes import ALONE, Processes
 from evals.scoring.score import score_folder
-from evals.scoring.scorer import Scorers
+from evals.scoring.settings import BenchmarkSettings
 from evals.suites.base import Suite
-from evals.suites.limit import limited, places_kept
+from evals.suites.limit import places_kept
 from evals.suites.rules import DEFAULT_RULES
 from selfe.files import file_sha256, folder_lock
 from selfe.foreign_text import file_name
@@ -37,78 +35,6 @@ Progress = Callable[[str, int, int], None]
 
 IMAGES_PER_SAVE = 32
 """Images that are detected between two saves, where no batch size is asked for."""
-
-
-@dataclasses.dataclass
-class Opened:
-    """Suites and scorers of one command, each opened once.
-
-    Attributes:
-        suites: by name, split and prompt file.
-        scorers: by device and batch size.
-    """
-
-    suites: dict[tuple[str, str, Path | None], Suite] = dataclasses.field(default_factory=dict)
-    scorers: dict[tuple[str, int | None], Scorers] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class BenchmarkSettings:
-    """What a user may choose of a benchmark run.
-
-    Attributes:
-        split, prompts, limit, images_per_prompt, detector, color_classifier: None or "" for the
-            suite's own.
-        seed: of the images.
-        device: of the detector.
-        batch_size: images per detector call; None for the detector's own.
-        allow_partial: score sets that are not complete, marked as such.
-        command: recorded in the result.
-        processes: drawing and detection are shared among them; process 0 judges.
-        opened: what was opened under these settings; copies by `dataclasses.replace` share it.
-    """
-
-    split: str = ""
-    prompts: Path | None = None
-    limit: int | None = None
-    images_per_prompt: int | None = None
-    seed: int = 0
-    detector: str | None = None
-    color_classifier: str | None = None
-    device: str = "cpu"
-    batch_size: int | None = None
-    allow_partial: bool = False
-    command: str = ""
-    processes: Processes = ALONE
-    opened: Opened = dataclasses.field(default_factory=Opened, compare=False, repr=False)
-
-    @property
-    def scorers(self) -> Scorers:
-        """One for everything that is scored under these settings."""
-        key = (self.device, self.batch_size)
-        return self.opened.scorers.setdefault(key, Scorers(*key))
-
-    def whole_suite(self, name: str) -> Suite:
-        """A suite with its own detector and all its prompts. Raises as `open_suite`."""
-        key = (name, self.split, self.prompts)
-        if key not in self.opened.suites:
-            self.opened.suites[key] = open_suite(*key)
-        return self.opened.suites[key]
-
-    def open_suite(self, name: str) -> Suite:
-        """A suite with the limit, number of images, detector and classifier of these settings.
-
-        Raises:
-            ValueError: as `evals.registry.open_suite`.
-        """
-        suite = limited(self.whole_suite(name), self.limit)
-        if self.images_per_prompt is not None:
-            suite = dataclasses.replace(suite, images_per_prompt=self.images_per_prompt)
-        if self.detector is not None and self.detector != suite.detector:
-            suite = dataclasses.replace(suite, detector=self.detector, detector_options={})
-        if self.color_classifier is not None:
-            suite = dataclasses.replace(suite, color_classifier=self.color_classifier)
-        return suite
 
 
 def score_model(
@@ -142,6 +68,8 @@ def score_model(
     with folder_lock(folder, settings.processes.lock_name):
         if settings.processes.rank == 0:
             remove_leftovers(folder, deep=True)
+        out = _scores_folder(folder, suite, settings)
+        earlier = _earlier(out)
         cost: dict[str, float] = {}
         if drawn is None:
             cost = draw_suite(generator, num_steps, suite, folder, settings, title, progress)
@@ -150,11 +78,22 @@ def score_model(
         facts = ResultFacts(
             model_facts(generator.facts),
             sampling_facts(generator, num_steps, settings.seed),
-            generator.count_truncated([r["prompt"] for r in suite.records]),
+            _truncated(generator, suite, earlier),
             cost,
         )
-        out = _scores_folder(folder, suite, settings)
         return _score(found, out, suite, facts, settings, title, progress)
+
+
+def _truncated(generator: TextToImage, suite: Suite, earlier: Result | None) -> dict[str, int]:
+    """How many prompts each text encoder cuts: as an earlier result of the same weights and prompts
+    says, because counting opens the encoders."""
+    if (
+        earlier is not None
+        and earlier.model.digest == generator.facts.digest
+        and earlier.protocol.prompts_sha256 == suite.prompts_sha256
+    ):
+        return earlier.truncated_prompts
+    return generator.count_truncated([record["prompt"] for record in suite.records])
 
 
 def draw_suite(
@@ -325,12 +264,12 @@ def _score(
         diversity=scorer.diversity(suite, read_detections(out / DETECTIONS)),
         truncated_prompts=dict(facts.truncated_prompts),
         cost=cost,
-        environment=provenance(),
         command=settings.command,
         files={name: file_sha256(out / name) for name in (DETECTIONS, VERDICTS)},
     )
     if earlier is not None and not _changed(earlier, result):
         return out, earlier
+    result = result.model_copy(update={"environment": provenance()})
     write_result(out, result)
     return out, result
 

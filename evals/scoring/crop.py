@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from selfe.generator import GeneratedImage, TextToImage
+
+if TYPE_CHECKING:  # images that are there already need no torch
+    import torch
 
 
 def crop_black_borders(image: np.ndarray) -> np.ndarray:

@@ -72,7 +72,7 @@ def draw_images(
     chunks = plan_chunks(len(records), images_per_prompt, generator.chunk_size)
     total = sum(len(chunk) for chunk in chunks)
     done = 0
-    meter = DrawingMeter(generator.device)
+    meter = DrawingMeter(generator)
     writing: list[Future[None]] = []
 
     def identity(job: Job) -> ImageIdentity:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import torch
+    from selfe.generator import TextToImage
 
 
 class DrawingMeter:
@@ -20,11 +20,11 @@ class DrawingMeter:
     asked or reset, the resident peak of the process so far, weights and all.
 
     Args:
-        device: where the model draws.
+        model: that draws; its device is asked for where it does.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, model: TextToImage) -> None:
+        self.model = model
         self.images = 0
         self.seconds = 0.0
         self.peak_bytes = 0
@@ -34,17 +34,18 @@ class DrawingMeter:
         """Measures the drawing of `num_images` inside; images are in memory when it ends."""
         import torch  # here, so that a plan does not start it
 
-        on_cuda = self.device.type == "cuda"
+        device = self.model.device
+        on_cuda = device.type == "cuda"
         if on_cuda:
-            torch.cuda.synchronize(self.device)
-            torch.cuda.reset_peak_memory_stats(self.device)
+            torch.cuda.synchronize(device)
+            torch.cuda.reset_peak_memory_stats(device)
         started = time.perf_counter()
         yield
         if on_cuda:
-            torch.cuda.synchronize(self.device)
+            torch.cuda.synchronize(device)
         self.seconds += time.perf_counter() - started
         self.images += num_images
-        peak = torch.cuda.max_memory_allocated(self.device) if on_cuda else resident_peak()
+        peak = torch.cuda.max_memory_allocated(device) if on_cuda else resident_peak()
         self.peak_bytes = max(self.peak_bytes, peak)
 
     def cost(self) -> dict[str, float]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from evals.scoring.benchmark import BenchmarkSettings, score_model
+from evals.scoring.benchmark import score_model
+from evals.scoring.settings import BenchmarkSettings
 from scripts import command_line
 from scripts.gpu_study.rows import Measurement, Part, Row, Settings, Unfinished
 from selfe.config.resolve import resolve, run_name

@@ -18,8 +18,8 @@ from typing import Any
 from evals.base import ImageVerdict
 from evals.registry import open_suite
 from evals.results import read_result
-from evals.scoring.benchmark import limited
 from evals.scoring.in_memory import InMemoryScorer, mean_over_tasks
+from evals.suites.limit import limited
 from evals.verdicts import read_verdicts
 from scripts import command_line
 from selfe.config.drawing import override_sampling

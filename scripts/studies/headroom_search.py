@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from evals.registry import open_suite
-from evals.scoring.benchmark import limited
 from evals.scoring.in_memory import InMemoryScorer, mean_over_tasks
+from evals.suites.limit import limited
 from scripts import command_line
 from selfe.config.drawing import override_sampling
 from selfe.config.inference import sampling_problem

@@ -23,9 +23,9 @@ from torch import Tensor
 
 import selfe.sampler
 from evals.registry import open_suite
-from evals.scoring.benchmark import limited
 from evals.scoring.diversity import DiversityReference
 from evals.scoring.in_memory import InMemoryScorer, mean_over_tasks
+from evals.suites.limit import limited
 from scripts import command_line
 from selfe.data.shapes_world import ShapesWorld
 from selfe.encoders.registry import load_codec

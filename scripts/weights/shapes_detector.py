@@ -24,7 +24,8 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from evals.detectors.shapes import ASSETS, build_segmenter
+from evals.detectors.segmenter import build_segmenter
+from evals.detectors.shapes import ASSETS
 from scripts.weights.shapes_vae import write_weights
 from selfe.data.shapes_world import COLORS, PRESETS, Preset, Scene, ShapesWorld
 from selfe.data.shapes_world.renderer import coverage, object_distances

@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from selfe.data.shapes_world import ShapesWorld
-from selfe.encoders.shapes import ASSETS, MANIFEST, build_autoencoder
+from selfe.encoders.shapes import ASSETS, build_autoencoder
+from selfe.packaged_weights import MANIFEST
 
 # What training sees, what the statistics are measured on, and what quality is measured on.
 TRAIN_STREAM, STATISTICS_STREAM, QUALITY_STREAM = 101, 102, 103

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from selfe.api.images import Images
     from selfe.api.scores import Scores
-    from selfe.generation.any_step import AnyStepGenerator
+    from selfe.run_folder.drawable import DrawableRun
 
 Settings = Mapping[str, Any]
 """{"optim.lr": 1e-3}, or nested: {"optim": {"lr": 1e-3}}."""
@@ -137,7 +137,7 @@ class Run:
     ) -> None:
         self.folder, self.step, self.runs_dir = Path(folder), step, Path(runs_dir)
         self.config: RunConfig = read_config(self.folder)
-        self._drawing: dict[tuple[str, str], AnyStepGenerator] = {}
+        self._drawing: dict[tuple[str, str], DrawableRun] = {}
 
     @property
     def name(self) -> str:
@@ -228,7 +228,8 @@ class Run:
             ValueError: for unknown names, missing weights, or a folder another process works on.
         """
         from evals.report.result_folders import read_result_folder
-        from evals.scoring.benchmark import BenchmarkSettings, score_model
+        from evals.scoring.benchmark import score_model
+        from evals.scoring.settings import BenchmarkSettings
         from selfe.api.scores import Scores
         from selfe.distributed.environment import best_device
         from selfe.run_folder.records import find_checkpoint
@@ -270,15 +271,15 @@ class Run:
 
         return suite_for(data.preset if data.source == "shapes" else "")
 
-    def _generator(self, device: str, settings: Settings) -> AnyStepGenerator:
+    def _generator(self, device: str, settings: Settings) -> DrawableRun:
         from selfe.distributed.environment import best_device
-        from selfe.run_folder.model import load_run
+        from selfe.run_folder.drawable import DrawableRun
 
         place = best_device(device)
         key = (place, json.dumps(dict(settings), sort_keys=True))
         if key not in self._drawing:
             self._drawing = {  # one at a time: a checkpoint may fill a GPU
-                key: load_run(self.folder, step=self.step, device=place, sampling=dict(settings))
+                key: DrawableRun(self.folder, step=self.step, device=place, sampling=dict(settings))
             }
         return self._drawing[key]
 

@@ -22,7 +22,8 @@ from selfe.cli.common import (
 
 if TYPE_CHECKING:
     from evals.base import Result
-    from evals.scoring.benchmark import BenchmarkSettings, Progress
+    from evals.scoring.benchmark import Progress
+    from evals.scoring.settings import BenchmarkSettings
     from selfe.cli.targets import Target
 
 Scored = list[tuple[Path, "Result"]]
@@ -112,8 +113,8 @@ def geneval(
             model_args=model_arg or [],
             inference=inference,
         )
-    from evals.scoring.benchmark import BenchmarkSettings
     from evals.scoring.processes import join_processes
+    from evals.scoring.settings import BenchmarkSettings
 
     place = pick_device(device)
     processes = join_processes()

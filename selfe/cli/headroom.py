@@ -61,8 +61,8 @@ def headroom(
     from evals.registry import SUITES
 
     SUITES.require(suite)  # a typing error is answered before torch starts
-    from evals.scoring.benchmark import BenchmarkSettings
     from evals.scoring.headroom import WHAT, measure_headroom, reading_words, table_rows
+    from evals.scoring.settings import BenchmarkSettings
     from selfe.config.recipes import CALIBRATED_SIGNAL
     from selfe.data.shapes_world import open_world
     from selfe.encoders.registry import load_codec

@@ -23,7 +23,8 @@ from selfe.cli.common import (
 
 if TYPE_CHECKING:
     from evals.scoring.across import Chosen, Instruments
-    from evals.scoring.benchmark import BenchmarkSettings, Progress
+    from evals.scoring.benchmark import Progress
+    from evals.scoring.settings import BenchmarkSettings
     from selfe.cli.targets import Target
 
 Suites = Annotated[
@@ -119,8 +120,8 @@ def measure(
         )
     from evals.measure import MeasureOptions
     from evals.scoring.across import Chosen, Instruments, measure_images
-    from evals.scoring.benchmark import BenchmarkSettings
     from evals.scoring.processes import join_processes
+    from evals.scoring.settings import BenchmarkSettings
 
     suites = _suites(suite or [], prompts or [])
     warn(_unread(places))

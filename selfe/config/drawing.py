@@ -2,11 +2,49 @@
 
 from __future__ import annotations
 
-from selfe.config.inference import as_drawn, inference_settings
+from dataclasses import dataclass
+
+from selfe.config.inference import as_drawn, check_step, inference_settings
 from selfe.config.recipes import FAMILIES
 from selfe.config.resolve import validate_section
 from selfe.config.schema import RunConfig, SamplingConfig
 from selfe.objectives.registry import Prediction, load_method
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """How one model is drawn at any number of steps: what is known without its network.
+
+    Attributes:
+        sampling: sampler, guidance and slots; what `by_steps` says applies to its steps.
+        label: the model's name in messages.
+        prediction: what the network's V means; settings that do not suit it are refused.
+        inference: name of the settings, where they have one (`selfe.config.inference`).
+    """
+
+    sampling: SamplingConfig
+    label: str
+    prediction: Prediction = "posterior"
+    inference: str = ""
+
+    def at(self, num_steps: int) -> SamplingConfig:
+        """Raises ValueError where so many steps cannot be drawn with these settings."""
+        check_step(self.sampling, self.label, self.prediction, num_steps)
+        return as_drawn(self.sampling.at(num_steps), self.prediction)
+
+    def facts_at(self, num_steps: int) -> dict[str, object]:
+        """What a result records (`sampling_facts`), the name included; raises as `at`."""
+        named = {"inference": self.inference} if self.inference else {}
+        return sampling_facts(self.at(num_steps), self.prediction) | named
+
+    def nfe(self, num_steps: int) -> int:
+        """Network evaluations per image; raises as `at`."""
+        return num_steps * self.at(num_steps).calls
+
+    @property
+    def chunk_size(self) -> int:
+        """Images asked for at once: several batches, so that captions of one length fill theirs."""
+        return 8 * self.sampling.batch_slots
 
 
 def override_sampling(base: SamplingConfig, over: dict[str, object]) -> SamplingConfig:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
+
+from selfe.device import may_have_gpu
 
 _NAMES = {
     "rank": ("RANK", 0),
@@ -76,6 +79,8 @@ def best_device(name: str) -> str:
     Raises:
         ValueError: if torch does not know or does not have the device.
     """
+    if name in ("auto", "cpu") and "torch" not in sys.modules and not may_have_gpu():
+        return "cpu"  # which is known without torch
     import torch
 
     if name in ("auto", "cuda") and torch.cuda.is_available():

@@ -6,20 +6,19 @@ import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from selfe.batch import TextCondition
-from selfe.json_files import read_json
+from selfe.packaged_weights import read_packaged_weights
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
-MANIFEST = "shapes_weights.json"
 
 
 def build_autoencoder() -> AutoencoderKL:
@@ -40,30 +39,6 @@ def build_autoencoder() -> AutoencoderKL:
     )
 
 
-def read_checked_weights(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any], str]:
-    """Weights shipped with the package: tensors as fp32, the facts stored with them, and sha256.
-
-    Raises:
-        ValueError: where the file is missing, or its sha256 is not the one in the manifest.
-    """
-    from safetensors.torch import load
-
-    path, manifest = folder / name, folder / MANIFEST
-    if not path.is_file() or not manifest.is_file():
-        raise ValueError(f"the shipped weights {path} are missing: reinstall the package")
-    content = path.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    entry = read_json(manifest, dict[str, dict[str, Any]]).get(name, {})
-    if digest != entry.get("sha256"):
-        raise ValueError(
-            f"the weights {path} do not match the sha256 in {MANIFEST}: "
-            "reinstall the package, or rebuild them with scripts/weights/shapes_vae.py "
-            "or scripts/weights/shapes_detector.py"
-        )
-    state = {key: value.float() for key, value in load(content).items()}
-    return state, entry["facts"], digest
-
-
 class ShapesVAE:
     """`LatentCodec` of the shapes world: posterior mean, normalised per channel.
 
@@ -82,10 +57,11 @@ class ShapesVAE:
     downsample = 4
 
     def __init__(self, preset: str = "grid", folder: Path = ASSETS, *, signal: float = 1.0) -> None:
-        state, facts, self.digest = read_checked_weights(folder, f"shapes_vae_{preset}.safetensors")
+        weights = read_packaged_weights(folder, f"shapes_vae_{preset}.safetensors")
+        self.digest, facts = weights.digest, weights.facts
         self.preset = preset
         self.autoencoder = build_autoencoder()
-        self.autoencoder.load_state_dict(state)
+        self.autoencoder.load_state_dict(weights.tensors())
         self.autoencoder.requires_grad_(False).eval()
         self.mean = torch.tensor(facts["latent_mean"]).view(1, -1, 1, 1)
         self.std = torch.tensor(facts["latent_std"]).view(1, -1, 1, 1) / signal

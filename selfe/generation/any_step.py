@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from selfe.batch import TextCondition, join_conditions
-from selfe.config.drawing import sampling_facts
-from selfe.config.inference import as_drawn, check_step
+from selfe.config.drawing import StepSettings
 from selfe.config.schema import SamplingConfig
 from selfe.encoders.base import LatentCodec, TextEncoder
 from selfe.generation.captions import EncodedCaptions
@@ -124,23 +123,21 @@ class AnyStepGenerator:
         self.facts = facts
         self.prediction: Prediction = prediction
         self.inference = inference
-        # several batches at once, so that captions of one length fill theirs
-        self.chunk_size = 8 * settings.batch_slots
+        self.chunk_size = self._steps.chunk_size
         self.device = next(network.parameters()).device
         self._captions = EncodedCaptions(text)
         self._null = text.encode([""]).trimmed().to(self.device)
 
+    @property
+    def _steps(self) -> StepSettings:  # searches change `settings`
+        return StepSettings(self.settings, self.facts.label, self.prediction, self.inference)
+
     def nfe(self, num_steps: int) -> int:
-        return num_steps * guidance_of(self._settings_at(num_steps)).calls
+        return self._steps.nfe(num_steps)
 
     def sampling_at(self, num_steps: int) -> dict[str, object]:
         """See `selfe.generator.TextToImage`; raises ValueError where the steps cannot be drawn."""
-        named = {"inference": self.inference} if self.inference else {}
-        return sampling_facts(self._settings_at(num_steps), self.prediction) | named
-
-    def _settings_at(self, num_steps: int) -> SamplingConfig:
-        check_step(self.settings, self.facts.label, self.prediction, num_steps)
-        return as_drawn(self.settings.at(num_steps), self.prediction)
+        return self._steps.facts_at(num_steps)
 
     def count_truncated(self, prompts: Sequence[str]) -> dict[str, int]:
         return self.text.count_truncated_by_encoder(prompts)
@@ -185,7 +182,7 @@ class AnyStepGenerator:
         def noise(k: int) -> Tensor:
             return rng.normal(f"step {k}", self.latent_shape)
 
-        settings = self._settings_at(num_steps)
+        settings = self._steps.at(num_steps)
         null = self._null.expand(len(condition))
         guided = guided_velocity(
             self.network, condition.to(self.device), null, guidance_of(settings)

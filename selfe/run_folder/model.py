@@ -7,24 +7,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from selfe.config.drawing import chosen_sampling, sampling_facts
-from selfe.config.resolve import changed_settings
 from selfe.config.schema import ModelConfig, RunConfig
 from selfe.encoders.base import LatentCodec
 from selfe.encoders.registry import build_codec, build_text_encoder
 from selfe.generation.any_step import AnyStepGenerator
-from selfe.generator import GeneratorFacts
 from selfe.network.flops import parameter_counts
-from selfe.objectives.registry import load_method
 from selfe.run_folder.checkpoint import load_tensors, load_weights, verify
-from selfe.run_folder.records import (
-    check_encoders,
-    find_checkpoint,
-    owner_of,
-    read_config,
-    read_record,
-    recorded_data,
-)
+from selfe.run_folder.facts import facts_of_run, image_side, step_settings
+from selfe.run_folder.records import check_encoders, find_checkpoint, owner_of, read_config
 
 if TYPE_CHECKING:
     from selfe.network.denoiser import DualTimeDenoiser
@@ -48,20 +38,8 @@ def count_parameters(model: ModelConfig) -> int:
 
 def latent_shape_of(config: RunConfig, codec: LatentCodec) -> tuple[int, int, int]:
     """(C, h, w) of the images a run is trained on."""
-    if config.data.source == "shapes":
-        from selfe.data.shapes_world import open_world
-
-        size = open_world(config.data.preset).image_size
-    else:
-        size = config.data.resolution
-    side = size // codec.downsample
+    side = image_side(config) // codec.downsample
     return (codec.latent_channels, side, side)
-
-
-def _data_facts(config: RunConfig, run_dir: Path) -> dict[str, object]:
-    """Which latent cache a run was trained on; nothing for data that follow from the settings."""
-    cache = recorded_data(run_dir).get("cache")
-    return {"data": {"cache": cache, "path": config.data.path}} if cache else {}
 
 
 def load_run(
@@ -84,7 +62,7 @@ def load_run(
         ValueError: if there is no such run or checkpoint, the checkpoint is damaged, or the
             settings do not suit the method.
     """
-    config, started = read_config(run_dir), read_record(run_dir)
+    config = read_config(run_dir)
     checkpoint = find_checkpoint(run_dir, step)
     verify(checkpoint.path, owner_of(run_dir))
     network = build_model(config, device)
@@ -92,40 +70,14 @@ def load_run(
     load_weights(network, load_tensors(weights), weights)
     codec, text = build_codec(config, device), build_text_encoder(config, device)
     check_encoders(run_dir, codec, text)
-    method = load_method(config.method)
-    settings = chosen_sampling(config, sampling or {}, inference)
-    shape = latent_shape_of(config, codec)
-    facts = GeneratorFacts(
-        name=f"{run_dir.name}@{checkpoint.step}",
-        label=method.label,
-        method=config.method,
-        variant=config.variant,
-        iterations=checkpoint.step,
-        digest=checkpoint.digest,
-        resolution=(shape[1] * codec.downsample, shape[2] * codec.downsample),
-        parameters=sum(p.numel() for p in network.parameters()),
-        sampling=sampling_facts(settings, method.prediction),
-        training={
-            "recipe": config.recipe,
-            "seed": config.seed,
-            "iterations_planned": config.train.iterations,
-            "config_digest": config.digest,
-            "seedless_digest": config.seedless_digest,
-            "text": config.data.text,
-            "changed": changed_settings(config),
-            "precision": started.precision or config.train.precision,
-            "init_from": started.init_from,
-            **({} if config.data.signal == 1 else {"signal": config.data.signal}),
-            **_data_facts(config, run_dir),
-        },
-    )
+    steps = step_settings(config, sampling, inference)
     return AnyStepGenerator(
         network,
         codec,
         text,
-        latent_shape=shape,
-        settings=settings,
-        facts=facts,
-        prediction=method.prediction,
+        latent_shape=latent_shape_of(config, codec),
+        settings=steps.sampling,
+        facts=facts_of_run(run_dir, config, checkpoint, steps),
+        prediction=steps.prediction,
         inference=inference,
     )

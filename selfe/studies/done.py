@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selfe.config.assignments import parse_assignments
-from selfe.config.drawing import chosen_sampling, sampling_facts
+from selfe.config.drawing import StepSettings, chosen_sampling
 from selfe.objectives.registry import load_method
 from selfe.run_folder.checkpoint import list_checkpoints
 from selfe.run_folder.records import read_config
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @lru_cache
 def _suite(name: str, split: str, limit: int | None) -> Suite:
-    from evals.scoring.benchmark import BenchmarkSettings
+    from evals.scoring.settings import BenchmarkSettings
 
     return BenchmarkSettings(split=split, limit=limit).open_suite(name)
 
@@ -50,10 +50,9 @@ def result_folders(
     config = read_config(run_dir)
     over = parse_assignments(settings).get("sampling", {})
     assert isinstance(over, dict)
-    sampling, prediction = (
-        chosen_sampling(config, over, inference),
-        load_method(config.method).prediction,
-    )
+    method = load_method(config.method)
+    sampling = chosen_sampling(config, over, inference)
+    drawn = StepSettings(sampling, method.label, method.prediction, inference)
     preset = config.data.preset if config.data.source == "shapes" else ""
     suite = _suite(study.suite or suite_for(preset), study.split, study.limit)
     for found in list_checkpoints(run_dir / "checkpoints"):
@@ -61,8 +60,7 @@ def result_folders(
             continue
         root, weights = run_dir / "results" / found.path.name, found.digest
         for count in steps:
-            facts = sampling_facts(sampling.at(count), prediction)
-            facts |= {"inference": inference} if inference else {}
+            facts = drawn.facts_at(count)
             yield result_folder_of(root, suite, weights, facts, count, seed=0)
 
 
