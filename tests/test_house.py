@@ -6,12 +6,17 @@ Layers between rooms are contracts of import-linter (pyproject.toml).
 from __future__ import annotations
 
 import ast
+import contextlib
+import importlib.metadata
 import re
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("selfe", "evals", "baselines")
@@ -122,3 +127,22 @@ def test_reports_keep_one_form_of_a_figure():
     assert not [p for p in kept if p.suffix == ".svg" and p.with_suffix(".png").is_file()]
     for study in (reports / "studies").iterdir():
         assert (study / "README.md").is_file(), study
+
+
+def test_every_tested_version_can_be_installed_in_every_python_that_is_promised():
+    """pip, given a pin that the Python at hand cannot have, blames packages that are innocent."""
+    promised = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    oldest = promised.removeprefix(">=") + ".0"
+    place = {"python_version": oldest[:4], "python_full_version": oldest}
+    pins = [Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines()]
+    seen = 0
+    for pin in pins:
+        if pin.marker is not None and not pin.marker.evaluate(place):
+            continue
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found = importlib.metadata.distribution(pin.name)
+            if found.version in pin.specifier:
+                seen += 1
+                asked = SpecifierSet(found.metadata["Requires-Python"] or "")
+                assert oldest in asked, f"{pin} asks for Python {asked}"
+    assert seen > len(pins) / 2
