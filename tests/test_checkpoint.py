@@ -136,7 +136,7 @@ def test_partial_optimizer_state_is_refused(run):
 def save_for_ever(folder: Path, state: TrainState) -> None:
     for step in range(9, 100_000_000):
         save_step(folder, state, step)
-        checkpoint.prune(folder / "checkpoints", 2)
+        checkpoint.Pruner(folder / "checkpoints", 2)()
 
 
 def save_step(folder: Path, state: TrainState, step: int) -> None:
@@ -172,7 +172,7 @@ def test_kill_during_a_save_always_leaves_a_valid_checkpoint(run, trial):
     restore(restored, path)
     assert differing(restored, state) == []
     save_step(folder, state, int(path.name[-8:]) + 1)
-    checkpoint.prune(folder / "checkpoints", 2)
+    checkpoint.Pruner(folder / "checkpoints", 2)()
     assert not list((folder / "checkpoints").glob(".*"))
 
 

@@ -25,9 +25,10 @@ import numpy as np
 from PIL import Image
 
 from evals.registry import open_suite
-from scripts.bench.paired_timing import measurement_facts
+from scripts.bench.paired_timing import ROOT, measurement_facts
 from scripts.bench.report import make_results
 from selfe.files import write_atomically
+from selfe.run_folder.records import write_config
 from selfe.training.metrics_log import RunLog
 from tests.helpers.tiny import tiny_config
 from tests.test_export import make_run
@@ -45,6 +46,12 @@ print(json.dumps([os.waitstatus_to_exitcode(status), seconds, used.ru_maxrss]))
 READ_LOG = (
     "import sys, pathlib; from selfe.training.metrics_log import read_lines; "
     "read_lines(pathlib.Path(sys.argv[1]))"
+)
+TRAIN_TINY = (
+    "import sys, pathlib; from tests.helpers.tiny import tiny_config, tiny_train; "
+    "every = [f'train.{name}_every=1' for name in ('checkpoint', 'milestone')]; "
+    "config = tiny_config('fm', f'train.iterations={sys.argv[1]}', *every); "
+    "tiny_train(config, pathlib.Path('runs/run'))"
 )
 
 
@@ -102,6 +109,18 @@ def log(folder: Path, lines: int) -> Sequence[str]:
     return ["-c", READ_LOG, str(path)]
 
 
+def milestones(folder: Path, number: int) -> Sequence[str]:
+    """A training of a tiny network that keeps a checkpoint of every iteration."""
+    return ["-c", TRAIN_TINY, str(number)]
+
+
+def kept(folder: Path, number: int) -> Sequence[str]:
+    """What stands in a list of runs about one with so many milestones."""
+    cost_of(milestones(folder, number), folder)
+    write_config(folder / "runs" / "run", tiny_config("fm", f"train.iterations={number}"))
+    return [*SELFE, "ls", "runs"]
+
+
 def prepare(folder: Path, images: int) -> Sequence[str]:
     """Photographs of 96 x 128 pixels, in folders of 250, which are the shards."""
     rng = np.random.default_rng(0)
@@ -121,7 +140,9 @@ JOBS = {
     "report": Job("results", (5, 50, 500), report),
     "rescore": Job("images", (2320, 23_200, 232_000), rescore),
     "log": Job("lines", (1000, 10_000, 100_000), log),
-    "prepare": Job("images", (100, 1000, 10_000), prepare),
+    "train": Job("milestones", (10, 100, 1000), milestones),
+    "ls runs": Job("milestones", (10, 100, 1000), kept),
+    "prepare": Job("images", (1000, 10_000, 100_000), prepare),
 }
 
 
@@ -132,6 +153,7 @@ def cost_of(command: Sequence[str], folder: Path) -> tuple[float, int]:
         RuntimeError: if it fails.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment["PYTHONPATH"] = str(ROOT)
     watched = subprocess.run(
         [sys.executable, "-S", "-c", WATCH, *command],
         cwd=folder,

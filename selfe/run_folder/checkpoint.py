@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -146,12 +146,12 @@ class WholeWriter:
     """
 
     def __init__(self, folder: Path, keep_last: int) -> None:
-        self.folder, self.keep_last = folder, keep_last
+        self.folder, self.prune = folder, Pruner(folder, keep_last)
 
     def save(self, step: int, **content: Any) -> None:
         """See `save_checkpoint`."""
         save_checkpoint(self.folder, step, **content)
-        prune(self.folder, self.keep_last)
+        self.prune()
 
     def close(self) -> None:
         """Nothing is left to be written."""
@@ -215,11 +215,15 @@ def verify(path: Path, owner: Owner | None = None) -> CheckpointState:
     return state
 
 
-def list_checkpoints(folder: Path) -> list[Checkpoint]:
-    """All checkpoints whose state can be read, by rising step; contents are not verified."""
+def list_checkpoints(folder: Path, without: Collection[str] = ()) -> list[Checkpoint]:
+    """All checkpoints whose state can be read, by rising step; contents are not verified.
+
+    Args:
+        without: names of folders that are left out.
+    """
     found = []
     for path in sorted(folder.glob("step-*")):
-        if NAME.fullmatch(path.name):
+        if NAME.fullmatch(path.name) and path.name not in without:
             try:
                 state = read_state(path)
             except CheckpointError:
@@ -247,16 +251,34 @@ def newest_valid(folder: Path, owner: Owner | None = None) -> tuple[Path | None,
     return None, problems
 
 
-def prune(folder: Path, keep_last: int) -> None:
-    """Remove all but the newest `keep_last` checkpoints and stale leftovers; never a milestone."""
-    ordinary = [c for c in list_checkpoints(folder) if not c.milestone]
-    for checkpoint in ordinary[:-keep_last]:
-        # renamed first: a kill while deleting must not leave half a checkpoint under a valid name
-        doomed = temporary_name(checkpoint.path, "old")
-        os.rename(checkpoint.path, doomed)
-        shutil.rmtree(doomed)
-    for stale in [*folder.glob(".step-*.tmp"), *folder.glob(".step-*.old")]:
-        shutil.rmtree(stale, ignore_errors=True)
+class Pruner:
+    """Removes all but the newest checkpoints of a run, and stale leftovers; never a milestone.
+
+    Args:
+        folder: of the checkpoints.
+        keep_last: checkpoints kept beside the milestones.
+    """
+
+    def __init__(self, folder: Path, keep_last: int) -> None:
+        self.folder, self.keep_last = folder, keep_last
+        # read once: to read every milestone at every checkpoint grows with the square of both
+        self._milestones: set[str] = set()
+
+    def __call__(self) -> None:
+        ordinary = []
+        for checkpoint in list_checkpoints(self.folder, without=self._milestones):
+            if checkpoint.milestone:
+                self._milestones.add(checkpoint.path.name)
+            else:
+                ordinary.append(checkpoint)
+        for checkpoint in ordinary[: -self.keep_last]:
+            # renamed first: a kill while deleting must not leave half a checkpoint under a valid
+            # name
+            doomed = temporary_name(checkpoint.path, "old")
+            os.rename(checkpoint.path, doomed)
+            shutil.rmtree(doomed)
+        for stale in [*self.folder.glob(".step-*.tmp"), *self.folder.glob(".step-*.old")]:
+            shutil.rmtree(stale, ignore_errors=True)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

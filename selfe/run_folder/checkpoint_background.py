@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.distributed.checkpoint._state_dict_stager import StateDictStager
 
-from selfe.run_folder.checkpoint import Parts, collect_parts, prune, write_checkpoint
+from selfe.run_folder.checkpoint import Parts, Pruner, collect_parts, write_checkpoint
 
 
 class BackgroundWriter(ABC):
@@ -27,7 +27,7 @@ class BackgroundWriter(ABC):
     """
 
     def __init__(self, folder: Path, keep_last: int, device: torch.device) -> None:
-        self.folder, self.keep_last = folder, keep_last
+        self.folder, self.prune = folder, Pruner(folder, keep_last)
         self._on_gpu = device.type == "cuda"
         # not the public `DefaultStager`: that of torch 2.11 reserves its memory anew every time
         self._stager = StateDictStager(pin_memory=self._on_gpu)
@@ -89,4 +89,4 @@ class WholeInBackground(BackgroundWriter):
 
     def _write(self, parts: Parts, record: Mapping[str, Any]) -> None:
         write_checkpoint(self.folder, parts, record)
-        prune(self.folder, self.keep_last)
+        self.prune()

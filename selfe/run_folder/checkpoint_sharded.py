@@ -39,7 +39,6 @@ from selfe.run_folder.checkpoint import (
     commit,
     load_tensors,
     prepare,
-    prune,
     write_tensors,
 )
 from selfe.run_folder.checkpoint_background import BackgroundWriter
@@ -76,7 +75,7 @@ class ShardedWriter(BackgroundWriter):
             if folder.is_dir():
                 fsync_directory(folder)
         commit(temporary, record)
-        prune(self.folder, self.keep_last)
+        self.prune()
 
 
 def _write_shards(folder: Path, tensors: Mapping[str, Tensor], host: HostGroup) -> None:

@@ -158,9 +158,8 @@ def find_checkpoint(run_dir: Path, step: int | None = None) -> Checkpoint:
     if step is None and newest is not None:
         step = _step_of(newest)
     path = folder / f"step-{step or 0:08d}"
-    readable = list_checkpoints(folder)
     if step is None or not path.is_dir():
-        steps = ", ".join(str(c.step) for c in readable) or "none"
+        steps = ", ".join(str(c.step) for c in list_checkpoints(folder)) or "none"
         wanted = "no checkpoint yet" if step is None else f"no checkpoint at iteration {step}"
         raise ValueError(f"{run_dir} has {wanted} (available: {steps})")
     try:
@@ -168,7 +167,7 @@ def find_checkpoint(run_dir: Path, step: int | None = None) -> Checkpoint:
         if (owner := owner_of(run_dir)) is not None:
             check_owner(path, state, owner)
     except CheckpointError as error:
-        before = [c.step for c in readable if c.path != path]
+        before = [c.step for c in list_checkpoints(folder) if c.path != path]
         if path != newest or not before:
             raise
         raise CheckpointError(
