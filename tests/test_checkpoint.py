@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from selfe.distributed.processes import OneProcess
-from selfe.run_folder import checkpoint
+from selfe.run_folder import checkpoint, checkpoint_kept
 from selfe.run_folder.checkpoint import CheckpointError, list_checkpoints, newest_valid, verify
 from selfe.run_folder.model import build_model
 from selfe.sealed_files import seal
@@ -136,7 +136,7 @@ def test_partial_optimizer_state_is_refused(run):
 def save_for_ever(folder: Path, state: TrainState) -> None:
     for step in range(9, 100_000_000):
         save_step(folder, state, step)
-        checkpoint.Pruner(folder / "checkpoints", 2)()
+        checkpoint_kept.Pruner(folder / "checkpoints", 2)()
 
 
 def save_step(folder: Path, state: TrainState, step: int) -> None:
@@ -172,7 +172,7 @@ def test_kill_during_a_save_always_leaves_a_valid_checkpoint(run, trial):
     restore(restored, path)
     assert differing(restored, state) == []
     save_step(folder, state, int(path.name[-8:]) + 1)
-    checkpoint.Pruner(folder / "checkpoints", 2)()
+    checkpoint_kept.Pruner(folder / "checkpoints", 2)()
     assert not list((folder / "checkpoints").glob(".*"))
 
 

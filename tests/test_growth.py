@@ -1,4 +1,4 @@
-"""The benchmark of growth fits what it measured, and measures the process it started alone."""
+"""How cost grows: with the milestones of a training, and what the benchmark of growth measures."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import pytest
 from evals.detectors.shapes import ShapesDetector
 from scripts.bench.geneval_share import timed
 from scripts.bench.growth import cost_of, exponent
+from selfe.run_folder import checkpoint
+from selfe.run_folder.checkpoint_state import CheckpointState
+from tests.helpers.tiny import tiny_config, tiny_train
 
 
 @pytest.mark.parametrize("power", [0.5, 1, 2])
@@ -41,3 +44,24 @@ def test_seconds_of_a_network_are_added_up(monkeypatch: pytest.MonkeyPatch) -> N
         assert ShapesDetector.detect(None, []) == ShapesDetector.detect(None, []) == "found"  # type: ignore[arg-type]
     assert parts["ShapesDetector"] == pytest.approx(0.04, abs=0.03)
     assert ShapesDetector.detect is work
+
+
+def test_a_training_reads_a_milestone_once_however_many_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: Counter[str] = Counter()
+    inner = checkpoint.read_state
+
+    def counted(path: Path) -> CheckpointState:
+        read[path.name] += 1
+        return inner(path)
+
+    monkeypatch.setattr(checkpoint, "read_state", counted)
+    every = ["train.checkpoint_every=1", "train.milestone_every=2", "train.keep_last=2"]
+    tiny_train(tiny_config("fm", "train.iterations=12", *every), tmp_path)
+    left = [c.step for c in checkpoint.list_checkpoints(tmp_path / "checkpoints")]
+    assert left == [2, 4, 6, 8, 9, 10, 11, 12]
+    # when written, and by the list above
+    assert {step: read[f"step-{step:08d}"] for step in range(2, 13, 2)} == dict.fromkeys(
+        range(2, 13, 2), 2
+    )

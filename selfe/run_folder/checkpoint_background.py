@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from torch.distributed.checkpoint._state_dict_stager import StateDictStager
 
-from selfe.run_folder.checkpoint import Parts, Pruner, collect_parts, write_checkpoint
+from selfe.run_folder.checkpoint import Parts, collect_parts, write_checkpoint
+from selfe.run_folder.checkpoint_kept import Pruner
 
 
 class BackgroundWriter(ABC):
@@ -85,7 +86,7 @@ class BackgroundWriter(ABC):
 
 
 class WholeInBackground(BackgroundWriter):
-    """What `selfe.run_folder.checkpoint.WholeWriter` writes."""
+    """What `selfe.run_folder.checkpoint_kept.WholeWriter` writes."""
 
     def _write(self, parts: Parts, record: Mapping[str, Any]) -> None:
         write_checkpoint(self.folder, parts, record)

@@ -18,11 +18,11 @@ from selfe.device import uses_bf16
 from selfe.distributed.processes import OneProcess
 from selfe.run_folder.checkpoint import (
     CONDITIONAL,
-    WholeWriter,
     load_optimizer,
     load_weights,
     newest_valid,
 )
+from selfe.run_folder.checkpoint_kept import WholeWriter
 from selfe.run_folder.checkpoint_state import CheckpointError, CheckpointState, read_state
 from selfe.run_folder.records import owner_of, read_config
 from selfe.training.ema import Ema
