@@ -25,6 +25,8 @@ BENCHMARKS = {
     "ema": "moving average of the weights",
     "loader": "latent cache against webdataset",
     "colors": "colours of objects against GenEval's loaders",
+    "detection": "detecting and naming colours against mmdet and a loader, one image at a time; "
+    "needs scripts/install_mmdet.sh",
     "scorer": "verdicts from stored detections against a GenEval-style loop",
     "drawing": "the exported pipeline against diffusers' FluxPipeline",
     "trainer": "a training step against one made as diffusers' Flux script makes it",
