@@ -4,7 +4,7 @@
     python -m scripts.bench.detection [--chunks 8] [--out reports/local/speed/detection.json]
 
 Both sides read the same PNG files and have the same networks: Mask2Former Swin-S and CLIP ViT-L/14,
-with random weights. Ours sends the images of a chunk through together. Theirs is GenEval's order of
+with random weights. Ours sends a few images through together. Theirs is GenEval's order of
 work: mmdet's `inference_detector` on one image, then one loader of four workers for the objects of
 each class whose colour is asked. Colours are asked in 35% of the images, as in GenEval's prompts.
 Seconds are those of the process and its children. Sides take turns, one chunk of images each.
@@ -231,7 +231,7 @@ def main() -> None:
             return work
 
         row = paired_ratio(
-            f"{CHUNK} images together: ours / mmdet one by one",
+            f"{found_by.batch_size} images together: ours / mmdet one by one",
             in_turn("ours", ours),
             in_turn("theirs", theirs),
             pairs=arguments.chunks,

@@ -165,7 +165,8 @@ class Mask2FormerDetector:
         network: of `build_network`, in evaluation mode.
         identity: implementation and weights.
         device: where it runs.
-        batch_size: images of one size that go through together.
+        batch_size: images of one size that go through together; None for 8 on an accelerator and 2
+            on a processor, where 8 take a third longer an image (reports/speed/missed.md).
         min_score: objects scored below are left out. 0 keeps all hundred, as mmdet does; GenEval's
             rules ask for more than 0.3, so that a small positive value only saves time and memory.
         preparation: "mmdet-3", or "mmdet-2" for the 8-bit resizing of GenEval's own environment.
@@ -179,7 +180,7 @@ class Mask2FormerDetector:
         network: nn.Module,
         identity: str,
         device: str | torch.device = "cpu",
-        batch_size: int = 8,
+        batch_size: int | None = None,
         min_score: float = 0.0,
         preparation: Preparation = "mmdet-3",
         edges: tuple[int, int] = (processing.LONG_EDGE, processing.SHORT_EDGE),
@@ -187,7 +188,7 @@ class Mask2FormerDetector:
     ) -> None:
         self.network = network.to(device)
         self.device = torch.device(device)
-        self.batch_size = batch_size
+        self.batch_size = batch_size or (2 if self.device.type == "cpu" else 8)
         self.min_score = min_score
         self.preparation: Preparation = preparation
         self.edges = edges
