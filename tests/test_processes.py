@@ -16,7 +16,7 @@ import torch
 from evals import registry
 from evals.detectors.shapes import ShapesDetector
 from evals.results import read_result
-from evals.scoring import benchmark, scorer
+from evals.scoring import scorer, settings
 from evals.scoring.benchmark import score_images, score_model
 from evals.scoring.processes import join_processes
 from evals.scoring.settings import BenchmarkSettings
@@ -156,7 +156,7 @@ def test_a_command_opens_suite_and_detector_once(tmp_path, monkeypatch, command)
 
     monkeypatch.setattr(scorer, "open_detector", counted("open_detector"))
     monkeypatch.setattr(scorer, "open_color_classifier", counted("open_color_classifier"))
-    monkeypatch.setattr(benchmark, "open_suite", counted("open_suite"))
+    monkeypatch.setattr(settings, "open_suite", counted("open_suite"))
     target = targets.Target("painter", tmp_path / "r", "shapes@1", "", Painter)
     monkeypatch.setattr(targets, "find_targets", lambda *names, **options: [target])
     words = ["--steps", "1,2,4,8", "--limit", "1", "--images-per-prompt", "2", "--device", "cpu"]

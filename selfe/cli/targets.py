@@ -13,7 +13,6 @@ from selfe.config.drawing import chosen_sampling
 from selfe.config.schema import RunConfig
 from selfe.generator import TextToImage
 from selfe.run_folder.checkpoint import Checkpoint
-from selfe.run_folder.drawable import DrawableRun
 from selfe.run_folder.records import (
     find_checkpoint,
     find_runs,
@@ -75,6 +74,8 @@ def run_targets(
         checkpoint = find_checkpoint(run_dir, step)
 
         def load(checkpoint: Checkpoint = checkpoint) -> TextToImage:
+            from selfe.run_folder.drawable import DrawableRun
+
             return DrawableRun(
                 run_dir,
                 step=checkpoint.step,
