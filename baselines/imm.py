@@ -10,7 +10,8 @@ are matched in distribution by the maximum mean discrepancy under a Laplace kern
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from selfe.batch import LatentBatch, TextCondition
 from selfe.objectives.base import LossOutput, Nets, Velocity
 from selfe.path import add_noise, expand_time
 from selfe.seeding import SampleRng
-from selfe.times import IMM_TIME_MAX
+from selfe.times import IMM_TIME_MAX, TimeSampler
 
 
 def noise_ratio(t: Tensor) -> Tensor:
@@ -51,6 +52,8 @@ class InductiveMomentMatching:
     Attributes:
         group_size: M, particles per group.
         time_max, time_min: T and eps, the ends of the time distribution.
+        time_distribution: of t between these ends: "uniform", or "logit-normal" as the other
+            methods draw it (`times`; Self-E S.2), pressed into the ends. w(t) is the same for both.
         gap_exponent: k; r is 2^-k of the eta range below t.
         min_gap: smallest t - r.
         sigma_d: standard deviation of the data.
@@ -63,12 +66,14 @@ class InductiveMomentMatching:
     group_size: int = 4
     time_max: float = IMM_TIME_MAX
     time_min: float = 0.0
+    time_distribution: Literal["uniform", "logit-normal"] = "uniform"
     gap_exponent: int = 12
     min_gap: float = 1e-4
     sigma_d: float = 1.0
     weight_a: int = 2
     weight_b: float = 4.0
     scale_input: bool = False
+    times: TimeSampler = field(default_factory=TimeSampler)
 
     needs_fake_captions = False
 
@@ -112,7 +117,7 @@ class InductiveMomentMatching:
         size = self.group_size
         batch.check_groups(size)
         x_0 = batch.x_0.float()
-        t_G, s_G = self._group_times(rng)
+        t_G, s_G = self._group_times(rng, batch.num_tokens)
         r_G = self.reference_time(t_G, s_G)
         t, s, r = (time.repeat_interleave(size) for time in (t_G, s_G, r_G))
         eps = rng.normal("eps", x_0.shape[1:])
@@ -136,9 +141,13 @@ class InductiveMomentMatching:
             s=s.float(),
         )
 
-    def _group_times(self, rng: SampleRng) -> tuple[Tensor, Tensor]:
-        """(B / M,) t ~ U(eps, T) and s ~ U(eps, t) in fp64, keyed by each group's first sample."""
+    def _group_times(self, rng: SampleRng, num_tokens: int) -> tuple[Tensor, Tensor]:
+        """(B / M,) t in [eps, T] and s ~ U(eps, t) in fp64, keyed by each group's first sample."""
         first = SampleRng(rng.seed, rng.position[:: self.group_size], rng.device)
-        t = self.time_min + (self.time_max - self.time_min) * first.uniform("t", torch.float64)
+        if self.time_distribution == "uniform":
+            share = first.uniform("t", torch.float64)
+        else:
+            share = self.times.primary(first, num_tokens).double()
+        t = self.time_min + (self.time_max - self.time_min) * share
         s = self.time_min + (t - self.time_min) * first.uniform("s", torch.float64)
         return t, s

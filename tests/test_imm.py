@@ -17,6 +17,7 @@ from selfe.network.denoiser import DualTimeDenoiser
 from selfe.objectives.base import Nets
 from selfe.run_folder.model import build_model
 from selfe.seeding import SampleRng
+from selfe.times import TimeSampler
 from tests.helpers import transcriptions
 from tests.helpers.toy_networks import EMA, LIVE, Toy, numpy_toy, toy_batch
 
@@ -123,6 +124,18 @@ def test_loss_equals_the_transcription(size: int, k: int, scale_input: bool) -> 
     for group, (t, s) in enumerate(drawn_times(16, size)):
         assert output.t[group * size :][:size].tolist() == pytest.approx([t] * size)
         assert output.s[group * size :][:size].tolist() == pytest.approx([s] * size)
+
+
+def test_logit_normal_times_are_those_of_the_other_methods() -> None:
+    """t has the others' distribution, of each group's first sample; s stays U(eps, t)."""
+    batch, times = toy_batch(64), TimeSampler(base_len=64)
+    objective = InductiveMomentMatching(time_distribution="logit-normal", times=times)
+    output = objective.loss(batch, Nets(Toy(LIVE), Toy(EMA)), 0, rng(64))
+    first = SampleRng(5, torch.arange(0, 64, 4))
+    t = 0.994 * times.primary(first, batch.num_tokens)
+    torch.testing.assert_close(output.t[::4], t)
+    torch.testing.assert_close(output.s[::4], t * first.uniform("s"))
+    assert torch.equal(output.t.view(-1, 4), output.t[::4, None].expand(-1, 4))
 
 
 def test_two_particles_by_hand() -> None:
