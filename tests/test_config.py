@@ -185,6 +185,25 @@ def test_digests_are_those_of_published_runs():
                     "conditional_weights=live"):  # fmt: skip
         other = published("shapes", "selfe", f"objective.{setting}")
         assert other.digest != published("shapes", "selfe").digest
+    logit_normal = resolve("shapes", "imm", assignments=["objective.time_distribution=logit-normal"])
+    assert logit_normal.digest != resolve("shapes", "imm").digest
+
+
+@pytest.mark.parametrize(
+    ("method", "digest"),
+    [
+        ("selfe", "f35956e60e5567bb"),
+        ("fm", "925be42f90787e7c"),
+        ("imm", "1cdf30f0e1f9dc91"),
+        ("shortcut", "121e56e9887e6689"),
+        ("transition", "bc2ca2aa59661dec"),
+        ("meanflow", "aec8fa6015ee9ed2"),
+    ],
+)
+def test_a_new_setting_leaves_the_digest_of_every_method(method, digest):
+    """A run would else be "damaged or of another version" after the update: a setting added to an
+    objective or a section belongs into `schema._YOUNGER`. A changed recipe changes them rightly."""
+    assert resolve("shapes-quick", method).digest[:16] == digest
 
 
 @pytest.mark.parametrize(

@@ -277,6 +277,7 @@ _YOUNGER: dict[str, dict[str, Any]] = {
         "fake_average": "rows",
         "conditional_weights": "ema",
         "conditional_decay": None,
+        "time_distribution": "uniform",
     },
 }
 
