@@ -185,7 +185,9 @@ def test_digests_are_those_of_published_runs():
                     "conditional_weights=live"):  # fmt: skip
         other = published("shapes", "selfe", f"objective.{setting}")
         assert other.digest != published("shapes", "selfe").digest
-    logit_normal = resolve("shapes", "imm", assignments=["objective.time_distribution=logit-normal"])
+    logit_normal = resolve(
+        "shapes", "imm", assignments=["objective.time_distribution=logit-normal"]
+    )
     assert logit_normal.digest != resolve("shapes", "imm").digest
 
 
