@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from scipy.special import ndtr, stdtr
+from scipy.special import ndtr
 
 from evals.base import Interval
-from evals.stats import CONFIDENCE, normal_quantile, student_quantile
+from evals.stats import CONFIDENCE, normal_quantile
 
 LEVEL = 1 - CONFIDENCE
 RESOLVED, NOT_RESOLVED = "resolved", "not resolved"
+NOT_AFTER_HOLM = f"{RESOLVED}, not after Holm"
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -33,21 +34,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def p_of_interval(interval: Interval, degrees: int | None = None) -> float:
-    """Two-sided p-value of a difference of 0 that a 95% interval implies.
-
-    Args:
-        degrees: of freedom of Student's distribution by which the interval was made; None for
-            Gauss's. An interval that adds several kinds of error has the fewest of any of them.
-    """
+def p_of_interval(interval: Interval) -> float:
+    """Two-sided p-value of a difference of 0 that a 95% interval over prompts implies; over
+    trainings see `evals.over_trainings.p_over_trainings`."""
     mean = interval.mean
     toward_zero = mean - interval.low if mean > 0 else interval.high - mean
     if toward_zero <= 0:
         return 1.0 if mean == 0 else 0.0
-    distance = abs(mean) / toward_zero
-    if degrees is None:
-        return float(2 * ndtr(-distance * normal_quantile()))
-    return float(2 * stdtr(degrees, -distance * student_quantile(degrees)))
+    return float(2 * ndtr(-abs(mean) / toward_zero * normal_quantile()))
 
 
 def least_p(prompts: int) -> float:
@@ -69,5 +63,5 @@ def verdict(resolved: bool, adjusted: float | None, differing: int | None = None
         prompts = "1 prompt differs" if differing == 1 else f"{differing} prompts differ"
         return f"cannot be told: {prompts}, p cannot go below {least_p(differing):.3g}"
     if adjusted is not None and adjusted >= LEVEL:
-        return f"{RESOLVED}, not after Holm"
+        return NOT_AFTER_HOLM
     return RESOLVED

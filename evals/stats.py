@@ -183,30 +183,6 @@ def overall_interval(tasks: Mapping[str, PromptCounts]) -> Interval:
     )
 
 
-def over_trainings(values: Sequence[float], prompts: Interval) -> Interval:
-    """95% interval of a mean over trainings, for other training seeds and other prompts alike.
-
-    Student's interval over the trainings and that over the prompts are added in quadrature. What
-    equal settings give differently from image to image is in both: the interval is rather too wide.
-
-    Args:
-        values: one score or difference per training, two at least.
-        prompts: of all trainings' images together, clustered by prompt; its mean is that of
-            `values`.
-
-    Raises:
-        ValueError: for fewer than two trainings.
-    """
-    if len(values) < 2:
-        raise ValueError(f"a spread over trainings needs two or more, got {len(values)}")
-    mean = float(np.mean(values))
-    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    half = student_quantile(len(values) - 1) * error
-    below = math.hypot(half, prompts.mean - prompts.low)
-    above = math.hypot(half, prompts.high - prompts.mean)
-    return Interval(mean=mean, low=mean - below, high=mean + above)
-
-
 def _width(interval: Interval) -> float:
     return interval.high - interval.low
 

@@ -263,7 +263,7 @@ def test_gradients_may_be_left_unclipped():
 
 
 def test_an_objective_is_a_dataclass(monkeypatch):
-    monkeypatch.setitem(METHODS.table, "plain", Method(f"{__name__}:Plain", "Plain"))
+    monkeypatch.setitem(METHODS.table, "plain", Method(f"{__name__}:Plain", "Plain", "velocity"))
     with pytest.raises(TypeError, match="Plain, the objective of method 'plain', must be a datac"):
         objective_of_section("plain", {}, TimesConfig())
 
@@ -273,7 +273,9 @@ class Plain:
 
 
 def test_what_an_objective_lacks_is_named(monkeypatch):
-    monkeypatch.setitem(METHODS.table, "lacking", Method(f"{__name__}:Lacking", "Lacking"))
+    monkeypatch.setitem(
+        METHODS.table, "lacking", Method(f"{__name__}:Lacking", "Lacking", "velocity")
+    )
     with pytest.raises(TypeError, match="of method 'lacking' has no loss, needs_fake_captions"):
         objective_of_section("lacking", {}, TimesConfig())
 

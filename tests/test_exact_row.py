@@ -10,9 +10,10 @@ import pytest
 
 from evals.base import Interval, ProtocolFacts, Scores
 from evals.registry import open_color_classifier, open_detector, open_suite
-from evals.report.compact import compact_table, headline
+from evals.report.compact import compact_table
 from evals.report.compact_text import compact_text
 from evals.report.exact_model import NAME, exact_scores
+from evals.report.headline import headline
 from evals.report.lines import build_lines
 from evals.report.render import render
 from evals.report.result_folders import ResultFolder, collect

@@ -13,7 +13,13 @@ import torch
 from evals.base import ImageVerdict
 from evals.registry import open_suite
 from evals.scoring.benchmark import score_model
-from evals.scoring.headroom import change, measure_headroom, reading_words, table_rows
+from evals.scoring.headroom import (
+    CHECKED_IMAGES,
+    change,
+    measure_headroom,
+    reading_words,
+    table_rows,
+)
 from evals.scoring.in_memory import InMemoryScorer, mean_over_tasks
 from evals.scoring.settings import BenchmarkSettings
 from evals.suites.limit import limited
@@ -187,14 +193,16 @@ def test_headroom_doubles_the_scenes() -> None:
     assert found.converged or found.num_scenes == 64
     assert len(found.changes) == 2
     one, many = found.cells
-    assert one.scores.num_images == 12
+    assert one.scores.num_images == 6 * CHECKED_IMAGES
+    # all images that were drawn count, as in reports
     assert one.headroom == pytest.approx(1 - one.scores.overall.mean)
+    assert one.headroom == pytest.approx(1 - found.overall_by_scenes[found.num_scenes][0])
     assert many.scores.overall.mean > 0.8 > one.scores.overall.mean
     assert one.scenes_in_use == pytest.approx(found.num_scenes)
     assert many.scenes_in_use < 2, "so few scenes are told apart in the end"
     assert many.tv is not None and many.tv_data is not None
     text = " ".join(reading_words(found))
-    assert "latents times 0.25" in text and "12 images" not in text
+    assert "latents times 0.25" in text and "6 prompts x 16 images" in text
     rows = table_rows(found)
     assert [row["steps"] for row in rows] == ["1", "50"]
     assert rows[0]["headroom"] == f"{one.headroom:.3f}" and "color_attr" in rows[0]

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 
 from evals.report.chosen import render_runs
 from evals.report.chosen_results import choose_runs
-from evals.report.compact import headline
 from evals.report.figures import ResultGroup, draw_group
 from evals.report.groups import tell_apart
+from evals.report.headline import headline
 from evals.report.lines import build_lines
 from evals.report.render import render
 from evals.report.result_folders import collect

@@ -14,8 +14,9 @@ import pytest
 
 from evals.report.chosen import render_runs
 from evals.report.chosen_results import choose_runs
-from evals.report.compact import compact_table, headline
+from evals.report.compact import compact_table
 from evals.report.compact_text import compact_text
+from evals.report.headline import headline
 from evals.report.lines import build_lines
 from evals.report.result_folders import ResultFolder, collect
 from evals.site.files import script_json

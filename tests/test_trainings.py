@@ -12,16 +12,22 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from scipy.stats import norm, ttest_1samp
 
 from evals.base import Interval
+from evals.multiplicity import holm
+from evals.over_trainings import over_trainings, p_over_trainings
+from evals.report.compact import compact_table
+from evals.report.compact_text import compact_text
 from evals.report.compare_seeds import as_markdown, compare_trainings
 from evals.report.figures import ResultGroup, draw_group
+from evals.report.headline import headline
+from evals.report.lines import build_lines
 from evals.report.page import TASK_NAMES
 from evals.report.render import render
 from evals.report.result_folders import ResultFolder, collect
 from evals.report.training_seeds import trainings_frame
 from evals.report.training_seeds_page import trainings_markdown, trainings_statements
-from evals.stats import over_trainings
 from evals.verdicts import difference_of_counts, together
 from scripts.checks.training_intervals import coverage
 from selfe.config.resolve import resolve
@@ -96,9 +102,51 @@ def test_difference_is_paired_over_seeds(thrice: list[ResultFolder]) -> None:
     assert row["delta_high"] - row["delta_selfe"] == pytest.approx(
         np.hypot(half, prompts.high - prompts.mean)
     )
-    assert row["resolved"] == "resolved" and row["resolved_over_prompts"] == "3 of 3"
+    assert row["resolved_over_prompts"] == "3 of 3"
     assert frame.loc["IMM", "resolved"] == "not resolved"
     assert frame.loc["Self-E", "resolved"] == "reference"
+
+
+def test_verdicts_hold_for_all_differences_of_the_table(thrice: list[ResultFolder]) -> None:
+    frame = trainings_frame(thrice).set_index("method")
+    told = frame[frame["delta_selfe"].notna()]
+    assert told["p_holm"].tolist() == pytest.approx(holm(told["p_value"].tolist()))
+    row = frame.loc["Flow Matching"]
+    assert row["p_value"] < 0.05 < row["p_holm"] and row["delta_high"] < 0
+    assert row["resolved"] == "resolved, not after Holm"
+    assert "resolved, not after Holm" in trainings_markdown(frame.reset_index())
+    table = compact_table(build_lines(thrice), trainings_frame(thrice))
+    assert table is not None
+    cells = {row.name: next(iter(row.cells.values())) for row in table.rows}
+    assert cells["Flow Matching"].told == "resolved, not after Holm"
+    assert not cells["Flow Matching"].resolved and cells["IMM"].told == "not resolved"
+    (sentence,) = headline(table)
+    assert "resolved by itself only: Flow Matching" in sentence
+    assert "cannot be told from 3 trainings" in table.words
+    text = " ".join(compact_text(table).split())
+    assert "~ resolved by itself, not among all (Holm)" in text
+
+
+def test_p_over_trainings_is_one_minus_the_confidence_that_ends_at_0() -> None:
+    values = [0.02, 0.11, 0.08]
+    mean = float(np.mean(values))
+    wide = over_trainings(values, Interval(mean=mean, low=mean - 0.03, high=mean + 0.04))
+    at_0 = [v - wide.low for v in values]  # moved so that the interval ends at 0
+    prompts = Interval(mean=mean - wide.low, low=mean - wide.low - 0.03, high=1.0)
+    assert p_over_trainings(at_0, prompts) == pytest.approx(0.05)
+    assert p_over_trainings([-v for v in at_0], Interval(
+        mean=-prompts.mean, low=-1.0, high=-prompts.low)) == pytest.approx(0.05)  # fmt: skip
+    # of one kind of error alone it is Student's, and Gauss's
+    point = Interval(mean=mean, low=mean, high=mean)
+    assert p_over_trainings(values, point) == pytest.approx(ttest_1samp(values, 0).pvalue)
+    equal = Interval(mean=0.05, low=0.01, high=0.09)
+    assert p_over_trainings([0.05, 0.05], equal) == pytest.approx(
+        2 * norm.sf(0.05 / (0.04 / norm.ppf(0.975)))
+    )
+    assert p_over_trainings([0.1, -0.1], Interval(mean=0.0, low=-0.1, high=0.1)) == 1.0
+    assert p_over_trainings([0.1, 0.1], Interval(mean=0.1, low=0.1, high=0.1)) < 1e-10
+    with pytest.raises(ValueError, match="two or more"):
+        p_over_trainings([0.5], prompts)
 
 
 def test_tasks_are_compared_by_themselves(tmp_path: Path) -> None:
@@ -185,7 +233,7 @@ def test_self_e_as_its_recipe_is_the_reference_of_all(tmp_path: Path) -> None:
     folders = collect([tmp_path])
     frame = trainings_frame(folders)
     assert frame["method"].tolist() == ["Flow Matching", "IMM", "Self-E", "Self-E"]
-    assert frame["resolved"].tolist()[2:] == ["reference", "resolved"]
+    assert frame["resolved"].tolist()[2:] == ["reference", "resolved, not after Holm"]
     assert (frame["delta_selfe"].dropna() < 0).all() and frame["delta_selfe"].count() == 3
     assert frame["delta_seeds"].dropna().tolist() == ["1 2"] * 3
     (text,) = trainings_statements(frame)
@@ -366,7 +414,8 @@ def test_two_configurations_are_compared_as_the_report_compares(thrice, tmp_path
         strict=True,
     ):
         assert value == pytest.approx(row[column])
-    assert found.overall.resolved and row["resolved"] == "resolved"
+    assert found.overall.resolved and row["resolved"].startswith("resolved")
+    assert found.overall.p_value == pytest.approx(row["p_value"])
     assert found.overall.b.mean == pytest.approx(rows.loc["Self-E"]["overall"])
     for task, score in found.tasks.items():
         assert score.difference.mean == pytest.approx(row[f"{task}_delta"])

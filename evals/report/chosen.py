@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from evals.base import TASKS
-from evals.multiplicity import NOT_RESOLVED, RESOLVED
+from evals.multiplicity import NOT_RESOLVED
 from evals.report import curves, image_grids
 from evals.report import page as pages
 from evals.report.chosen_results import Chosen
@@ -22,9 +22,9 @@ from evals.report.compact import (
     column_name,
     compact_markdown,
     compact_table,
-    headline,
 )
 from evals.report.groups import by_protocol
+from evals.report.headline import headline
 from evals.report.index import TITLE
 from evals.report.lines import Line, build_lines
 from evals.report.markup import (
@@ -166,7 +166,7 @@ def _frame(lines: Sequence[Line], table: CompactTable) -> pd.DataFrame:
 
 
 def _resolved(cell: CompactCell | None) -> str:
-    return RESOLVED if cell and cell.resolved else NOT_RESOLVED
+    return cell.told if cell else NOT_RESOLVED
 
 
 def _details(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
@@ -239,7 +239,7 @@ def _latex(table: CompactTable, words: str) -> str:
             score = cell.score if cell else None
             text = with_interval(score.mean, score.low, score.high) if score else ""
             if cell and cell.delta:
-                mark = "" if cell.resolved else ", not resolved"
+                mark = "" if cell.resolved else f", {cell.told}"
                 text += f" ({signed(cell.delta.mean)}{mark})"
             texts.append(text + (" *" if cell and cell.best else ""))
         rows.append([row.name, *texts])

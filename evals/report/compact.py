@@ -6,13 +6,14 @@ the page.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from evals.base import Interval
-from evals.multiplicity import RESOLVED
+from evals.multiplicity import NOT_AFTER_HOLM, RESOLVED, holm, verdict
 from evals.report.exact_model import NAME, exact_scores
 from evals.report.lines import Line, reference_line
 from evals.report.markup import is_missing, number, signed, to_markdown
@@ -34,21 +35,35 @@ class CompactCell:
     Attributes:
         best: whether it is the highest of its column.
         delta: None for the reference itself, and where nothing can be compared.
-        resolved: whether the interval of `delta` leaves out 0.
+        p_value: of a difference of 0.
+        differing: prompts drawn differently; None where there is no exact test over prompts.
+        told: what `evals.multiplicity.verdict` says of `delta` among all of the table's.
     """
 
     score: Interval
     best: bool = False
     delta: Interval | None = None
-    resolved: bool = False
+    p_value: float = math.nan
+    differing: int | None = None
+    told: str = ""
+
+    @property
+    def resolved(self) -> bool:
+        """Whether the difference is resolved, among all of the table's."""
+        return self.told == RESOLVED
+
+    @property
+    def by_itself(self) -> bool:
+        """Whether it is resolved by its own interval only."""
+        return self.told == NOT_AFTER_HOLM
 
     @property
     def difference(self) -> str:
-        """ "+0.120 [+0.051, +0.189]", with "not resolved" where the interval holds 0."""
+        """ "+0.120 [+0.051, +0.189]", with what is to be said where it is not resolved."""
         if self.delta is None:
             return ""
         span = f"{signed(self.delta.mean)} [{signed(self.delta.low)}, {signed(self.delta.high)}]"
-        return span if self.resolved else f"{span} not resolved"
+        return span if self.resolved else f"{span} {self.told}"
 
     @property
     def way(self) -> float:
@@ -58,9 +73,7 @@ class CompactCell:
     @property
     def verdict(self) -> str:
         """ "+0.120 resolved" or "+0.020 not resolved"."""
-        if self.delta is None:
-            return ""
-        return f"{signed(self.delta.mean)} {'' if self.resolved else 'not '}resolved"
+        return "" if self.delta is None else f"{signed(self.delta.mean)} {self.told}"
 
 
 @dataclass(frozen=True)
@@ -90,6 +103,7 @@ class CompactTable:
         title: suite, split and size of the protocol.
         steps: columns; 0 for images made elsewhere.
         reference: name of the row that differences are to; "" where there is none.
+        seeds: of the differences over seeds, from fewest to most.
     """
 
     protocol: str
@@ -98,6 +112,14 @@ class CompactTable:
     rows: list[CompactRow]
     reference: str
     over_seeds: bool
+    seeds: tuple[int, int] = (1, 1)
+
+    @property
+    def _from(self) -> str:
+        if not self.over_seeds:
+            return "from these prompts"
+        fewest, most = self.seeds
+        return f"from {fewest if fewest == most else f'{fewest} to {most}'} trainings"
 
     @property
     def words(self) -> str:
@@ -113,9 +135,15 @@ class CompactTable:
         if self.reference and any(c.delta for row in self.rows for c in row.cells.values()):
             parts.append(
                 f"Below a score: its difference to {self.reference}, paired over prompts"
-                f"{' and seeds' if self.over_seeds else ''}; "
-                '"not resolved" where its interval holds 0.'
+                f"{' and seeds' if self.over_seeds else ''}. "
+                f'"Not resolved": its interval holds 0, so that it cannot be told {self._from}; '
+                "there may be a difference."
             )
+            if any(cell.by_itself for row in self.rows for cell in row.cells.values()):
+                parts.append(
+                    '"Resolved, not after Holm": its own interval leaves out 0, but among so many '
+                    "differences one such may be chance."
+                )
         return " ".join(parts)
 
 
@@ -165,10 +193,31 @@ def compact_table(
         protocol=protocol_key(protocol)[:10],
         title=", ".join(part for part in (protocol.suite, protocol.split, size) if part),
         steps=sorted({n for row in rows for n in row.cells}),
-        rows=[*_with_best(rows[:MOST_ROWS]), *_exact_rows(lines)],
+        rows=[*_with_best(_told_together(rows[:MOST_ROWS])), *_exact_rows(lines)],
         reference=reference_name,
         over_seeds=over_seeds,
+        seeds=_seeds(trainings),
     )
+
+
+def _seeds(trainings: pd.DataFrame | None) -> tuple[int, int]:
+    words = [] if trainings is None else trainings["delta_seeds"].dropna()
+    counts = [len(str(seeds).split()) for seeds in words] or [1]
+    return min(counts), max(counts)
+
+
+def _told_together(rows: Sequence[CompactRow]) -> list[CompactRow]:
+    """The rows with verdicts, adjusted for the number of differences shown (Holm)."""
+    compared = [cell for row in rows for cell in row.cells.values() if cell.delta]
+    adjusted = dict(zip(map(id, compared), holm([c.p_value for c in compared]), strict=True))
+
+    def told(cell: CompactCell) -> CompactCell:
+        if cell.delta is None:
+            return cell
+        alone = cell.delta.low > 0 or cell.delta.high < 0
+        return replace(cell, told=verdict(alone, adjusted[id(cell)], cell.differing))
+
+    return [replace(row, cells={n: told(c) for n, c in row.cells.items()}) for row in rows]
 
 
 def _exact_rows(lines: Sequence[Line]) -> list[CompactRow]:
@@ -207,7 +256,8 @@ def _cells(line: Line, reference: Line | None, named: bool) -> dict[int, Compact
         cells[steps] = CompactCell(
             scores.overall,
             delta=delta.interval if delta else None,
-            resolved=bool(delta and delta.resolved),
+            p_value=delta.p_value if delta else math.nan,
+            differing=delta.differing if delta else None,
         )
     return cells
 
@@ -247,9 +297,8 @@ def _rows_over_seeds(frame: pd.DataFrame, own: Collection[str]) -> list[CompactR
                 delta = Interval(
                     mean=row["delta_selfe"], low=row["delta_low"], high=row["delta_high"]
                 )
-            cells[int(row["steps"])] = CompactCell(
-                score, delta=delta, resolved=row["resolved"] == RESOLVED
-            )
+            p_value = float(row["p_value"]) if delta else math.nan
+            cells[int(row["steps"])] = CompactCell(score, delta=delta, p_value=p_value)
         added = ", ".join(str(part) for part in (key[2], key[0] if several else "") if part)
         name = f"{key[1]} ({added})" if added else str(key[1])
         rows.append(CompactRow(name, cells, main=not added or key[2] in own))
@@ -264,64 +313,15 @@ def _with_best(rows: Sequence[CompactRow]) -> list[CompactRow]:
         for steps, cell in row.cells.items():
             highest[steps] = max(highest.get(steps, 0.0), cell.score.mean)
     return [
-        CompactRow(
-            row.name,
-            {
-                steps: CompactCell(
-                    cell.score, cell.score.mean == highest[steps] > 0, cell.delta, cell.resolved
-                )
+        replace(
+            row,
+            cells={
+                steps: replace(cell, best=cell.score.mean == highest[steps] > 0)
                 for steps, cell in row.cells.items()
             },
-            row.main,
         )
         for row in rows
     ]
-
-
-_MOST_NAMES = 4
-
-
-def headline(table: CompactTable) -> list[str]:
-    """A short sentence per number of steps: the reference, and what is resolved against it."""
-    measured = [row for row in table.rows if not row.exact]
-    main = [row for row in measured if row.main]
-    rows = main if len(main) > 1 else measured
-    sentences = []
-    for steps in table.steps:
-        scored = [(row.name, row.cells[steps]) for row in rows if steps in row.cells]
-        if not scored:
-            continue
-        scored.sort(key=lambda pair: -pair[1].score.mean)
-        first = next((pair for pair in scored if pair[0] == table.reference), scored[0])
-        others = [pair for pair in scored if pair is not first]
-        where = f"At {column_name(steps)}" if steps else "Of images made elsewhere"
-        parts = [f"{where}: {first[0]} {number(first[1].score.mean)}"]
-        for words, chosen in (
-            ("resolved above it", [p for p in others if p[1].resolved and p[1].way > 0]),
-            ("resolved below it", [p for p in others if p[1].resolved and p[1].way < 0]),
-            ("not resolved", [p for p in others if p[1].delta and not p[1].resolved]),
-            ("not compared", [p for p in others if p[1].delta is None]),
-        ):
-            if chosen:
-                names = [f"{name} {number(cell.score.mean)}" for name, cell in chosen[:_MOST_NAMES]]
-                more = len(chosen) - len(names)
-                names += [f"{more} more"] if more else []
-                parts.append(f"{words}: {', '.join(names)}")
-        sentences.append("; ".join(parts) + ".")
-    room = headroom_sentence(table)
-    return [*sentences, room] if room else sentences
-
-
-def headroom_sentence(table: CompactTable) -> str:
-    """What the steps alone cost a perfect Flow Matching model; "" where it is not known."""
-    exact = next((row for row in table.rows if row.exact), None)
-    if exact is None:
-        return ""
-    rooms = [f"{number(1 - cell.score.mean)} at {n}" for n, cell in sorted(exact.cells.items())]
-    return (
-        f"Headroom, what the number of steps costs a perfect Flow Matching model without guidance: "
-        f"{', '.join(rooms)} steps. Where it is near 0, methods differ by what they have learnt."
-    )
 
 
 def column_name(steps: int) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import textwrap
 
-from evals.report.compact import CompactCell, CompactTable, column_name, headroom_sentence
+from evals.report.compact import CompactCell, CompactTable, column_name
+from evals.report.headline import headline, headroom_sentence
 from evals.report.markup import number, signed
 
 _CELL = 20
@@ -13,7 +14,7 @@ _CELL = 20
 
 def compact_text(table: CompactTable, width: int = 100) -> str:
     """For a terminal: two lines a row, the score and its difference; "*" marks the highest, "?" a
-    difference that is not resolved."""
+    difference that is not resolved, "~" one that is by itself only."""
     longest = max(len(row.name) for row in table.rows)
     room = max(14, min(longest + 1, width - _CELL * min(4, len(table.steps))))
     columns = max(1, (width - room) // _CELL)
@@ -34,14 +35,16 @@ def compact_text(table: CompactTable, width: int = 100) -> str:
     notes = ["* highest of its column"] if several else []
     if any(cell.delta for cell in every):
         notes.append(f"below: difference to {table.reference}")
-    if any(cell.delta and not cell.resolved for cell in every):
+    if any(_mark(cell) == "?" for cell in every):
         notes.append("? not resolved")
+    if any(_mark(cell) == "~" for cell in every):
+        notes.append("~ resolved by itself, not among all (Holm)")
     notes.append(
         "95% intervals over " + ("training seeds and prompts" if table.over_seeds else "prompts")
     )
     lines.append(textwrap.fill("; ".join(notes), width))
-    if sentence := headroom_sentence(table):
-        lines.append(textwrap.fill(sentence, width))
+    found = headline(table) if several else [headroom_sentence(table)]
+    lines += [textwrap.fill(sentence, width) for sentence in found if sentence]
     return "\n".join(lines)
 
 
@@ -56,4 +59,10 @@ def _delta_text(cell: CompactCell | None) -> str:
     """Its last figure below that of the score: the interval takes 12 places beside it."""
     if cell is None or cell.delta is None:
         return ""
-    return f"{signed(cell.delta.mean)}{' ' if cell.resolved else '?'}{' ' * 12}"
+    return f"{signed(cell.delta.mean)}{_mark(cell)}{' ' * 12}"
+
+
+def _mark(cell: CompactCell) -> str:
+    if cell.delta is None or cell.resolved:
+        return " "
+    return "~" if cell.by_itself else "?"

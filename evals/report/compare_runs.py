@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 
 from evals.base import Frozen, Interval
 from evals.images import caption
-from evals.multiplicity import LEVEL, NOT_RESOLVED, holm, p_of_interval
+from evals.multiplicity import LEVEL, NOT_RESOLVED, holm, least_p
 from evals.report.compare import check_same_protocol
 from evals.report.result_folders import ResultFolder
 from evals.report.rows import choose, configuration_of
-from evals.report.training_seeds import difference_over, mean_over, only_task
+from evals.report.training_seeds import mean_over, only_task, tested_over
 from evals.results import protocol_key, protocol_slug
 from evals.verdicts import Counts, difference_of_counts
 
@@ -35,11 +35,13 @@ class ComparedRow(Frozen):
         a, b: shares of correct images, means over `seeds`.
         difference: a - b with its 95% interval: for other prompts, and of several seeds for other
             trainings as well.
-        p_value: two-sided; of a sign-flip test over prompts, or, over seeds, where the interval
-            just leaves out 0.
+        p_value: two-sided; of a sign-flip test over prompts, or, over seeds, that at which the
+            interval would end at 0.
         p_adjusted: by Holm's method, among the rows of overall scores or those of tasks.
         verdict: "A", "B" or "not resolved", by the adjusted p-value.
         seeds: of the trainings.
+        differing: prompts that A and B drew differently; None over several seeds, where no exact
+            test over prompts is made.
     """
 
     steps: int
@@ -51,6 +53,7 @@ class ComparedRow(Frozen):
     p_adjusted: float
     verdict: str
     seeds: tuple[int, ...]
+    differing: int | None = None
 
 
 class FlippedPrompt(Frozen):
@@ -89,6 +92,7 @@ def compare_runs(a: Side, b: Side, *, steps: Sequence[int] | None = None) -> Run
     for count, pairs in by_steps.items():
         drafts += _rows(count, pairs)
         flipped += _flips(count, list(pairs.values()))
+    notes += _too_few(drafts)
     first, _ = next(iter(next(iter(by_steps.values())).values()))
     return RunsComparison(
         a=a[0],
@@ -98,6 +102,16 @@ def compare_runs(a: Side, b: Side, *, steps: Sequence[int] | None = None) -> Run
         flipped=tuple(sorted(flipped, key=lambda f: (-abs(f.a_correct - f.b_correct), f.steps))),
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _too_few(rows: Sequence[ComparedRow]) -> list[str]:
+    """Of overall scores whose exact test could not resolve anything."""
+    return [
+        f"In {row.steps} steps {row.differing} of the prompts differ: p cannot go below "
+        f"{least_p(row.differing):.3g}, so that this cannot be told."
+        for row in rows
+        if row.task == OVERALL and row.differing is not None and least_p(row.differing) > LEVEL
+    ]
 
 
 def paired_results(
@@ -196,12 +210,12 @@ def _rows(steps: int, pairs: Pairs) -> list[ComparedRow]:
 def _row(
     steps: int, task: str, pairs: Sequence[tuple[Counts, Counts]], seeds: tuple[int, ...]
 ) -> ComparedRow:
+    differing = None
     if len(pairs) == 1:
         single = difference_of_counts(*pairs[0])
-        difference, p_value = single.interval, single.p_value
+        difference, p_value, differing = single.interval, single.p_value, single.differing
     else:
-        difference = difference_over(pairs)
-        p_value = p_of_interval(difference)
+        difference, p_value = tested_over(pairs)
     a, b = (_mean([pair[side] for pair in pairs]) for side in (0, 1))
     return ComparedRow(
         steps=steps,
@@ -213,6 +227,7 @@ def _row(
         p_adjusted=p_value,
         verdict=NOT_RESOLVED,
         seeds=seeds,
+        differing=differing,
     )
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from evals.base import Frozen, Interval
-from evals.multiplicity import holm, p_of_interval, verdict
+from evals.multiplicity import holm, verdict
 from evals.report.compare import check_same_protocol, name_of
 from evals.report.result_folders import ResultFolder
 from evals.report.rows import configuration_of
-from evals.report.training_seeds import difference_over, leaves_out_0, mean_over, only_task
+from evals.report.training_seeds import mean_over, only_task, tested_over
 from evals.results import protocol_key
 from evals.verdicts import Counts
 
@@ -24,14 +24,16 @@ class ComparedMeans(Frozen):
     Attributes:
         a, b: means over trainings.
         difference: a - b; all intervals hold for other training seeds and other prompts
-            (`evals.stats.over_trainings`).
+            (`evals.over_trainings.over_trainings`).
         resolved: whether the interval of the difference leaves out 0.
+        p_value: two-sided, of a difference of 0 (`evals.over_trainings.p_over_trainings`).
     """
 
     a: Interval
     b: Interval
     difference: Interval
     resolved: bool
+    p_value: float
 
 
 class TrainingsComparison(Frozen):
@@ -68,12 +70,13 @@ def compare_trainings(a: Path, b: Path, folders: Sequence[ResultFolder]) -> Trai
 
     def compared(part: Callable[[Counts], Counts]) -> ComparedMeans:
         x, y = ([part(all_[seed].counts) for seed in seeds] for all_ in (trainings_a, trainings_b))
-        difference = difference_over(list(zip(x, y, strict=True)))
+        found = tested_over(list(zip(x, y, strict=True)))
         return ComparedMeans(
             a=mean_over(x),
             b=mean_over(y),
-            difference=difference,
-            resolved=leaves_out_0(difference.low, difference.high),
+            difference=found.interval,
+            resolved=found.resolved,
+            p_value=found.p_value,
         )
 
     return TrainingsComparison(
@@ -124,8 +127,7 @@ def as_markdown(comparison: TrainingsComparison) -> str:
         "| task | A | B | A - B | 95% interval | verdict |",
         "|---|---|---|---|---|---|",
     ]
-    degrees = len(c.seeds) - 1
-    adjusted = holm([p_of_interval(score.difference, degrees) for score in c.tasks.values()])
+    adjusted = holm([score.p_value for score in c.tasks.values()])
     rows = zip([*c.tasks.items(), ("overall", c.overall)], [*adjusted, None], strict=True)
     for (name, score), p in rows:
         d = score.difference

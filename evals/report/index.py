@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evals.report import page
-from evals.report.compact import CompactTable, compact_markdown, headline
+from evals.report.compact import CompactTable, compact_markdown
 from evals.report.groups import by_protocol
+from evals.report.headline import headline
 from evals.report.markup import is_missing, plain, to_markdown, with_interval
 from evals.report.model_columns import eta_of, guidance_text, setting_text
 from evals.report.result_folders import ResultFolder
@@ -34,6 +35,7 @@ _CUT_WORDS = {
     "diversity.md": "Diversity beside accuracy",
     "across_suites.md": "All suites and measures side by side, and where they disagree",
     "trainings.md": "Means over training seeds, and differences that hold for another seed",
+    "all_steps.md": "Means over numbers of steps and training seeds: one question a configuration",
 }
 
 

@@ -18,6 +18,8 @@ from matplotlib.figure import Figure
 
 from evals.report import across_suites, page, seen_unseen, training_seeds
 from evals.report.across_figure import across_figures
+from evals.report.all_steps import WORDS as ALL_STEPS
+from evals.report.all_steps import all_steps_frame, all_steps_markdown
 from evals.report.canvas import save
 from evals.report.commands import CommandContext, protocol_options
 from evals.report.compact import CompactTable, compact_table
@@ -43,7 +45,7 @@ from selfe.foreign_text import file_name, markdown_page
 from selfe.temporaries import remove_leftovers
 
 _OWN_NAMES = re.compile(
-    r"(?:index\.md|(?:table[12]|seen_unseen|diversity|trainings|across_suites)(?:\..+)?"
+    r"(?:index\.md|(?:table[12]|seen_unseen|diversity|trainings|all_steps|across_suites)(?:\..+)?"
     r"\.(?:csv|md|tex)"
     r"|(?:fig4|fig5|figS[34](?:_images)?|scores_by_steps|trainings_(?:by_steps|by_task|progress))"
     r"(?:\..+)?\.(?:svg|png))"
@@ -147,6 +149,7 @@ def render(
         _write_cut(summary, folders, _SEEN_UNSEEN),
         _write_cut(summary, folders, _DIVERSITY),
         _write_cut(summary, folders, _TRAININGS, frames),
+        _write_cut(summary, folders, _ALL_STEPS),
         page_across,
     ]
     drawn = across
@@ -340,6 +343,15 @@ _TRAININGS = _Cut(
     WORDS,
     training_seeds.trainings_frame,
     trainings_markdown,
+)
+
+
+_ALL_STEPS = _Cut(
+    "all_steps",
+    "All numbers of steps together",
+    ALL_STEPS,
+    all_steps_frame,
+    all_steps_markdown,
 )
 
 

@@ -15,14 +15,15 @@ import numpy as np
 import pandas as pd
 
 from evals.base import TASKS, Interval
-from evals.multiplicity import NOT_RESOLVED, RESOLVED
+from evals.multiplicity import holm, verdict
+from evals.over_trainings import over_trainings, p_over_trainings
 from evals.report.groups import require_one_protocol
 from evals.report.model_columns import row_of
 from evals.report.reference import REFERENCE_METHOD
 from evals.report.result_folders import ResultFolder
 from evals.report.rows import choose, configuration_of, training_of
 from evals.report.table2 import REFERENCE
-from evals.stats import over_trainings, overall_interval
+from evals.stats import overall_interval
 from evals.verdicts import Counts, difference_of_counts, together
 
 BySeed = Mapping[int, ResultFolder]
@@ -51,12 +52,13 @@ class Configuration(NamedTuple):
 
 _ENDS = ("", "_low", "_high")
 _DELTA_ENDS = ("_delta", "_delta_low", "_delta_high")
+DELTA_P = "_delta_p"
 _COLUMNS = (
     "recipe", "changed", "settings", "method", "variant", "iterations", "training_seed", "steps",
     "nfe", "guidance", "eta", "sampler", "overall", "overall_low", "overall_high", "sd",
-    "delta_selfe", "delta_low", "delta_high", "delta_seeds", "delta_same_variant", "resolved",
-    "resolved_over_prompts",
-    *(task + part for task in TASKS for part in (*_ENDS, *_DELTA_ENDS)),
+    "delta_selfe", "delta_low", "delta_high", "delta_seeds", "delta_same_variant", "p_value",
+    "p_holm", "resolved", "resolved_over_prompts",
+    *(task + part for task in TASKS for part in (*_ENDS, *_DELTA_ENDS, DELTA_P)),
 )  # fmt: skip
 
 
@@ -74,7 +76,7 @@ def trainings_frame(folders: Sequence[ResultFolder]) -> pd.DataFrame:
     counts = {configuration: _counts(by_seed) for configuration, by_seed in found.items()}
     rows = []
     for configuration in sorted(found):
-        by_seed, reference = found[configuration], _self_e_for(configuration, found)
+        by_seed, reference = found[configuration], self_e_for(configuration, found)
         ours = counts[configuration]
         rows.append(
             row_of(by_seed[min(by_seed)])
@@ -90,8 +92,17 @@ def trainings_frame(folders: Sequence[ResultFolder]) -> pd.DataFrame:
                 | {"delta_same_variant": reference.variant != ""}
             )
         )
-    frame = pd.DataFrame(rows, columns=list(_COLUMNS))
+    frame = pd.DataFrame(_told_together(rows), columns=list(_COLUMNS))
     return frame.astype({name: "Int64" for name in ("iterations", "steps", "nfe")})
+
+
+def _told_together(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with the verdicts of their overall differences, adjusted for the number of them."""
+    told = [row for row in rows if "p_value" in row]
+    for row, adjusted in zip(told, holm([row["p_value"] for row in told]), strict=True):
+        row["p_holm"] = adjusted
+        row["resolved"] = verdict(leaves_out_0(row["delta_low"], row["delta_high"]), adjusted)
+    return rows
 
 
 def _words(seeds: Iterable[int]) -> str:
@@ -176,7 +187,7 @@ def _mean(by_seed: Mapping[int, Counts]) -> dict[str, Any]:
     }
 
 
-def _self_e_for(
+def self_e_for(
     configuration: Configuration, found: Mapping[Configuration, BySeed]
 ) -> Configuration | str:
     """What a configuration is compared with, or why there is nothing to compare.
@@ -205,21 +216,21 @@ def _against(by_seed: Mapping[int, Counts], self_e: Mapping[int, Counts]) -> dic
     """Differences to Self-E, of the overall scores and of every task by itself."""
     seeds = sorted(by_seed.keys() & self_e.keys())
     pairs = [(by_seed[seed], self_e[seed]) for seed in seeds]
-    whole = difference_over(pairs)
+    whole, p_value = tested_over(pairs)
     alone = [difference_of_counts(*pair, test=False) for pair in pairs]
     columns = {
         "delta_selfe": whole.mean,
         "delta_low": whole.low,
         "delta_high": whole.high,
         "delta_seeds": _words(seeds),
-        "resolved": RESOLVED if leaves_out_0(whole.low, whole.high) else NOT_RESOLVED,
+        "p_value": p_value,
         "resolved_over_prompts": f"{sum(delta.resolved for delta in alone)} of {len(seeds)}",
     }
     for task in by_seed[seeds[0]]:
-        delta = difference_over(
+        delta, p_value = tested_over(
             [(only_task(task, ours), only_task(task, its)) for ours, its in pairs]
         )
-        columns |= _named(task, _DELTA_ENDS, delta)
+        columns |= _named(task, _DELTA_ENDS, delta) | {task + DELTA_P: p_value}
     return columns
 
 
@@ -239,13 +250,31 @@ def only_task(task: str, counts: Counts) -> Counts:
     return {task: counts[task]}
 
 
-def difference_over(pairs: Sequence[tuple[Counts, Counts]]) -> Interval:
-    """Mean difference for other training seeds and other prompts."""
+class OverSeeds(NamedTuple):
+    """A mean difference over training seeds: its 95% interval, and the p-value of 0."""
+
+    interval: Interval
+    p_value: float
+
+    @property
+    def resolved(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return leaves_out_0(self.interval.low, self.interval.high)
+
+
+def tested_over(pairs: Sequence[tuple[Counts, Counts]]) -> OverSeeds:
+    """Mean difference for other training seeds and other prompts, tested against 0."""
     ours, its = ([pair[side] for pair in pairs] for side in (0, 1))
     deltas = [a - b for a, b in zip(_scores(ours), _scores(its), strict=True)]
     merged = difference_of_counts(together(ours), together(its), test=False)
     whole = over_trainings(deltas, merged.interval)
-    return Interval(mean=whole.mean, low=max(-1.0, whole.low), high=min(1.0, whole.high))
+    interval = Interval(mean=whole.mean, low=max(-1.0, whole.low), high=min(1.0, whole.high))
+    return OverSeeds(interval, p_over_trainings(deltas, merged.interval))
+
+
+def difference_over(pairs: Sequence[tuple[Counts, Counts]]) -> Interval:
+    """Mean difference for other training seeds and other prompts."""
+    return tested_over(pairs).interval
 
 
 def leaves_out_0(low: float, high: float) -> bool:

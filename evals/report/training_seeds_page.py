@@ -6,20 +6,21 @@ from collections.abc import Hashable, Sequence
 
 import pandas as pd
 
-from evals.base import Interval
-from evals.multiplicity import LEVEL, holm, p_of_interval
+from evals.multiplicity import LEVEL, holm
 from evals.report.markup import is_missing, number, plain, signed, to_markdown, with_interval
 from evals.report.model_columns import FIXED_HEADER, fixed_cells
 from evals.report.page import TASK_NAMES
 from evals.report.table2 import REFERENCE
-from evals.report.training_seeds import _DELTA_ENDS, leaves_out_0
+from evals.report.training_seeds import _DELTA_ENDS, DELTA_P, leaves_out_0
 
 WORDS = (
     "Overall score of one configuration trained with several seeds, its mean [95% interval] and "
     "the standard deviation between trainings, and the difference to Self-E, paired over prompts "
     "and over training seeds: to the Self-E of the same variant where there is one, which is "
     "marked, else to the recipe's. The intervals hold for other training seeds and other prompts "
-    "alike: Student's interval over trainings and the one over prompts, added in quadrature. The "
+    "alike: Student's interval over trainings and the one over prompts, added in quadrature. A "
+    'difference is resolved where its interval leaves out 0; "not after Holm" stands beside one '
+    "that is not when all differences of this table are told together (Holm's adjustment). The "
     "last column counts the seeds at which the difference is resolved over prompts alone, as "
     "Table 2 has it for one training."
 )
@@ -113,11 +114,9 @@ def _told_together(frame: pd.DataFrame, tasks: Sequence[str]) -> set[tuple[Hasha
     p_values = []
     for place, row in frame.iterrows():
         for task in tasks:
-            mean, low, high = (row[task + end] for end in _DELTA_ENDS)
-            if not is_missing(mean):
-                degrees = len(str(row["delta_seeds"]).split()) - 1
+            if not is_missing(row[task + DELTA_P]):
                 cells.append((place, task))
-                p_values.append(p_of_interval(Interval(mean=mean, low=low, high=high), degrees))
+                p_values.append(row[task + DELTA_P])
     pairs = zip(cells, holm(p_values), strict=True)
     return {cell for cell, p in pairs if p < LEVEL}
 

@@ -54,25 +54,23 @@ class HeadroomCell(Frozen):
     """One number of steps.
 
     Attributes:
-        scores: of the exact model.
+        scores: of the exact model, on `CHECKED_IMAGES` of a prompt; in files of earlier versions
+            on the protocol's number.
+        headroom: 1 minus the overall score; None in files of earlier versions.
         tv, tv_data: diversity, as `evals.scoring.diversity` measures it: total variation to the
             data, and what as many images of the data have.
         scenes_in_use: median over images of the effective number of scenes in the last step.
         correct: for every prompt, in the suite's order, a character per image: "1" for a correct
-            one, "0" else. `CHECKED_IMAGES` of a prompt, of which `scores` has the first.
+            one, "0" else.
     """
 
     steps: int
     scores: Scores
+    headroom: float | None = None
     correct: list[str] = []
     tv: float | None = None
     tv_data: float | None = None
     scenes_in_use: float
-
-    @property
-    def headroom(self) -> float:
-        assert self.scores.overall is not None
-        return 1 - self.scores.overall.mean
 
 
 class Headroom(Frozen):
@@ -197,13 +195,14 @@ def _draw(
 def _cell(
     drawn: _Drawn, scorer: InMemoryScorer, images: int, reference: DiversityReference | None
 ) -> HeadroomCell:
-    """The cell of the first `images` images per prompt, the protocol's number: its noise is that
-    of other models."""
+    """Scores of all images that were drawn, as reports have them; diversity of the first `images`
+    of a prompt, the protocol's number, because that of more images is another."""
     rows = [row for row in drawn.rows if row["sample_id"] < images]
     spread = reference.measure(rows) if reference is not None else {}
     return HeadroomCell(
         steps=drawn.steps,
-        scores=scorer.scores([v for v in drawn.verdicts if v.sample_id < images]),
+        scores=scorer.scores(drawn.verdicts),
+        headroom=1 - mean_over_tasks(drawn.verdicts),
         correct=_marks(drawn.verdicts),
         tv=spread.get("tv"),
         tv_data=spread.get("tv_data"),
@@ -237,7 +236,7 @@ def table_rows(found: Headroom) -> list[dict[str, str]]:
     rows = []
     for cell in found.cells:
         overall = cell.scores.overall
-        assert overall is not None
+        assert overall is not None and cell.headroom is not None
         rows.append(
             {
                 "steps": str(cell.steps),
@@ -267,10 +266,6 @@ def reading_words(found: Headroom) -> list[str]:
     scenes = f"K scenes of each prompt: {', '.join(map(str, runs))}; {settled}."
     if not found.num_scenes:
         scenes = "The mean over all scenes is a closed form; nothing is left to settle."
-    best = ", ".join(
-        f"{cell.steps}: {score:.3f}"
-        for cell, score in zip(found.cells, found.overall_by_scenes[runs[-1]], strict=True)
-    )
     settings = found.sampling
     grid = f"shift {settings['shift']:.3f}" if "shift" in settings else "the recipe's shift"
     if not settings["warp"]:
@@ -278,11 +273,12 @@ def reading_words(found: Headroom) -> list[str]:
     return [
         "exact: the score of a Flow Matching model that has learnt this world perfectly.",
         f"{protocol.suite}, {protocol.split or 'whole suite'}, {protocol.num_prompts} prompts x "
-        f"{protocol.images_per_prompt} images, seed {found.seed}; latents times "
-        f"{protocol.signal:g}; {grid}, eta {settings['eta']:g}, {settings['update']}, no guidance.",
-        f"{scenes} Overall of {max(CHECKED_IMAGES, protocol.images_per_prompt)} images per prompt"
-        f"{', by which that was judged' if found.num_scenes else ''}: {best}.",
-        "TV is the total variation of what captions leave open to that of the data, beside what as "
-        "many images of the data have. Scenes is the median over images of the effective number "
+        f"{max(CHECKED_IMAGES, protocol.images_per_prompt)} images, seed {found.seed}; latents "
+        f"times {protocol.signal:g}; {grid}, eta {settings['eta']:g}, {settings['update']}, "
+        "no guidance.",
+        scenes,
+        f"TV, of {protocol.images_per_prompt} images of a prompt, is the total variation of what "
+        "captions leave open to that of the data, beside what as many images of the data have. "
+        "Scenes is the median over images of the effective number "
         "of scenes in the last step: near 1 the image is one of the K scenes.",
     ]

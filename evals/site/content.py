@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from evals.report.compact import CompactTable, column_name, compact_table, headline, settings_of
+from evals.report.compact import CompactTable, column_name, compact_table, settings_of
+from evals.report.headline import headline
 from evals.report.lines import Line, build_lines, reference_line
 from evals.report.markup import number as as_number
 from evals.report.page import telling_apart

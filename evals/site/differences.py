@@ -6,9 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-from scipy.special import ndtr, ndtri
 
-from evals.multiplicity import LEVEL, RESOLVED, holm
+from evals.multiplicity import LEVEL, holm
 from evals.report.compact import reference_for, settings_of
 from evals.report.lines import Line
 from evals.report.markup import is_missing
@@ -20,9 +19,6 @@ from evals.site.summary import ResultIds, rounded
 def mean_differences(frame: pd.DataFrame, means: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Differences over training seeds at the last iteration, from `trainings_frame`.
 
-    p follows from the interval as if it were a normal one. It is slightly too large, because the
-    interval uses Student's quantile.
-
     Args:
         means: of `mean_lines`, from the same frame.
     """
@@ -33,7 +29,6 @@ def mean_differences(frame: pd.DataFrame, means: Sequence[dict[str, Any]]) -> li
             if is_missing(row["delta_selfe"]):
                 continue
             ends = [round(float(row[f"delta_{n}"]), 5) for n in ("selfe", "low", "high")]
-            deviation = (ends[2] - ends[1]) / 2 / float(ndtri(0.975))
             rows.append(
                 {
                     "line": mean["id"],
@@ -41,8 +36,8 @@ def mean_differences(frame: pd.DataFrame, means: Sequence[dict[str, Any]]) -> li
                     "iterations": int(row["iterations"]),
                     "score": round(float(row["overall"]), 5),
                     "delta": ends,
-                    "p": round(float(2 * ndtr(-abs(ends[0]) / deviation)), 5) if deviation else 1.0,
-                    "resolved": row["resolved"] == RESOLVED,
+                    "p": round(float(row["p_value"]), 5),
+                    "resolved": ends[1] > 0 or ends[2] < 0,
                     "settings": row["settings"],
                 }
             )

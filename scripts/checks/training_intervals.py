@@ -4,7 +4,7 @@ Two methods, equal in the long run, are trained several times each. Whether an i
 drawn from a logistic model: a prompt's difficulty (standard deviation 1), how it suits a method
 (0.5), and what a training seed adds to all prompts alike (`sd`). Three intervals of the difference
 are asked whether they hold 0: over prompts alone, as Table 2 has it; Student's over trainings
-alone, which takes the prompts as they are; and both together (`evals.stats.over_trainings`).
+alone, which takes the prompts as they are; and both together (`evals.over_trainings`).
 
     python -m scripts.checks.training_intervals [--repeats 4000]
 """
@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from evals.base import Interval
+from evals.over_trainings import over_trainings
 from evals.stats import (
     PairedCounts,
     PromptCounts,
-    over_trainings,
     paired_difference,
 )
 from selfe.files import write_atomically

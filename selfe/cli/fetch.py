@@ -14,8 +14,8 @@ def fetch(
     what: Annotated[
         str,
         typer.Argument(
-            help="geneval, geneval2, preference, distribution, diversity, dreamsim, or one "
-            "weight by name."
+            help="geneval, geneval-long (the prompts of Table 1), geneval2, preference, "
+            "distribution, diversity, dreamsim, or one weight by name."
         ),
     ] = "geneval",
     cache_dir: options.CacheDir = None,

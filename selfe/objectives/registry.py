@@ -33,7 +33,8 @@ class Method:
     Attributes:
         target: "module:Class" of the objective (`selfe.objectives.base.Objective`).
         label: its name in tables.
-        prediction: what its V means, which decides the samplers that are valid.
+        prediction: what its V means, which decides the samplers that are valid. It has no default:
+            a wrong one draws worse images without a word.
         variants: name of an ablation, as `--variant` takes it -> what it sets.
         sampling: family of recipes ("shapes", "shapes-easy", "scenes", "paper") -> the section
             "sampling" with which the method's images are drawn; a family that is missing uses the
@@ -47,7 +48,7 @@ class Method:
 
     target: str
     label: str
-    prediction: Prediction = "posterior"
+    prediction: Prediction
     variants: Mapping[str, Overrides] = field(default_factory=dict)
     sampling: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     full_precision: bool = False

@@ -320,12 +320,12 @@ def closing_jobs(study: Study, found: Trainings, earlier: Sequence[Job]) -> list
     words = [BENCH, "report", "--runs-dir", str(study.runs_dir), "--out", str(study.out)]
     jobs.append(Job("report", "tables and figures", tuple(words), units=0, needs=tuple(needs)))
     forks = [t for t in found.trainings if t.init_from]
+    inference = study.scorings[0].inference  # stands before the size in names of protocols
+    own = f"*-{inference}-[0-9]*" if inference else "*"
     for first, second in zip(forks[::2], forks[1::2], strict=False):
         for steps in study.scorings[0].steps:
-            folders = [
-                f"{t.run_dir}/results/step-{t.end:08d}/*/steps-{steps:03d}-*"
-                for t in (first, second)
-            ]
+            places = [f"{t.run_dir}/results/step-{t.end:08d}" for t in (first, second)]
+            folders = [f"{place}/{own}/steps-{steps:03d}-*" for place in places]
             name = f"{first.run_dir.name} against {second.run_dir.name}"
             jobs.append(
                 Job(

@@ -39,6 +39,7 @@ class Endpoint:
 ENDPOINT = Method(
     "selfe_example.objective:Endpoint",
     "Endpoint",
+    prediction="velocity",  # the network is called with s = t alone
     variants={"plain": {"objective": {"power": 0.0}}},
     sampling={"shapes": {"guidance": "linear", "guidance_scale": 3.0}},
 )
