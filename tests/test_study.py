@@ -14,7 +14,10 @@ import typer
 from evals.report.rows import paper_table
 from selfe.cli import app
 from selfe.config.resolve import build_objective, resolve, run_name
+from selfe.planning.plan import make_plan
 from selfe.studies.catalog import STUDIES, named_study
+from selfe.studies.cost import estimate
+from selfe.studies.describe import as_record, as_text
 from selfe.studies.schedule import Machine, Schedule, make_schedule, shell_line
 from selfe.studies.study import Entry, Study, trainings_of
 from tests.helpers.command_line import selfe_bench
@@ -161,6 +164,40 @@ def test_costs_are_those_of_the_plan():
     assert len(days) == 7
     assert record["gpu_days"] == pytest.approx(sum(days))
     assert record["checkpoint_bytes"] > 1e11 and record["cache_bytes"] > 1e12
+    assert record["cost"] is None
+
+
+def test_the_whole_matrix_of_table_2_is_priced():
+    """Drawing GenEval's images at every milestone, of which `plan` knows the cost of one."""
+    machine = Machine("gpu", 64, gpu="b200", mfu=0.5, price=3.0)
+    schedule = make_schedule(named_study("table2"), machine)
+    estimate(schedule)
+    record = as_record(schedule)
+    expected = 0.0
+    for job in schedule.jobs:
+        if job.words[1] == "geneval":
+            plan = make_plan(job.training.config, gpu="b200", gpus=1)
+            hours = plan.geneval_gpu_hours * job.words.count("--model")
+            assert job.seconds == pytest.approx(3600 * hours / job.units)
+            expected += hours
+    # six milestones of each method of the lower block and one more scoring of its end
+    of_fm = [j.words.count("--model") for j in schedule.jobs if j.name.startswith("0.5b-fm scores")]
+    assert sum(of_fm) == 7
+    assert record["scoring_gpu_days"] == pytest.approx(expected / 24)
+    assert record["cost"] == pytest.approx(3 * 24 * (record["gpu_days"] + expected / 24))
+    text = as_text(schedule)
+    assert "of drawing what is scored, detectors not counted" in text
+    assert f"{record['cost']:,.0f} at 3 a GPU-hour" in text
+
+
+@pytest.mark.parametrize("gpu", ["h100", "h200", "b200"])
+@pytest.mark.parametrize("gpus", [1, 2, 4, 8, 16, 32, 64])
+def test_any_number_of_gpus_is_planned_for(gpu, gpus):
+    plan = make_plan(resolve("0.5b", "selfe"), gpu=gpu, gpus=gpus, price=2.0)
+    assert plan.fits and plan.images_per_gpu * gpus == 1024
+    assert plan.days == pytest.approx(plan.gpu_days / gpus)
+    one = make_plan(resolve("0.5b", "selfe"), gpu=gpu, gpus=1)
+    assert plan.gpu_days == pytest.approx(one.gpu_days)
 
 
 def test_the_study_of_s_scores_three_policies_and_nine_places_in_one_step():

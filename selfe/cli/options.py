@@ -128,6 +128,10 @@ PerRun = Annotated[
 ]
 GpuKind = Annotated[str | None, typer.Option(help="Kind of GPU for the plan: a100, h100 or h200.")]
 Mfu = Annotated[float, typer.Option(help="Share of the GPU's peak that is reached, for the plan.")]
+Price = Annotated[
+    float | None,
+    typer.Option(min=0, help="Of a GPU-hour, in any currency.", show_default="no cost shown"),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and start nothing.")]
 PlanAsJson = Annotated[
     bool, typer.Option("--json", help="Print the plan as JSON; the rest goes to stderr.")

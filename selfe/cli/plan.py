@@ -41,10 +41,7 @@ def plan(
     images: Annotated[
         int | None, typer.Option(help="Images of the data set.", show_default="10 million")
     ] = None,
-    price: Annotated[
-        float | None,
-        typer.Option(help="Of a GPU-hour, in any currency.", show_default="no cost shown"),
-    ] = None,
+    price: options.Price = None,
     settings: options.Settings = None,
     as_json: options.AsJson = False,
 ) -> None:

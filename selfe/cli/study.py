@@ -56,6 +56,7 @@ def study(
     per_run: options.PerRun = None,
     gpu: options.GpuKind = None,
     mfu: options.Mfu = 0.5,
+    price: options.Price = None,
     dry_run: options.DryRun = False,
     as_json: options.PlanAsJson = False,
     commands: options.AsCommands = False,
@@ -88,6 +89,7 @@ def study(
     machine = machine_of(
         device, cores, gpus, per_run, gpu, mfu, planned=dry_run or commands, study=chosen
     )
+    machine = replace(machine, price=price)
     schedule = make_schedule(chosen, machine, found=found, sampling_of_recipe=sampling_of_recipe)
     carry_out(schedule, dry_run=dry_run, as_json=as_json, commands=commands)
 

@@ -12,6 +12,7 @@ from functools import cache
 from evals.registry import open_suite, suite_for
 from selfe.config.schema import RunConfig
 from selfe.device import cpu_multiplies_bf16
+from selfe.planning.around import EVALUATED_STEPS
 from selfe.planning.memory import world_side
 from selfe.planning.plan import make_plan
 from selfe.planning.stages import forward_flops
@@ -50,6 +51,25 @@ def estimate(schedule: Schedule) -> None:
             job.plan = plan
         elif cpu and config.data.source == "shapes":
             job.seconds = _scoring_seconds(schedule.study, job)
+        elif not cpu and job.words[1] == "geneval":
+            job.seconds = 3600 * _drawing_gpu_hours(schedule, job) / job.units
+
+
+def _drawing_gpu_hours(schedule: Schedule, job: Job) -> float:
+    """GenEval's images of every checkpoint that a job scores; its detector is not counted."""
+    training, machine = job.training, schedule.machine
+    assert training is not None
+    sampling = training.config.sampling
+    plan = make_plan(training.config, gpu=machine.gpu, gpus=1, mfu=machine.mfu)
+    steps = _steps_of(job)
+    whole, asked = (
+        sum(n * sampling.at(n).calls for n in each) for each in (EVALUATED_STEPS, steps)
+    )
+    return plan.geneval_gpu_hours * job.words.count("--model") * asked / whole
+
+
+def _steps_of(job: Job) -> list[int]:
+    return [int(n) for n in job.words[job.words.index("--steps") + 1].split(",")]
 
 
 def _rate(config: RunConfig) -> float:
@@ -74,7 +94,7 @@ def _scoring_seconds(study: Study, job: Job) -> float:
     name = study.suite or suite_for(config.data.preset)
     images = _images(name, study.split, study.limit)
     models = job.words.count("--model")
-    steps = [int(n) for n in job.words[job.words.index("--steps") + 1].split(",")]
+    steps = _steps_of(job)
     passes = sum(n * config.sampling.at(n).calls for n in steps)
     side = world_side(config.data.preset)
     forward = forward_flops(config, side, SHAPES_TEXT_TOKENS)

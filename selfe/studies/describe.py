@@ -20,6 +20,8 @@ def as_record(schedule: Schedule) -> dict[str, Any]:
         "machine": {"kind": machine.kind, "units": machine.units, "gpu": _gpu(schedule)},
         "seconds": seconds_of(schedule),
         "gpu_days": gpu_days_of(schedule),
+        "scoring_gpu_days": scoring_gpu_days_of(schedule),
+        "cost": cost_of(schedule),
         "checkpoint_bytes": checkpoint_bytes_of(schedule),
         "cache_bytes": cache_bytes_of(schedule),
         "jobs": [
@@ -55,6 +57,21 @@ def gpu_days_of(schedule: Schedule) -> float | None:
     if schedule.machine.kind != "gpu":
         return None
     return sum((job.seconds or 0.0) * job.units for job in schedule.jobs if job.plan) / 86_400
+
+
+def scoring_gpu_days_of(schedule: Schedule) -> float | None:
+    """Of drawing the images of all scorings that are left to do; detectors are not counted."""
+    if schedule.machine.kind != "gpu":
+        return None
+    scorings = [job for job in schedule.jobs if job.words[1] == "geneval"]
+    return sum((job.seconds or 0.0) * job.units for job in scorings) / 86_400
+
+
+def cost_of(schedule: Schedule) -> float | None:
+    """Of training and drawing, in the currency of the price; None where no price was given."""
+    days, drawing = gpu_days_of(schedule), scoring_gpu_days_of(schedule)
+    price = schedule.machine.price
+    return None if price is None or days is None else 24 * (days + (drawing or 0)) * price
 
 
 def checkpoint_bytes_of(schedule: Schedule) -> int:
@@ -98,9 +115,11 @@ def as_text(schedule: Schedule) -> str:
     seconds = seconds_of(schedule)
     words = [f"{left} of {sum(job.training is not None for job in schedule.jobs)} jobs to do"]
     if (days := gpu_days_of(schedule)) is not None:
-        words.append(
-            f"{days:,.2f} GPU-days of training at an MFU of {machine.mfu:g}, scoring not counted"
-        )
+        words.append(f"{days:,.2f} GPU-days of training at an MFU of {machine.mfu:g}")
+        drawing = scoring_gpu_days_of(schedule) or 0
+        words.append(f"{drawing:,.2f} of drawing what is scored, detectors not counted")
+    if (money := cost_of(schedule)) is not None:
+        words.append(f"{money:,.0f} at {machine.price:g} a GPU-hour")
     if seconds:
         words.append(f"about {duration(seconds)}")
     if size := checkpoint_bytes_of(schedule):

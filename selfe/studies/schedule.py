@@ -33,7 +33,7 @@ class Machine:
         kind: "cpu" or "gpu".
         units: cores, or GPUs.
         per_run: units of one training; None to decide by its size.
-        gpu, mfu: of `selfe-bench plan`, for costs on a GPU.
+        gpu, mfu, price: of `selfe-bench plan`, for costs on a GPU.
     """
 
     kind: str
@@ -41,6 +41,7 @@ class Machine:
     per_run: int | None = None
     gpu: str = "h200"
     mfu: float = 0.5
+    price: float | None = None
 
 
 @dataclass
