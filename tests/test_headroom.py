@@ -162,6 +162,18 @@ def test_less_signal_is_a_shifted_grid(eta: float) -> None:
     assert furthest(weak, moved) <= 2 < 40 < furthest(weak, usual)
 
 
+def test_a_grid_far_towards_the_data_draws_the_same_scene_again_and_again() -> None:
+    """Accuracy alone does not show what few steps cost: such a grid makes every image right."""
+    prompt = records()[0]["prompt"]
+
+    def distinct(steps: int, shift: float | None) -> int:
+        images = exact_generator(16, shift=shift).generate([prompt] * 48, steps, range(48))
+        return len({(np.asarray(image) // 86).tobytes() for image in images})
+
+    assert distinct(50, None) >= 14, "of 16 scenes"
+    assert distinct(2, -4.0) <= 2
+
+
 def test_facts_tell_the_model() -> None:
     assert exact_generator().facts.training == {}
     assert exact_generator(signal=0.5).facts.training == {"signal": 0.5}
