@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -155,7 +156,12 @@ def check_files(folder: Path, result: Result) -> None:
 
 def protocol_key(protocol: ProtocolFacts) -> str:
     """Identity of a protocol: results with different keys never share a table."""
-    values = protocol.model_dump(mode="json")
+    return _key_of(protocol.model_dump_json())
+
+
+@functools.lru_cache(maxsize=1024)
+def _key_of(protocol: str) -> str:
+    values = json.loads(protocol)
     for name in ("inference", "crop_black_borders"):
         if not values[name]:
             del values[name]  # younger than the names of published tables

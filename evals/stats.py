@@ -46,13 +46,18 @@ class PromptCounts:
             raise ValueError("counts need at least one prompt, and as many totals as hits")
 
     @cached_property
+    def total(self) -> int:
+        """Images of all prompts."""
+        return int(self.images.sum())
+
+    @cached_property
     def share(self) -> float:
-        return float(self.correct.sum() / self.images.sum())
+        return float(self.correct.sum() / self.total)
 
     @cached_property
     def residuals(self) -> np.ndarray:
         """(n,) what each prompt adds to the error of the share; they sum to 0."""
-        return (self.correct - self.share * self.images) / self.images.sum()
+        return (self.correct - self.share * self.images) / self.total
 
     @cached_property
     def variance(self) -> float:
@@ -85,7 +90,7 @@ def effective_images(counts: PromptCounts, others: Sequence[PromptCounts] = ()) 
             effect, the images of a prompt count as one; midway between that and the design effect
             of the others, if there are any: tasks resemble each other, but need not.
     """
-    images, most = counts.images.sum(), counts.images.mean()
+    images, most = counts.total, counts.total / len(counts.images)
     stand_in = (most + design_effect(others)) / 2 if others else most
     return float(images / design_effect([counts], stand_in))
 
@@ -97,13 +102,13 @@ def design_effect(tasks: Sequence[PromptCounts], stand_in: float | None = None) 
         stand_in: of which value it is taken to be as far as the tasks do not show it; None for
             the number of images per prompt, the largest possible.
     """
-    images = sum(int(c.images.sum()) for c in tasks)
+    images = sum(c.total for c in tasks)
     prompts = sum(len(c.images) for c in tasks)
     most = images / prompts
     stand_in = most if stand_in is None else stand_in
     if prompts == images:
         return 1.0
-    independent = sum(c.share * (1 - c.share) / int(c.images.sum()) for c in tasks)
+    independent = sum(c.share * (1 - c.share) / c.total for c in tasks)
     if independent == 0 or prompts == 1:
         return stand_in
     between = sum(c.variance for c in tasks)
@@ -201,7 +206,7 @@ class PairedCounts:
     @property
     def contributions(self) -> np.ndarray:
         """(n,) what each prompt adds to the difference of shares."""
-        return (self.a.correct - self.b.correct) / self.a.images.sum()
+        return (self.a.correct - self.b.correct) / self.a.total
 
     @property
     def correlation(self) -> float:

@@ -169,6 +169,8 @@ def require_one_protocol(folders: Sequence[ResultFolder]) -> None:
         ValueError: naming the first field that differs.
     """
     for folder in folders[1:]:
+        if protocol_key(folder.result.protocol) == protocol_key(folders[0].result.protocol):
+            continue
         first = folders[0].result.protocol.model_dump()
         for field, value in folder.result.protocol.model_dump().items():
             if value != first[field]:
