@@ -56,7 +56,9 @@ class TimeSampler:
 
     Attributes:
         base_len: anchor of mu = 0.5 in image tokens (`length_shift`).
-        tau_horizon: iterations over which tau goes from 0 to 1.
+        tau_horizon: iterations over which tau goes from 0 to 1: "a linear annealing weight,
+            transitioning from 0 to 1 over the first 300,000 training iterations" (S.2). The paper's
+            ablations end there, or before; for a shorter run the number is open.
         pairing: "stratified": samples of even global index have s = t, so that every micro-batch on
             every rank has the same static split; "bernoulli": each sample with probability 0.5.
     """
