@@ -178,7 +178,7 @@ def test_the_readme_fits_a_page_and_its_plain_figures_are_those_of_the_report():
         assert row["resolved"] == "not resolved"
         assert float(row["delta_low"]) < -lead < float(row["delta_high"])
     exact = json.loads(
-        (ROOT / "evals" / "assets" / "exact" / "shapes-1_b0.25_limit12.json").read_text()
+        (ROOT / "evals" / "assets" / "exact" / "shapes-1_b0.25.json").read_text()
     )
     scores = exact["overall_by_scenes"][str(exact["num_scenes"])]
     lost = {cell["steps"]: 1 - score for cell, score in zip(exact["cells"], scores, strict=True)}
