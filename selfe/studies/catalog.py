@@ -43,7 +43,11 @@ _OPEN_CHOICES = tuple(
         ("times.tau_horizon=240",),
         ("times.tau_horizon=800",),
     )
-) + (Entry("selfe", "aux"), Entry("selfe", "aux", settings=("objective.fake_average=batch",)))
+) + (
+    Entry("selfe", "aux"),
+    Entry("selfe", "aux", settings=("objective.fake_average=batch",)),
+    Entry("selfe", "aux", settings=("objective.fake_loss_weight=uniform",)),
+)
 """What the paper leaves open, each changed alone."""
 
 _KID = ("kid",) if importlib.util.find_spec("torch_fidelity") else ()
@@ -97,6 +101,25 @@ _STUDIES = (
             Scoring(at=("milestones",), inference="paper"),
             Scoring(inference="paper-ancestral"),
         ),
+    ),
+    Study(
+        "late-aux",
+        "the auxiliary term switched on late (Fig. 6), with either weight of its loss",
+        "shapes-quick",
+        (
+            Entry("selfe"),
+            Entry("selfe", "", "beyond", ("objective.aux_from={end}",), "late-aux"),
+            Entry("selfe", "", "beyond", ("objective.aux_from=null",), "late-without"),
+            Entry(
+                "selfe",
+                "",
+                "beyond",
+                ("objective.aux_from={end}", "objective.fake_loss_weight=uniform"),
+                "late-aux-uniform",
+            ),
+        ),
+        (Scoring((2, 4, 8)),),
+        cores_per_run=1,
     ),
     Study(
         "inference",
