@@ -177,9 +177,7 @@ def test_the_readme_fits_a_page_and_its_plain_figures_are_those_of_the_report():
         row = overall["Flow Matching", steps]
         assert row["resolved"] == "not resolved"
         assert float(row["delta_low"]) < -lead < float(row["delta_high"])
-    exact = json.loads(
-        (ROOT / "evals" / "assets" / "exact" / "shapes-1_b0.25.json").read_text()
-    )
+    exact = json.loads((ROOT / "evals" / "assets" / "exact" / "shapes-1_b0.25.json").read_text())
     scores = exact["overall_by_scenes"][str(exact["num_scenes"])]
     lost = {cell["steps"]: 1 - score for cell, score in zip(exact["cells"], scores, strict=True)}
     assert f"loses {lost[2]:.0%} in 2 steps, {lost[4]:.0%} in 4 and nothing from 8 on" in text
