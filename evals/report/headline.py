@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 from evals.report.compact import CompactCell, CompactTable, column_name
 from evals.report.markup import number, signed
-from evals.report.reference import REFERENCE_METHOD
-from selfe.objectives.registry import METHODS
+from evals.report.reference import BASELINE_LABEL, REFERENCE_LABEL
 
 _MOST_NAMES = 4
 
@@ -67,9 +66,8 @@ def headroom_sentence(table: CompactTable) -> str:
 
 def _leads(table: CompactTable, rooms: Mapping[int, float]) -> list[str]:
     """Differences at the numbers of steps whose headroom is known."""
-    ours, base = (METHODS.load(name).label for name in (REFERENCE_METHOD, "fm"))
-    row = next((row for row in table.rows if row.name == base), None)
-    if row is None or table.reference != ours:
+    row = next((row for row in table.rows if row.name == BASELINE_LABEL), None)
+    if row is None or table.reference != REFERENCE_LABEL:
         return []
     leads = []
     for steps, room in rooms.items():

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 REFERENCE_METHOD = "selfe"
 """Differences in tables are to this method: the paper's."""
+REFERENCE_LABEL, BASELINE_LABEL = "Self-E", "Flow Matching"
+"""Their names in tables: the paper's method, and the one whose headroom is known."""
 
 
 class TrainedRow(NamedTuple):
