@@ -105,6 +105,10 @@ def test_its_row_is_of_the_prompts_that_were_scored(runs: Path) -> None:
     *sentences, room = headline(table)
     assert not any(NAME in sentence for sentence in sentences)
     assert f"{1 - exact.cells[2].score.mean:.3f} at 2 steps" in room
+    flow = next(row.cells[2] for row in measured if row.name == "Flow Matching")
+    assert flow.delta is not None
+    lead = f"{-flow.delta.mean:+.3f} where it is {1 - exact.cells[2].score.mean:.3f} (2 steps"
+    assert f"Self-E's lead over Flow Matching beside it: {lead}" in room
     assert room in " ".join(compact_text(table).split())
     assert NAME in compact_text(table) and "headroom" in table.words
 
