@@ -19,6 +19,7 @@ from evals.report.result_folders import ResultFolder
 from evals.report.training_seeds import (
     BySeed,
     Configuration,
+    leaves_out_0,
     mean_over,
     repeated,
     self_e_for,
@@ -60,7 +61,7 @@ def all_steps_frame(folders: Sequence[ResultFolder]) -> pd.DataFrame:
             pairs.setdefault(configuration.steps, (found[configuration], found[reference]))
     rows = [row for pairs in by_training.values() if (row := _row(pairs))]
     for row, adjusted in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
-        alone = row["delta_low"] > 0 or row["delta_high"] < 0
+        alone = leaves_out_0(row["delta_low"], row["delta_high"])
         row |= {"p_holm": adjusted, "resolved": verdict(alone, adjusted)}
     frame = pd.DataFrame(rows, columns=list(_COLUMNS))
     return frame.astype({"iterations": "Int64"})
