@@ -295,6 +295,8 @@ def test_a_row_of_the_study_keeps_its_length_and_another_variant_gets_it():
         (("--cores", "2", "--per-run", "3"), "a run cannot have 3 of 2 cores"),
         (("table2", "--gpu", "h20", "--dry-run"), "unknown GPU 'h20'"),
         (("table2", "--gpus", "7", "--dry-run"), "does not divide over 7 GPUs"),
+        (("table2", "--gpu", "h100", "--price", "inf", "--dry-run"), "must be 0 or more, got inf"),
+        (("table2", "--price", "3", "--dry-run"), "--price is that of a GPU-hour"),
         (("table2", "--device", "cpu"), "name it with --set data.path=CACHE"),
         (
             ("table2", "--set", "train.milestone_every=70000", "--dry-run"),

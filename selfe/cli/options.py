@@ -126,7 +126,9 @@ PerRun = Annotated[
         show_default="by size",
     ),
 ]
-GpuKind = Annotated[str | None, typer.Option(help="Kind of GPU for the plan: a100, h100 or h200.")]
+GpuKind = Annotated[
+    str | None, typer.Option(help="Kind of GPU for the plan: a100, h100, h200 or b200.")
+]
 Mfu = Annotated[float, typer.Option(help="Share of the GPU's peak that is reached, for the plan.")]
 Price = Annotated[
     float | None,

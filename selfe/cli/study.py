@@ -89,6 +89,8 @@ def study(
     machine = machine_of(
         device, cores, gpus, per_run, gpu, mfu, planned=dry_run or commands, study=chosen
     )
+    if price is not None and machine.kind == "cpu":
+        raise ValueError("--price is that of a GPU-hour: add --gpu KIND to plan for GPUs")
     machine = replace(machine, price=price)
     schedule = make_schedule(chosen, machine, found=found, sampling_of_recipe=sampling_of_recipe)
     carry_out(schedule, dry_run=dry_run, as_json=as_json, commands=commands)

@@ -177,6 +177,7 @@ def _train_job(
             gpus=units,
             mfu=machine.mfu,
             first_iteration=training.first_iteration,
+            price=machine.price,
         )
         if units > 1:
             words += ["--shard", str(plan.shard)]
