@@ -3,7 +3,7 @@
 "bf16" is autocast; "auto" is bf16 where the device has instructions for it, else fp32. "tf32"
 stores what fp32 stores, but a GPU rounds the factors of matrix products to 10 bits of mantissa
 (bf16 has 7); elsewhere it is fp32. It is for objectives that subtract from a prediction a near copy
-of it, whose gradients bf16 spoils (reports/README.md, "Precision").
+of it, whose gradients bf16 spoils (reports/checks/README.md).
 """
 
 from __future__ import annotations

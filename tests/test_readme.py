@@ -19,16 +19,16 @@ HEADER = re.compile(r"^\| \| 2 steps \| 4 steps \| 8 steps \|(?: 50 steps \|)?$"
 TABLES = [  # page, place on it, report and iterations
     ("docs/findings.md", 0, "calibrated-all-prompts", "800"),
     ("docs/findings.md", 1, "calibrated", "800"),
-    ("docs/findings.md", 2, "quickstart", "800"),
-    ("reports/README.md", 0, "quickstart", "800"),
-    ("reports/README.md", 1, "quickstart-unguided", "800"),
-    ("reports/README.md", 2, "quickstart-sampling", "800"),
-    ("reports/README.md", 3, "shapes-seeds", "3000"),
-    ("reports/README.md", 4, "shapes-8e-3", "3000"),
-    ("reports/README.md", 5, "shapes-6000", "6000"),
-    ("reports/README.md", 6, "shapes-seeds", "1000"),
-    ("reports/README.md", 7, "quickstart-2e-3", "800"),
-    ("reports/README.md", 8, "meanflow", "800"),
+    ("reports/full_signal.md", 0, "quickstart", "800"),
+    ("reports/full_signal.md", 1, "quickstart", "800"),
+    ("reports/full_signal.md", 2, "quickstart-unguided", "800"),
+    ("reports/full_signal.md", 3, "quickstart-sampling", "800"),
+    ("reports/full_signal.md", 4, "shapes-seeds", "3000"),
+    ("reports/full_signal.md", 5, "shapes-8e-3", "3000"),
+    ("reports/full_signal.md", 6, "shapes-6000", "6000"),
+    ("reports/full_signal.md", 7, "shapes-seeds", "1000"),
+    ("reports/full_signal.md", 8, "quickstart-2e-3", "800"),
+    ("reports/full_signal.md", 9, "meanflow", "800"),
 ]
 ROWS = {  # method and variant
     "Self-E": ("Self-E", ""),
@@ -56,7 +56,7 @@ def tables(page: str) -> list[list[list[str]]]:
     return found
 
 
-@pytest.mark.parametrize("page", ["docs/findings.md", "reports/README.md"])
+@pytest.mark.parametrize("page", ["docs/findings.md", "reports/full_signal.md"])
 def test_every_table_is_checked(page):
     checked = [place for name, place, *_ in TABLES if name == page]
     assert checked == list(range(len(tables(page))))
@@ -86,7 +86,7 @@ def test_scores_are_those_of_the_report(page, place, report, iterations):
 
 
 def test_errors_by_precision_are_those_measured():
-    page = (ROOT / "reports" / "README.md").read_text()
+    page = (ROOT / "reports" / "checks" / "README.md").read_text()
     measured = {}
     for row in json.loads((ROOT / "reports" / "checks" / "precision.json").read_text())["rows"]:
         measured.setdefault(method_label(row["method"]), {})[row["precision"]] = row

@@ -240,7 +240,7 @@ METHODS = Registry(
                 "shapes-easy": _TRANSITION,
                 "scenes": _TRANSITION,
             },
-            full_precision=True,  # it divides a difference by 0.01 (reports/README.md, "Precision")
+            full_precision=True,  # it divides a difference by 0.01 (reports/checks/README.md)
         ),
         "meanflow": Method(
             "baselines.meanflow:MeanFlow",

@@ -21,7 +21,7 @@ from selfe.studies.study import Study
 
 FLOPS_PER_CORE = {"bf16": 130e9, "fp32": 80e9}
 """Reached by one thread in the shapes recipes, FLOP/s: 800 iterations of Flow Matching in 4 minutes
-(bf16) and of IMM in 9 (fp32) on one core of the processors in reports/README.md."""
+(bf16) and of IMM in 9 (fp32) on one core of the processors in reports/speed."""
 
 SECONDS_PER_IMAGE = 0.02
 """Detecting and judging one image of the shapes world, and writing it down."""

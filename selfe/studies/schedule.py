@@ -156,12 +156,7 @@ def _units(study: Study, machine: Machine, trainings: Sequence[Training]) -> lis
     return [1 if each else machine.units for each in small]
 
 
-def _train_job(
-    study: Study,
-    machine: Machine,
-    training: Training,
-    units: int,
-) -> Job:
+def _train_job(study: Study, machine: Machine, training: Training, units: int) -> Job:
     config, entry = training.config, training.entry
     plan = None
     settings = list(training.settings)
