@@ -57,7 +57,7 @@ def headroom(
     out: OutFile = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Score the exact Flow Matching model of a shapes world, which bounds what a method can win."""
+    """Score the exact Flow Matching model of a shapes world: what steps cost without guidance."""
     from evals.registry import SUITES
 
     SUITES.require(suite)  # a typing error is answered before torch starts
