@@ -49,6 +49,7 @@ def test_paper_recipes_are_the_papers():
     assert (second.start, second.stop, second.batch_size) == (500_000, 710_000, 768)
     assert first.resolutions == {256: 1} and second.resolutions == {256: 0.5, 512: 0.5}
     assert build_objective(full).aux_from == 550_000
+    assert build_objective(full).fake_loss_weight == "uniform"
     assert build_objective(half).aux_from is None
 
 

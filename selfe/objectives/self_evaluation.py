@@ -58,7 +58,7 @@ class SelfEvaluation:
         classifier_share: k of Delta = k (g_null - g_cond) + (1 - k) (g_fake - g_cond).
         fake_loss_scale: coefficient of Eq. s.8.
         fake_loss_weight: "inverse_square" weighs Eq. s.8 by 1/s^2, like the main loss by 1/t^2;
-            "uniform" by 1.
+            "uniform" by 1, as it is printed, which costs less score in the shapes world.
         renoise: noise of x_s. "we add noise to the generated sample" names it eps, as Eq. 1 names
             that of x_t: "fresh" draws it anew, "same" takes the eps of x_t.
         dropped: target of samples whose caption was dropped, which the paper does not mention.

@@ -13,6 +13,15 @@ from selfe.studies.study import Entry, Scoring, Study
 _PAPER = (Entry("fm"), Entry("selfe"), Entry("imm"))
 _ABLATIONS = (Entry("selfe", "no-target-norm", "third"), Entry("selfe", "aux", "third"))
 
+_LATE_AUX_UNIFORM = Entry(
+    "selfe",
+    "",
+    "beyond",
+    ("objective.aux_from={end}", "objective.fake_loss_weight=uniform"),
+    "late-aux-uniform",
+)
+"""Fig. 6, with the weight of Eq. s.8 as it is printed, which recipe 2b has, too."""
+
 SECOND_TIMES = (0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1)
 """f of Fig. S.4: where between the next time (0) and the current one (1) a step looks."""
 
@@ -93,7 +102,7 @@ _STUDIES = (
         "0.5b",
         (
             *(Entry("fm"), Entry("imm"), Entry("selfe"), *_ABLATIONS),
-            Entry("selfe", "", "beyond", ("objective.aux_from={end}",), "late-aux"),
+            _LATE_AUX_UNIFORM,
             Entry("selfe", "", "beyond", ("objective.aux_from=null",), "late-without"),
         ),
         # all methods alike, as the paper draws; the paper names no update, so both are shown
@@ -110,13 +119,7 @@ _STUDIES = (
             Entry("selfe"),
             Entry("selfe", "", "beyond", ("objective.aux_from={end}",), "late-aux"),
             Entry("selfe", "", "beyond", ("objective.aux_from=null",), "late-without"),
-            Entry(
-                "selfe",
-                "",
-                "beyond",
-                ("objective.aux_from={end}", "objective.fake_loss_weight=uniform"),
-                "late-aux-uniform",
-            ),
+            _LATE_AUX_UNIFORM,
         ),
         (Scoring((2, 4, 8)),),
         cores_per_run=1,
