@@ -166,7 +166,7 @@ def test_the_readme_fits_a_page_and_its_plain_figures_are_those_of_the_report():
     own = f"a difference of {lead:.0f} points, {ends[0]:.0f} to {ends[1]:.0f}, by itself: not among"
     assert own in " ".join(text.split())
     assert overall["Flow Matching", "2"]["resolved"] == "resolved"
-    losses, verdicts = {}, {}
+    losses, verdicts, words = {}, {}, " ".join(text.split())
     with (ROOT / "reports" / "studies" / "open-choices-fp32" / "all_steps.csv").open() as stream:
         for row in csv.DictReader(stream):
             losses[row["variant"]] = -100 * float(row["delta"])
@@ -174,7 +174,7 @@ def test_the_readme_fits_a_page_and_its_plain_figures_are_those_of_the_report():
     assert verdicts["aux"] == verdicts["no-target-norm"] == "resolved"
     assert verdicts["aux, objective.fake_loss_weight=uniform"] == "not resolved"
     assert f"normalisation Self-E loses {losses['no-target-norm']:.0f} points" in text
-    assert f"it loses {losses['aux']:.0f}, or nothing resolved, by a weight" in " ".join(text.split())
+    assert f"it loses {losses['aux']:.0f}, or nothing resolved, by a weight" in words
     for steps, lead in {"8": 0.033, "50": 0.023}.items():
         row = overall["Flow Matching", steps]
         assert row["resolved"] == "not resolved"
