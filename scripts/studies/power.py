@@ -34,10 +34,10 @@ from selfe.files import write_atomically
 SEEDS = (2, 3, 4, 5, 8, 12)
 MOST_SEEDS = 200
 EXPLAINED = """\
-How many trainings and prompts does it take to resolve Self-E's lead over Flow Matching? The error of
-a mean difference has three parts: s of trainings, p of prompts, r of a prompt in one training. Over
-n trainings and P prompts its variance is s / n + p / P + r / (nP). More trainings do not make p / P
-smaller, so "over 200" stands where it is too large.
+How many trainings and prompts does it take to resolve Self-E's lead over Flow Matching? The error
+of a mean difference has three parts: s of trainings, p of prompts, r of a prompt in one training.
+Over n trainings and P prompts its variance is s / n + p / P + r / (nP). More trainings do not make
+p / P smaller, so "over 200" stands where it is too large.
 """
 
 
