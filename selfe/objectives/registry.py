@@ -133,8 +133,8 @@ METHODS = Registry(
                 },
             },
             # The auxiliary term is a late stage of the main run (S.2). Its loss has the weight of
-            # Eq. s.8 as printed: 1/s^2 costs score in the shapes world, weight 1 does not
-            # (docs/findings.md, "What the paper leaves open").
+            # Eq. s.8 as printed: 1/s^2 costs score in the shapes world, with weight 1 no loss is
+            # resolved (docs/findings.md, "What the paper leaves open").
             recipes={"2b": {"objective": {"aux_from": 550_000, "fake_loss_weight": "uniform"}}},
         ),
         "fm": Method(
