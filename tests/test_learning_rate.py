@@ -43,8 +43,8 @@ def test_a_configuration_that_gives_the_final_rate_is_read_as_it_was_meant():
         values["optim"]["final_lr"] = final
         assert validate(values).optim.final_lr == final
     assert changed_settings(
-        resolve("shapes", "fm", assignments=["optim.lr=0.008", "optim.final_lr=0.0008"])
-    ) == ["optim.lr=0.008"]
+        resolve("shapes", "fm", assignments=["optim.lr=0.002", "optim.final_lr=0.0002"])
+    ) == ["optim.lr=0.002"]
 
 
 @pytest.mark.parametrize("value", ['"x"', "null", "[]", "-1"])

@@ -29,6 +29,7 @@ SAMPLING: dict[str, dict[str, Any]] = {
 
 
 def published(recipe: str, method: str, *assignments: str) -> RunConfig:
-    """With all the signal that the world had, and drawn as then."""
-    config = resolve(recipe, method, assignments=["data.signal=1", *assignments])
+    """With all the signal that the world had, the rate of then, and drawn as then."""
+    then = ["data.signal=1", *(["optim.lr=2e-3"] if recipe == "shapes" else [])]
+    config = resolve(recipe, method, assignments=[*then, *assignments])
     return validate(config.model_dump(mode="json") | {"sampling": SAMPLING[method]})
