@@ -37,8 +37,8 @@ _SHAPES: dict[str, Any] = {
         "text": "shapes",
     },
     "times": {"tau_horizon": 1800},
-    # one rate for all methods, the best of three in the quickstart's world and length and better than
-    # 2e-3 after 3,000 iterations with full signal: reports/studies/quickstart/learning_rate.md,
+    # One rate for all methods. It is the best of three after 800 iterations, and better than 2e-3
+    # after 3,000 with full signal: reports/studies/quickstart/learning_rate.md,
     # reports/studies/tuning/README.md, reports/full_signal.md
     "optim": {"lr": 8e-3, "final_share": 0.1, "warmup": 100, "ema_decay": 0.995},
     "train": {
