@@ -78,7 +78,7 @@ def drawn_deviation(
 def test_every_recipe_draws_an_exact_model_exactly(recipe, method):
     config, row = resolve(recipe, method), load_method(method)
     named = {
-        name: SamplingConfig.model_validate(inference_settings(FAMILIES[recipe], row, name))
+        name: SamplingConfig.model_validate(inference_settings(recipe, row, name))
         for name in INFERENCES
         if name != "searched" or FAMILIES[recipe] == "shapes"
     }
@@ -155,7 +155,7 @@ def test_the_papers_inference_is_the_same_for_all_that_can_take_it():
         assert {key: papers[method][key] for key in wanted} == wanted
         assert papers[method]["update"] == "minfm" and papers[method]["by_steps"] == {}
     assert (papers["imm"]["sampler"], papers["imm"]["guidance"]) == ("pushforward", "linear")
-    beside = inference_settings("paper", load_method("selfe"), "paper-ancestral")
+    beside = inference_settings("0.5b", load_method("selfe"), "paper-ancestral")
     assert beside == papers["selfe"] | {"update": "ancestral"}
 
 

@@ -291,6 +291,29 @@ def test_one_seed_in_two_precisions_is_two_trainings(tmp_path: Path) -> None:
     assert seeds == "0 1"
 
 
+def test_a_mean_over_seeds_never_mixes_two_ways_of_drawing(tmp_path: Path) -> None:
+    for seed in SEEDS:
+        for shift, rate in ((0.1, 0.3), (0.2, 0.9)):
+            # whichever folder comes first by its name
+            root = tmp_path / str(seed % 2 == int(shift == 0.1))
+            write(root, "selfe", seed, rate=rate, drawn={"guidance": "none", "shift": shift})
+    frame = trainings_frame(collect([tmp_path]))
+    assert list(frame["training_seed"]) == ["0 1 2"] and frame["sd"][0] < 0.1
+
+
+def test_the_compact_table_shows_the_way_of_drawing_of_most_seeds(tmp_path: Path) -> None:
+    for seed, shift in enumerate((0.1, 0.1, 0.1, 0.2, 0.2)):
+        drawn = {"guidance": "none", "shift": shift}
+        write(tmp_path, "selfe", seed, rate=0.3 if shift == 0.1 else 0.9, drawn=drawn)
+    folders = collect([tmp_path])
+    frame = trainings_frame(folders)
+    assert sorted(frame["training_seed"]) == ["0 1 2", "3 4"]
+    table = compact_table(build_lines(folders), frame)
+    assert table is not None
+    (cell,) = table.rows[0].cells.values()
+    assert cell.score.mean < 0.6
+
+
 def test_a_difference_stays_a_difference_of_shares(tmp_path: Path) -> None:
     for seed, rates in enumerate(((0.9, 0.5), (0.99, 0.1))):
         write(tmp_path, "selfe", seed, rate=rates[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -84,7 +85,9 @@ def _preference(folder: ResultFolder) -> tuple[Any, ...]:
     # velocities that were asked for at s < t, where they were never trained, after those that were
     # not: only the latter say that s = t
     at_t = settings.get("s") == "t"
-    return (folder.result.scores.partial, overridden, not usual, not at_t, folder.name)
+    # of two settings the same at every training seed: else a mean over seeds would mix them
+    which = json.dumps(settings, sort_keys=True)
+    return (folder.result.scores.partial, overridden, not usual, not at_t, which, folder.name)
 
 
 Cell = tuple[str, str, int | None, int]

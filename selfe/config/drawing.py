@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from selfe.config.inference import as_drawn, check_step, inference_settings
-from selfe.config.recipes import FAMILIES
 from selfe.config.resolve import validate_section
 from selfe.config.schema import RunConfig, SamplingConfig
 from selfe.objectives.registry import Prediction, load_method
@@ -85,8 +84,7 @@ def chosen_sampling(
             f"--inference {inference} sets every sampling setting: leave out either --set "
             "sampling.KEY=VALUE or --inference"
         )
-    family = FAMILIES.get(config.recipe, "")
-    named = inference_settings(family, row, inference)
+    named = inference_settings(config.recipe, row, inference)
     named["batch_slots"] = config.sampling.batch_slots
     return validate_section(SamplingConfig, named, "sampling")
 

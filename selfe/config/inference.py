@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
+from selfe.config.recipes import FAMILIES, own_sampling
 from selfe.config.schema import SamplingConfig
 from selfe.objectives.registry import Method, Prediction, load_method
 
@@ -85,11 +86,11 @@ def check_sampling(settings: SamplingConfig, method: str) -> None:
         check_step(settings, method, prediction, steps)
 
 
-def inference_settings(family: str, method: Method, inference: str) -> dict[str, Any]:
+def inference_settings(recipe: str, method: Method, inference: str) -> dict[str, Any]:
     """The section "sampling" of a named way of drawing, complete but for the batch.
 
     Args:
-        family: of the recipe (`selfe.config.recipes.FAMILIES`).
+        recipe: with which the model was trained.
         inference: one of `INFERENCES`.
 
     Raises:
@@ -99,12 +100,13 @@ def inference_settings(family: str, method: Method, inference: str) -> dict[str,
         update = "minfm" if inference == "paper" else "ancestral"
         own = {"update": update} | dict(method.sampling.get("paper", {}))
     elif inference == "searched":
-        if family not in method.sampling or family == "paper":
+        searched = own_sampling(recipe, method)
+        if searched is None or FAMILIES.get(recipe) == "paper":
             raise ValueError(
-                f"no sampling was searched for {method.label} with recipes of the family {family}: "
+                f"no sampling was searched for {method.label} with the recipe {recipe}: "
                 "search it with `selfe-bench search sampling`, or use --inference paper"
             )
-        own = dict(method.sampling[family])
+        own = dict(searched)
     else:
         raise ValueError(f"--inference takes {' or '.join(INFERENCES)}, got {inference!r}")
     return SamplingConfig.model_validate(own).model_dump(exclude={"batch_slots"})

@@ -8,6 +8,7 @@ objective switches a term of its own on.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from selfe.config.assignments import merge
@@ -136,7 +137,8 @@ FAMILIES = {
     "0.5b": "paper",
     "2b": "paper",
 }
-"""Recipe -> its family: recipes of one family are sampled alike (`Method.sampling`)."""
+"""Recipe -> its family: images of a recipe for which nothing was searched are drawn as those of its
+family (`Method.sampling`)."""
 
 ABOUT = {
     "shapes": "the shapes world at 32 pixels: minutes on a CPU",
@@ -162,9 +164,15 @@ _FULL_PRECISION: dict[str, dict[str, Any]] = {
 }
 
 
+def own_sampling(recipe: str, method: Method) -> Mapping[str, Any] | None:
+    """The method's own section "sampling" for a recipe, else for its family, else None."""
+    family = method.sampling.get(FAMILIES.get(recipe, ""))
+    return method.sampling.get(recipe, family)
+
+
 def part_of_method(recipe: str, method: Method) -> dict[str, Any]:
     """What a recipe sets for one method alone."""
-    part: dict[str, Any] = {"sampling": method.sampling.get(FAMILIES[recipe], {})}
+    part: dict[str, Any] = {"sampling": own_sampling(recipe, method) or {}}
     if method.full_precision:
         part["train"] = _FULL_PRECISION[recipe]
     return merge(part, method.recipes.get(recipe, {}))
