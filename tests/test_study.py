@@ -298,6 +298,7 @@ def test_a_row_of_the_study_keeps_its_length_and_another_variant_gets_it():
         (("table2", "--gpus", "7", "--dry-run"), "does not divide over 7 GPUs"),
         (("table2", "--gpu", "h100", "--price", "inf", "--dry-run"), "must be 0 or more, got inf"),
         (("table2", "--price", "3", "--dry-run"), "--price is that of a GPU-hour"),
+        (("table2", "--mfu", "0.5", "--dry-run"), "--mfu is of a GPU's peak"),
         (("table2", "--device", "cpu"), "name it with --set data.path=CACHE"),
         (
             ("table2", "--set", "train.milestone_every=70000", "--dry-run"),

@@ -129,7 +129,10 @@ PerRun = Annotated[
 GpuKind = Annotated[
     str | None, typer.Option(help="Kind of GPU for the plan: a100, h100, h200 or b200.")
 ]
-Mfu = Annotated[float, typer.Option(help="Share of the GPU's peak that is reached, for the plan.")]
+Mfu = Annotated[
+    float | None,
+    typer.Option(help="Share of the GPU's peak that is reached, for the plan.", show_default="0.5"),
+]
 Price = Annotated[
     float | None,
     typer.Option(min=0, help="Of a GPU-hour, in any currency.", show_default="no cost shown"),

@@ -114,8 +114,9 @@ def rate(
     if not left.entries:
         typer.echo(f"everything is scored already; see {out / 'learning_rate.md'}")
         return
+    planned = dry_run or commands
     machine = machine_of(
-        device, cores, gpus, per_run, None, 0.5, planned=dry_run or commands, study=study
+        device, cores, gpus, per_run, None, None, None, planned=planned, study=study
     )
     finish = partial(
         score_rates, left, per_task=per_task, samples=samples, out=out, command=command_line(),

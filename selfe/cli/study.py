@@ -55,7 +55,7 @@ def study(
     gpus: options.Gpus = None,
     per_run: options.PerRun = None,
     gpu: options.GpuKind = None,
-    mfu: options.Mfu = 0.5,
+    mfu: options.Mfu = None,
     price: options.Price = None,
     dry_run: options.DryRun = False,
     as_json: options.PlanAsJson = False,
@@ -86,12 +86,10 @@ def study(
         out=out or chosen.out,
     )
     found = trainings_of(chosen)
+    planned = dry_run or commands
     machine = machine_of(
-        device, cores, gpus, per_run, gpu, mfu, planned=dry_run or commands, study=chosen
+        device, cores, gpus, per_run, gpu, mfu, price, planned=planned, study=chosen
     )
-    if price is not None and machine.kind == "cpu":
-        raise ValueError("--price is that of a GPU-hour: add --gpu KIND to plan for GPUs")
-    machine = replace(machine, price=price)
     schedule = make_schedule(chosen, machine, found=found, sampling_of_recipe=sampling_of_recipe)
     carry_out(schedule, dry_run=dry_run, as_json=as_json, commands=commands)
 
@@ -129,7 +127,8 @@ def machine_of(
     gpus: int | None,
     per_run: int | None,
     gpu: str | None,
-    mfu: float,
+    mfu: float | None,
+    price: float | None,
     *,
     planned: bool,
     study: Study,
@@ -140,7 +139,8 @@ def machine_of(
         planned: nothing is started, so that GPUs may be planned for that are not here.
 
     Raises:
-        ValueError: for a device that is neither, or more GPUs than there are.
+        ValueError: for a device that is neither, more GPUs than there are, or what is said of GPUs
+            where none is used.
     """
     import os
 
@@ -159,6 +159,10 @@ def machine_of(
     if device == "cpu" and (gpu or gpus):
         raise ValueError("--gpu and --gpus cannot be combined with --device cpu")
     if not on_gpu:
+        if mfu is not None:
+            raise ValueError("--mfu is of a GPU's peak: add --gpu KIND to plan for GPUs")
+        if price is not None:
+            raise ValueError("--price is that of a GPU-hour: add --gpu KIND to plan for GPUs")
         usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
         return Machine("cpu", cores or usable or os.cpu_count() or 1, per_run)
     if cores is not None:
@@ -169,7 +173,8 @@ def machine_of(
             f"{units} GPUs were asked for and this machine has {there}: add --dry-run to print "
             "the plan only"
         )
-    return Machine("gpu", units, per_run, gpu or here or "h200", mfu)
+    own = Machine("gpu", units, per_run, gpu or here or "h200", price=price)
+    return own if mfu is None else replace(own, mfu=mfu)
 
 
 def carry_out(

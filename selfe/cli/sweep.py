@@ -63,7 +63,8 @@ def sweep(
     gpus: options.Gpus = None,
     per_run: options.PerRun = None,
     gpu: options.GpuKind = None,
-    mfu: options.Mfu = 0.5,
+    mfu: options.Mfu = None,
+    price: options.Price = None,
     dry_run: options.DryRun = False,
     as_json: options.PlanAsJson = False,
     commands: options.AsCommands = False,
@@ -99,8 +100,9 @@ def sweep(
     shapes = own.source == "shapes" and suite is None
     study = replace(study, split=split or ("validation" if shapes else ""))
     study = sweep_study(study, points, parse_baseline(baseline, points))
+    planned = dry_run or commands
     machine = machine_of(
-        device, cores, gpus, per_run, gpu, mfu, planned=dry_run or commands, study=study
+        device, cores, gpus, per_run, gpu, mfu, price, planned=planned, study=study
     )
     carry_out(
         make_schedule(study, machine),
