@@ -155,11 +155,11 @@ METHODS = Registry(
             sampling={
                 "shapes": {
                     "guidance": "ep-v",
-                    "guidance_scale": 1.75,
+                    "guidance_scale": 2.0,
                     "eta": 0.0,
                     "by_steps": {
-                        4: {"guidance": "linear", "guidance_scale": 1.75},
-                        8: {"guidance": "linear", "guidance_scale": 2.0},
+                        4: {"guidance": "linear", "guidance_scale": 1.5},
+                        8: {"guidance": "linear", "eta": 1.0},
                     },
                 },
                 "shapes-quick": {
