@@ -1,7 +1,7 @@
 """Detecting and judging images as `geneval` does, beside GenEval's way with mmdet, in CPU seconds.
 
     scripts/install_mmdet.sh --cpu
-    python -m scripts.bench.detection [--chunks 8] [--bf16] [--out reports/local/speed/detection.json]
+    python -m scripts.bench.detection [--chunks 8] [--bf16] [--out FILE]
 
 Both sides read the same PNG files and have the same networks: Mask2Former Swin-S and CLIP ViT-L/14,
 with random weights. Ours sends a few images through together. Theirs is GenEval's order of
@@ -237,9 +237,9 @@ def main() -> None:
 
             return work
 
+        precision = ", bf16" if arguments.bf16 else ""
         row = paired_ratio(
-            f"{found_by.batch_size} images together{', bf16' * arguments.bf16}: ours / mmdet one by "
-            "one",
+            f"{found_by.batch_size} images together{precision}: ours / mmdet one by one",
             in_turn("ours", ours),
             in_turn("theirs", theirs),
             pairs=arguments.chunks,
