@@ -200,13 +200,13 @@ METHODS = Registry(
                 # ImageNet models; for captions nothing is published
                 "paper": {"sampler": "pushforward", "guidance": "linear", "guidance_scale": 1.5},
                 "shapes": {
-                    "sampler": "pushforward",
-                    "guidance": "ep-v",
-                    "guidance_scale": 2.0,
+                    "sampler": "restart",
+                    "guidance": "linear",
+                    "guidance_scale": 1.25,
                     "by_steps": {
-                        4: {"guidance": "linear", "guidance_scale": 1.75},
-                        8: {"guidance": "linear", "guidance_scale": 3.0},
-                        50: {"guidance": "ep-v", "guidance_scale": 3.0},
+                        4: {"guidance": "ep-v", "guidance_scale": 1.5},
+                        8: {"guidance_scale": 1.5},
+                        50: {"guidance_scale": 1.75},
                     },
                 },
                 "shapes-quick": {
