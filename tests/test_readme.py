@@ -19,6 +19,7 @@ HEADER = re.compile(r"^\| \| 2 steps \| 4 steps \| 8 steps \|(?: 50 steps \|)?$"
 TABLES = [  # page, place on it, report and iterations
     ("docs/findings.md", 0, "calibrated-all-prompts", "800"),
     ("docs/findings.md", 1, "calibrated", "800"),
+    ("docs/findings.md", 2, "reference-3000", "3000"),
     ("reports/full_signal.md", 0, "quickstart", "800"),
     ("reports/full_signal.md", 1, "quickstart", "800"),
     ("reports/full_signal.md", 2, "quickstart-unguided", "800"),
@@ -145,28 +146,37 @@ def test_the_readme_fits_a_page_and_its_plain_figures_are_those_of_the_report():
     assert len(text.split()) <= 700
     for riddle in ("n.r.", "mend", "goes on where"):
         assert riddle not in text
+    words = " ".join(text.split())
     overall = {}
-    for study in ("calibrated", "calibrated-all-prompts"):  # all prompts have no 50 steps
+    for study, iterations in (("reference-3000", "3000"), ("calibrated-all-prompts", "800")):
         with (ROOT / "reports" / "studies" / study / "trainings.csv").open() as stream:
             for row in csv.DictReader(stream):
-                if row["iterations"] == "800" and row["variant"] == "":
-                    overall[row["method"], row["steps"]] = row
+                if row["iterations"] == iterations and row["variant"] == "":
+                    overall[row["method"], row["steps"], iterations] = row
 
-    def share(method: str, steps: str) -> str:
-        return f"{float(overall[method, steps]['overall']):.0%}"
+    def share(method: str) -> str:
+        return f"{float(overall[method, '2', '3000']['overall']):.0%}"
 
-    self_e, flow = share("Self-E", "2"), share("Flow Matching", "2")
-    assert f"gets {self_e} of the images right and Flow Matching {flow}" in text
-    ends = [-float(overall["Flow Matching", "2"][end]) for end in ("delta_high", "delta_low")]
-    assert re.search(rf"interval of {100 * ends[0]:.0f} to {100 * ends[1]:.0f}\.", text)
-    assert f"In 4 steps it is {share('Self-E', '4')} and {share('Flow Matching', '4')}" in text
-    row = overall["Flow Matching", "4"]
-    lead, *ends = (-100 * float(row[k]) for k in ("delta_selfe", "delta_high", "delta_low"))
-    assert row["resolved"] == "resolved, not after Holm"
-    own = f"a difference of {lead:.0f} points, {ends[0]:.0f} to {ends[1]:.0f}, by itself: not among"
-    assert own in " ".join(text.split())
-    assert overall["Flow Matching", "2"]["resolved"] == "resolved"
-    losses, verdicts, words = {}, {}, " ".join(text.split())
+    def lead(steps: str, iterations: str) -> tuple[list[str], str]:
+        row = overall["Flow Matching", steps, iterations]
+        ends = (row[end] for end in ("delta_selfe", "delta_high", "delta_low"))
+        return [f"{-100 * float(end):.0f}" for end in ends], row["resolved"]
+
+    self_e, flow = share("Self-E"), share("Flow Matching")
+    assert f"gets {self_e} of the images right and Flow Matching {flow}" in words
+    (mean, low, high), told = lead("2", "3000")
+    assert told == "resolved"
+    assert f"the difference of {mean} points has a 95% interval of {low} to {high}." in words
+    (mean, low, high), told = lead("2", "800")
+    assert told == "resolved"
+    assert f"After 800 iterations it is {mean}, {low} to {high}." in words
+    (mean, low, high), told = lead("4", "3000")
+    assert told == "not resolved"
+    assert f"In 4 steps nothing is resolved: {mean} points, {low} to {high}." in words
+    (mean, low, high), told = lead("4", "800")
+    assert told == "resolved, not after Holm"
+    assert f"it is {mean} points, {low} to {high}, by itself: not among" in words
+    losses, verdicts = {}, {}
     with (ROOT / "reports" / "studies" / "open-choices-fp32" / "all_steps.csv").open() as stream:
         for row in csv.DictReader(stream):
             losses[row["variant"]] = -100 * float(row["delta"])
@@ -175,10 +185,10 @@ def test_the_readme_fits_a_page_and_its_plain_figures_are_those_of_the_report():
     assert verdicts["aux, objective.fake_loss_weight=uniform"] == "not resolved"
     assert f"normalisation Self-E loses {losses['no-target-norm']:.0f} points" in text
     assert f"it loses {losses['aux']:.0f}, or nothing resolved, by a weight" in words
-    for steps, lead in {"8": 0.033, "50": 0.023}.items():
-        row = overall["Flow Matching", steps]
+    for steps, paper in {"8": 0.033, "50": 0.023}.items():
+        row = overall["Flow Matching", steps, "3000"]
         assert row["resolved"] == "not resolved"
-        assert float(row["delta_low"]) < -lead < float(row["delta_high"])
+        assert float(row["delta_low"]) < -paper < float(row["delta_high"])
     exact = json.loads((ROOT / "evals" / "assets" / "exact" / "shapes-1_b0.25.json").read_text())
     scores = exact["overall_by_scenes"][str(exact["num_scenes"])]
     lost = {cell["steps"]: 1 - score for cell, score in zip(exact["cells"], scores, strict=True)}
