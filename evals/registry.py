@@ -42,8 +42,6 @@ DETECTORS = Registry(
         "mask2former": "evals.detectors.mask2former.detector:Mask2FormerDetector.from_published",
         "mask2former-mmdet-2": "evals.detectors.mask2former.detector:"
         "Mask2FormerDetector.from_published_as_mmdet_2",
-        "mask2former-bf16": "evals.detectors.mask2former.detector:"
-        "Mask2FormerDetector.from_published_in_bf16",
         "mask2former-hf": "evals.detectors.mask2former.detector:Mask2FormerDetector.from_hub",
         "mmdet": "evals.detectors.mmdet:MMDetDetector.from_published",
     },

@@ -1,7 +1,7 @@
 """Detecting and judging images as `geneval` does, beside GenEval's way with mmdet, in CPU seconds.
 
     scripts/install_mmdet.sh --cpu
-    python -m scripts.bench.detection [--chunks 8] [--bf16] [--out FILE]
+    python -m scripts.bench.detection [--chunks 8] [--out reports/local/speed/detection.json]
 
 Both sides read the same PNG files and have the same networks: Mask2Former Swin-S and CLIP ViT-L/14,
 with random weights. Ours sends a few images through together. Theirs is GenEval's order of
@@ -179,9 +179,6 @@ class Theirs:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--chunks", type=int, default=8, help=f"pairs, of {CHUNK} images each")
-    parser.add_argument(
-        "--bf16", action="store_true", help="our network under autocast; theirs stays as it is"
-    )
     parser.add_argument("--edges", type=int, nargs=2, default=(1333, 800), help="long and short")
     parser.add_argument("--network", default="ViT-L-14-quickgelu", help="of open_clip")
     parser.add_argument("--out", type=Path, default=Path("reports/local/speed/detection.json"))
@@ -200,11 +197,7 @@ def main() -> None:
     network = detector.build_network(**detector.swin_s_config())
     keys.load_strictly(network, keys.to_transformers(state))
     found_by = detector.Mask2FormerDetector(
-        network,
-        "random",
-        min_score=detector.PUBLISHED_MIN_SCORE,
-        edges=edges,
-        autocast=arguments.bf16,
+        network, "random", min_score=detector.PUBLISHED_MIN_SCORE, edges=edges
     )
     model = official.build_model(config, state)
     model.cfg = config
@@ -237,9 +230,8 @@ def main() -> None:
 
             return work
 
-        precision = ", bf16" if arguments.bf16 else ""
         row = paired_ratio(
-            f"{found_by.batch_size} images together{precision}: ours / mmdet one by one",
+            f"{found_by.batch_size} images together: ours / mmdet one by one",
             in_turn("ours", ours),
             in_turn("theirs", theirs),
             pairs=arguments.chunks,
@@ -252,7 +244,6 @@ def main() -> None:
     ]  # fmt: skip
     detail = {
         "edges": edges,
-        "our_network_in": "bf16 autocast" if arguments.bf16 else "fp32",
         "networks": f"Mask2Former Swin-S and CLIP {arguments.network}, random weights",
         "images": len(pairs),
         "verdicts_that_differ": sum(a != b for a, b in pairs),

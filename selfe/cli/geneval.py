@@ -36,7 +36,7 @@ DetectorName = Annotated[
     str | None,
     typer.Option(
         help="Another detector than the suite's; mask2former-mmdet-2 prepares images in 8 bits "
-        "as GenEval's environment does, mask2former-bf16 computes in half the precision."
+        "as GenEval's environment does."
     ),
 ]
 ColorClassifierName = Annotated[

@@ -171,9 +171,6 @@ class Mask2FormerDetector:
             rules ask for more than 0.3, so that a small positive value only saves time and memory.
         preparation: "mmdet-3", or "mmdet-2" for the 8-bit resizing of GenEval's own environment.
         edges: (long, short) edge that images are resized to fit.
-        autocast: compute the network in bf16 where torch's autocast does, which is faster where
-            there are instructions for it. GenEval's is single precision: results carry another
-            identity (reports/speed/README.md says how many verdicts differ).
     """
 
     classes: Sequence[str] = COCO_CLASSES
@@ -188,7 +185,6 @@ class Mask2FormerDetector:
         preparation: Preparation = "mmdet-3",
         edges: tuple[int, int] = (processing.LONG_EDGE, processing.SHORT_EDGE),
         classes: Sequence[str] = COCO_CLASSES,
-        autocast: bool = False,
     ) -> None:
         self.network = network.to(device)
         self.device = torch.device(device)
@@ -197,9 +193,7 @@ class Mask2FormerDetector:
         self.preparation: Preparation = preparation
         self.edges = edges
         self.classes = classes
-        self.autocast = autocast
-        prepared = "" if preparation == "mmdet-3" else f" {preparation} input"
-        self.identity = identity + prepared + (" bf16 autocast" if autocast else "")
+        self.identity = identity if preparation == "mmdet-3" else f"{identity} {preparation} input"
 
     @classmethod
     def from_published(
@@ -219,11 +213,6 @@ class Mask2FormerDetector:
     def from_published_as_mmdet_2(cls, **options: Any) -> Mask2FormerDetector:
         """`from_published` on images prepared in 8 bits, as in GenEval's own environment."""
         return cls.from_published(preparation="mmdet-2", **options)
-
-    @classmethod
-    def from_published_in_bf16(cls, **options: Any) -> Mask2FormerDetector:
-        """`from_published`, the network computed in bf16 under autocast."""
-        return cls.from_published(autocast=True, **options)
 
     @classmethod
     def from_checkpoint(
@@ -277,11 +266,10 @@ class Mask2FormerDetector:
         """Images of one size -> their objects, on the CPU."""
         batch = torch.from_numpy(np.stack(images)).to(self.device)
         pixels, resized = processing.prepare(batch, self.preparation, *self.edges)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
-            output = self.network(pixel_values=pixels)
+        output = self.network(pixel_values=pixels)
         answers = []
         for class_logits, mask_logits in zip(
-            output.class_queries_logits.float(), output.masks_queries_logits.float(), strict=True
+            output.class_queries_logits, output.masks_queries_logits, strict=True
         ):
             objects = processing.read_out(
                 class_logits,
