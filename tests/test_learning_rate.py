@@ -81,3 +81,11 @@ def test_no_recipe_is_suspicious(recipe):
 def test_what_defeats_itself_is_warned_of(assignments, named):
     (warning,) = suspicious_settings(resolve(QUICK, "fm", assignments=assignments))
     assert named in warning
+
+
+def test_imm_with_its_authors_exponent_in_bf16_is_warned_of():
+    twelve = "objective.gap_exponent=12"
+    (warning,) = suspicious_settings(resolve(QUICK, "imm", assignments=[twelve]))
+    assert "objective.gap_exponent = 12" in warning and "train.precision=fp32" in warning
+    exact = resolve(QUICK, "imm", assignments=[twelve, "train.precision=fp32"])
+    assert suspicious_settings(exact) == []

@@ -12,6 +12,7 @@ def suspicious_settings(config: RunConfig) -> list[str]:
     if optim.decay_horizon is not None:
         ends = min(ends, optim.decay_horizon)
     averaged = 1 / (1 - optim.ema_decay)
+    gap_exponent = float(config.objective.get("gap_exponent", 0))
     found = [
         (
             optim.warmup >= train.iterations,
@@ -51,6 +52,11 @@ def suspicious_settings(config: RunConfig) -> list[str]:
             config.data.source == "shapes" and config.data.size < train.batch_size,
             f"data.size = {config.data.size} is smaller than train.batch_size = "
             f"{train.batch_size}: every batch repeats images",
+        ),
+        (
+            gap_exponent > 8 and train.precision in ("auto", "bf16"),
+            f"objective.gap_exponent = {gap_exponent:g} makes the loss a difference of near copies, "
+            "which bf16 rounds away where the device has it: add --set train.precision=fp32",
         ),
     ]
     return [text for holds, text in found if holds]

@@ -241,8 +241,9 @@ METHODS = Registry(
             },
             full_precision=True,  # as its authors have it
             # The exponent was found on validation prompts; its authors have 12 or more, for
-            # trainings a thousand times as long. With 5 the two inputs are no near copies, and bf16
-            # costs nothing that is resolved (both: reports/studies/tuning/README.md).
+            # trainings a thousand times as long (reports/studies/tuning/README.md). With 5 the two
+            # inputs are no near copies, and bf16 costs nothing that is resolved
+            # (reports/checks/README.md).
             recipes={
                 name: {"objective": {"gap_exponent": 5}, "train": {"precision": "auto"}}
                 for name in ("shapes", "shapes-quick", "scenes")
