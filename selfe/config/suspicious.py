@@ -55,8 +55,9 @@ def suspicious_settings(config: RunConfig) -> list[str]:
         ),
         (
             gap_exponent > 8 and train.precision in ("auto", "bf16"),
-            f"objective.gap_exponent = {gap_exponent:g} makes the loss a difference of near copies, "
-            "which bf16 rounds away where the device has it: add --set train.precision=fp32",
+            f"objective.gap_exponent = {gap_exponent:g} makes the loss a difference of near "
+            "copies, which bf16 rounds away where the device has it: add --set "
+            "train.precision=fp32",
         ),
     ]
     return [text for holds, text in found if holds]
