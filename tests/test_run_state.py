@@ -203,7 +203,7 @@ def test_every_change_of_the_history_is_noticed(run):
 
 
 def test_resuming_with_other_settings_names_them(run):
-    with pytest.raises(ValueError, match=r"optim\.lr was 0\.002 and is now 0\.5\)"):
+    with pytest.raises(ValueError, match=r"optim\.lr was 0\.008 and is now 0\.5\)"):
         tiny_train(tiny_config("fm", "optim.lr=0.5"), run, resume=True)
 
 

@@ -172,14 +172,12 @@ def compact_table(
     reference = _reference(lines, baseline)
     reference_name = reference.name if reference else ""
     singles = [line for line in lines if line.usual and settings_of(line.first) not in covered]
-    over_seeds = bool(rows)
-    if over_seeds:
+    if over_seeds := bool(rows):
         reference_name = next((row.name for row in rows if _is_reference(row)), "Self-E")
         for line in singles:
-            cells = _cells(line, None, False)
-            row = CompactRow(f"{line.name} (one training)", cells, bool(line.first.own_name))
-            if row.cells:
-                rows.append(row)
+            if cells := _cells(line, None, False):
+                name = f"{line.name} (one training)"
+                rows.append(CompactRow(name, cells, bool(line.first.own_name)))
     else:
         for line in singles:
             row = CompactRow(line.name, _cells(line, reference, bool(baseline)))
@@ -290,10 +288,9 @@ def _rows_over_seeds(frame: pd.DataFrame, own: Collection[str]) -> list[CompactR
     for key, members in frame.groupby(keys, sort=False):
         last = members[members["iterations"] == members["iterations"].max()]
         cells: dict[int, CompactCell] = {}
-        # drawn in two ways at other seeds each: the way of most seeds is shown
-        seeds = last["training_seed"].str.split().str.len()
-        last = last.assign(seeds=seeds).sort_values("seeds", ascending=False, kind="stable")
-        for _, row in last.drop_duplicates("steps").iterrows():
+        seeds = last["training_seed"].str.count(" ").sort_values(ascending=False, kind="stable")
+        # of two ways of drawing at one number of steps, that of most seeds
+        for _, row in last.loc[seeds.index].drop_duplicates("steps").iterrows():
             score = Interval(mean=row["overall"], low=row["overall_low"], high=row["overall_high"])
             delta = None
             if not is_missing(row["delta_selfe"]):
