@@ -89,3 +89,6 @@ def test_imm_with_its_authors_exponent_in_bf16_is_warned_of():
     assert "objective.gap_exponent = 12" in warning and "train.precision=fp32" in warning
     exact = resolve(QUICK, "imm", assignments=[twelve, "train.precision=fp32"])
     assert suspicious_settings(exact) == []
+    for exponent in (5, 8):
+        nearer = [f"objective.gap_exponent={exponent}"]
+        assert suspicious_settings(resolve(QUICK, "imm", assignments=nearer)) == []

@@ -12,7 +12,8 @@ def suspicious_settings(config: RunConfig) -> list[str]:
     if optim.decay_horizon is not None:
         ends = min(ends, optim.decay_horizon)
     averaged = 1 / (1 - optim.ema_decay)
-    gap_exponent = float(config.objective.get("gap_exponent", 0))
+    # another objective may call something else so
+    gap_exponent = config.objective.get("gap_exponent", 0) if config.method == "imm" else 0
     found = [
         (
             optim.warmup >= train.iterations,
