@@ -120,6 +120,8 @@ def test_the_plan_of_a_sweep(tmp_path, monkeypatch):
         (("--over", "optim.lr=1e-3", "--baseline", "optim.lr=1"), "no point of the grid"),
         (("--over", "optim.lr=1e-3", "--name", "../x"), "--name takes the name of a folder"),
         (("--over", "optim.lr=1e-3", "--split", "test"), "split"),
+        (("--over", "optim.lr=1e-3", "--price", "3"), "--price is that of a GPU-hour"),
+        (("--over", "optim.lr=1e-3", "--mfu", "0.4"), "--mfu is of a GPU's peak"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(words, sentence, tmp_path, monkeypatch):
