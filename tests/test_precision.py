@@ -93,7 +93,7 @@ def test_emulated_products_round_both_factors_forward_and_backward():
 
 
 def test_errors_by_precision_of_a_run(tmp_path):
-    config = tiny_config("imm", "train.iterations=2")
+    config = tiny_config("imm", "train.iterations=2", "data.size=64")
     tiny_train(config, tmp_path / "run")
     write_config(tmp_path / "run", config)
     tf32, bf16 = rows_of(Weights.of_run(tmp_path / "run", None), 2)
