@@ -8,6 +8,8 @@ import pytest
 
 from evals.base import ImageVerdict, ModelFacts, ProtocolFacts, Result, SamplingFacts
 from evals.report.compare import as_markdown, compare, compare_verdicts
+from evals.report.compare_runs import ComparedRow, compare_runs
+from evals.report.result_folders import collect
 from evals.results import read_result, write_result
 from evals.scoring.detections import write_verdicts
 from evals.scoring.score import summarize
@@ -132,3 +134,29 @@ def test_results_of_another_schema_or_torn_are_refused(tmp_path: Path) -> None:
     verdicts.write_text("\n".join([lines[0], '{"prompt_id": 1}', *lines[2:]]) + "\n")
     with pytest.raises(ValueError, match=r"images.jsonl, line 2"):
         read_verdicts(folder)
+
+
+def _overall_row(tmp_path: Path, other_tasks: int) -> ComparedRow:
+    """Of 30 prompts A has 12 more images right; A and B have all of the other tasks' right."""
+    perfect = [
+        v
+        for task in range(other_tasks)
+        for v in _verdicts([2, 2], f"perfect {task}", 100 + 2 * task)
+    ]
+    sides = []
+    for name, colors in (("a", [2] * 12 + [1] * 18), ("b", [1] * 30)):
+        images = _verdicts(colors) + perfect
+        _result(tmp_path / name, images, name, num_prompts=30 + 2 * other_tasks)
+        sides.append((name, collect([tmp_path / name]), []))
+    row = compare_runs(*sides).rows[0]
+    assert row.task == "overall" and row.p_adjusted < 0.01
+    return row
+
+
+def test_who_is_ahead_is_ahead_by_interval_and_p(tmp_path: Path) -> None:
+    """Prompts that all images have right say little of other prompts: the interval knows it, a
+    sign-flip test does not."""
+    row = _overall_row(tmp_path, other_tasks=0)
+    assert row.difference.low > 0 and row.verdict == "A"
+    row = _overall_row(tmp_path / "perfect tasks too", other_tasks=3)
+    assert row.difference.low < 0 < row.difference.mean and row.verdict == "not resolved"

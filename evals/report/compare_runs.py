@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from evals.base import Frozen, Interval
 from evals.images import caption
-from evals.multiplicity import LEVEL, NOT_RESOLVED, holm, least_p
+from evals.multiplicity import LEVEL, NOT_RESOLVED, RESOLVED, holm, least_p, verdict
 from evals.report.compare import check_same_protocol
 from evals.report.result_folders import ResultFolder
 from evals.report.rows import choose, configuration_of
@@ -38,7 +38,9 @@ class ComparedRow(Frozen):
         p_value: two-sided; of a sign-flip test over prompts, or, over seeds, that at which the
             interval would end at 0.
         p_adjusted: by Holm's method, among the rows of overall scores or those of tasks.
-        verdict: "A", "B" or "not resolved", by the adjusted p-value.
+        verdict: "A" or "B" where the interval leaves out 0 and the adjusted p-value is below 0.05,
+            else "not resolved". The two may disagree over one training: scores near 0 or 1 have
+            wide intervals, of which a sign-flip test knows nothing.
         seeds: of the trainings.
         differing: prompts that A and B drew differently; None over several seeds, where no exact
             test over prompts is made.
@@ -246,10 +248,11 @@ def _judged(rows: Sequence[ComparedRow]) -> list[ComparedRow]:
         adjusted |= dict(zip(members, values, strict=True))
     judged = []
     for place, row in enumerate(rows):
-        better = "A" if row.difference.mean > 0 else "B"
-        resolved = adjusted[place] <= LEVEL
-        verdict = better if resolved else NOT_RESOLVED
-        judged.append(row.model_copy(update={"p_adjusted": adjusted[place], "verdict": verdict}))
+        d = row.difference
+        better = "A" if d.mean > 0 else "B"
+        resolved = verdict(d.low > 0 or d.high < 0, adjusted[place]) == RESOLVED
+        told = better if resolved else NOT_RESOLVED
+        judged.append(row.model_copy(update={"p_adjusted": adjusted[place], "verdict": told}))
     return judged
 
 
@@ -307,8 +310,8 @@ def as_text(comparison: RunsComparison, most: int = 8) -> str:
     lines += [
         "",
         f"Differences {over}.",
-        "Better: the one that stays ahead after Holm's adjustment for the number of rows (overall "
-        "scores and tasks apart); - where neither does.",
+        "Better: the one that is ahead by its interval, and after Holm's adjustment for the number "
+        "of rows (overall scores and tasks apart); - where neither is.",
         *c.notes,
     ]
     if c.flipped:
