@@ -20,6 +20,7 @@ TABLES = [  # page, place on it, report and iterations
     ("docs/findings.md", 0, "calibrated-all-prompts", "800"),
     ("docs/findings.md", 1, "calibrated", "800"),
     ("docs/findings.md", 2, "reference-3000", "3000"),
+    ("docs/findings.md", 3, "long", "12000"),
     ("reports/full_signal.md", 0, "quickstart", "800"),
     ("reports/full_signal.md", 1, "quickstart", "800"),
     ("reports/full_signal.md", 2, "quickstart-unguided", "800"),
@@ -170,6 +171,15 @@ def test_the_readme_fits_a_page_and_its_plain_figures_are_those_of_the_report():
     (mean, low, high), told = lead("2", "800")
     assert told == "resolved"
     assert f"After 800 iterations it is {mean}, {low} to {high}." in words
+    with (ROOT / "reports" / "studies" / "long" / "table2.csv").open() as stream:
+        (long,) = (
+            row
+            for row in csv.DictReader(stream)
+            if (row["method"], row["steps"], row["iterations"]) == ("Flow Matching", "2", "12000")
+            and row["overall"]
+        )
+    assert long["resolved"] == "resolved"
+    assert f"After 12,000, one training, {-100 * float(long['delta_selfe']):.0f}." in words
     (mean, low, high), told = lead("4", "3000")
     assert told == "not resolved"
     assert f"In 4 steps nothing is resolved: {mean} points, {low} to {high}." in words
