@@ -144,8 +144,9 @@ def test_a_signal_to_the_run_lets_all_finish_the_iteration(tmp_path, number):
     assert find_checkpoint(tmp_path / "runs" / "run").step == last
 
 
-def test_what_a_user_can_correct_is_said_once(two):
-    process = start(two.parent.parent, "two")
+def test_what_a_user_can_correct_is_said_once(tmp_path):
+    (tmp_path / "runs" / "taken" / "checkpoints").mkdir(parents=True)
+    process = start(tmp_path, "taken")
     _, error = process.communicate(timeout=60)
     assert process.returncode == 2 and error.count("already holds a run") == 1
     assert "Traceback" not in error
