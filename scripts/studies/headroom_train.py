@@ -4,8 +4,8 @@ in worlds whose latents are multiplied by b, one run a core. The same command co
     python -m scripts.studies.headroom_train --factors 1 0.5 0.35 0.25 0.18 0.12 --methods fm
     python -m scripts.studies.headroom_train --factors 0.25 --methods fm selfe imm --seeds 0 1 2
 
-With bf16 instructions a run of Flow Matching takes about 4 minutes on one core, of Self-E 6, of
-IMM, in fp32, 9.
+With bf16 instructions a run of Flow Matching takes about 4 minutes on one core, of Self-E and IMM 5
+to 6.
 """
 
 from __future__ import annotations
