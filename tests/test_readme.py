@@ -87,6 +87,31 @@ def test_scores_are_those_of_the_report(page, place, report, iterations):
             assert cell == f"{mean:.3f} [{low:.3f}, {high:.3f}]{mark}", (label, steps)
 
 
+@pytest.mark.parametrize(
+    ("row", "file"),
+    [
+        ("800, three", "inference-fp32/trainings.csv"),
+        ("3,000, four", "inference-3000/trainings.csv"),
+        ("12,000, one", "inference-12000/table2.csv"),
+    ],
+)
+def test_leads_under_the_papers_inference_are_those_of_the_reports(row, file):
+    with (ROOT / "reports" / "studies" / file).open() as stream:
+        flow = {
+            r["steps"]: r
+            for r in csv.DictReader(stream)
+            if r["method"] == "Flow Matching" and r["overall"]
+        }
+    cells = []
+    for steps in ("2", "4", "8", "50"):
+        ends = ("delta_selfe", "delta_high", "delta_low")  # Flow Matching less Self-E
+        mean, low, high = (f"{-float(flow[steps][end]):+.3f}" for end in ends)
+        told = "**" if flow[steps]["resolved"] == "resolved" else ""
+        cells.append(f"{told}{mean}{told} [{low}, {high}]")
+    page = (ROOT / "docs" / "findings.md").read_text()
+    assert f"| {row} | {' | '.join(cells)} |" in page
+
+
 def test_errors_by_precision_are_those_measured():
     page = (ROOT / "reports" / "checks" / "README.md").read_text()
     measured = {}
