@@ -42,6 +42,8 @@ DETECTORS = Registry(
         "mask2former": "evals.detectors.mask2former.detector:Mask2FormerDetector.from_published",
         "mask2former-mmdet-2": "evals.detectors.mask2former.detector:"
         "Mask2FormerDetector.from_published_as_mmdet_2",
+        "mask2former-compiled": "evals.detectors.mask2former.detector:"
+        "Mask2FormerDetector.from_published_compiled",
         "mask2former-hf": "evals.detectors.mask2former.detector:Mask2FormerDetector.from_hub",
         "mmdet": "evals.detectors.mmdet:MMDetDetector.from_published",
     },

@@ -222,9 +222,11 @@ def test_parts_of_the_official_script_are_reachable_by_name(monkeypatch):
     )
     open_color_classifier("clip-fp16", device="cpu")
     open_detector("mask2former-mmdet-2", device="cpu", batch_size=2)
+    open_detector("mask2former-compiled", device="cpu")
     assert opened == [
         {"autocast": True, "device": "cpu"},
         {"preparation": "mmdet-2", "device": "cpu", "batch_size": 2},
+        {"compiled": True, "device": "cpu"},
     ]
     settings = BenchmarkSettings(color_classifier="clip-fp16")
     suite = settings.open_suite("geneval@1")

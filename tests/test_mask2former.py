@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import pickle
+from functools import partialmethod
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,47 @@ def test_batched_and_single_images_agree(detectors):
         assert [d.label for d in alone[:10]] == [d.label for d in found[:10]]
         assert np.allclose([d.score for d in alone], [d.score for d in found], atol=1e-5)
         assert found[0].mask.shape == image.shape[:2]
+
+
+def compiled_by(monkeypatch, backend) -> None:
+    compile_ = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(compile_, backend=backend))
+
+
+def test_compiled_detector_finds_the_same_and_compiles_a_size_once(golden, detectors, monkeypatch):
+    graphs = []
+
+    def counted(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled_by(monkeypatch, counted)
+    state = mmdet_state(golden, GAINS["sharpened"])
+    found_by = small_detector(state, compiled=True, batch_size=2)
+    assert found_by.identity == small_detector(state).identity + " compiled"
+    # A batch of two, and one image whose batch is filled up.
+    images = [selftest.image_by_name(str(i), 96, 96) for i in range(3)]
+    for found, wanted in zip(
+        found_by.detect(images), detectors["sharpened"].detect(images), strict=True
+    ):
+        assert [d.label for d in found[:10]] == [d.label for d in wanted[:10]]
+        assert np.allclose([d.score for d in found], [d.score for d in wanted], atol=1e-5)
+    assert len(graphs) == 1
+
+    with torch._dynamo.config.patch(recompile_limit=1):
+        found_by.detect(images[:1])
+        with pytest.raises(ValueError, match="of more sizes than 1; take --detector mask2former"):
+            found_by.detect([selftest.image_by_name("wide", 96, 128)])
+
+
+def test_a_detector_that_cannot_be_compiled_names_the_other(golden, monkeypatch):
+    def without_compiler(graph, inputs):
+        raise RuntimeError("no working C++ compiler found")
+
+    compiled_by(monkeypatch, without_compiler)
+    found_by = small_detector(mmdet_state(golden), compiled=True)
+    with pytest.raises(ValueError, match="C\\+\\+ compiler.*take --detector mask2former$"):
+        found_by.detect([selftest.image_by_name("0", 96, 96)])
 
 
 def test_min_score_only_leaves_out(golden, detectors):

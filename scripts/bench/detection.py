@@ -2,6 +2,7 @@
 
     scripts/install_mmdet.sh --cpu
     python -m scripts.bench.detection [--chunks 8] [--out reports/local/speed/detection.json]
+    python -m scripts.bench.detection --compiled --out reports/local/speed/detection_compiled.json
 
 Both sides read the same PNG files and have the same networks: Mask2Former Swin-S and CLIP ViT-L/14,
 with random weights. Ours sends a few images through together. Theirs is GenEval's order of
@@ -181,6 +182,7 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, default=8, help=f"pairs, of {CHUNK} images each")
     parser.add_argument("--edges", type=int, nargs=2, default=(1333, 800), help="long and short")
     parser.add_argument("--network", default="ViT-L-14-quickgelu", help="of open_clip")
+    parser.add_argument("--compiled", action="store_true", help="our detector compiled")
     parser.add_argument("--out", type=Path, default=Path("reports/local/speed/detection.json"))
     arguments = parser.parse_args()
     facts = measurement_facts(SEED)
@@ -197,7 +199,11 @@ def main() -> None:
     network = detector.build_network(**detector.swin_s_config())
     keys.load_strictly(network, keys.to_transformers(state))
     found_by = detector.Mask2FormerDetector(
-        network, "random", min_score=detector.PUBLISHED_MIN_SCORE, edges=edges
+        network,
+        "random",
+        min_score=detector.PUBLISHED_MIN_SCORE,
+        edges=edges,
+        compiled=arguments.compiled,
     )
     model = official.build_model(config, state)
     model.cfg = config
@@ -214,6 +220,7 @@ def main() -> None:
     network.forward = inside(ours.clock, "of it the network", network.forward)
     model.predict = inside(theirs.clock, "of it the network and its read-out", model.predict)
     verdicts: dict[str, dict[int, Verdicts]] = {"ours": {}, "theirs": {}}
+    how = "together, compiled" if arguments.compiled else "together"
     with tempfile.TemporaryDirectory() as folder:
         chunks = [
             _written(Path(folder), range(first, first + CHUNK))
@@ -231,7 +238,7 @@ def main() -> None:
             return work
 
         row = paired_ratio(
-            f"{found_by.batch_size} images together: ours / mmdet one by one",
+            f"{found_by.batch_size} images {how}: ours / mmdet one by one",
             in_turn("ours", ours),
             in_turn("theirs", theirs),
             pairs=arguments.chunks,

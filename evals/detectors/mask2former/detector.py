@@ -171,6 +171,10 @@ class Mask2FormerDetector:
             rules ask for more than 0.3, so that a small positive value only saves time and memory.
         preparation: "mmdet-3", or "mmdet-2" for the 8-bit resizing of GenEval's own environment.
         edges: (long, short) edge that images are resized to fit.
+        compiled: the pixel decoder, half of the network's time, by `torch.compile`. Every image size
+            is compiled on its own, a minute or two on a processor; then the network takes less
+            time (reports/speed/missed.md). Batches are filled up to `batch_size`, so that their
+            size never changes. Last bits differ, and the identity says "compiled".
     """
 
     classes: Sequence[str] = COCO_CLASSES
@@ -185,6 +189,7 @@ class Mask2FormerDetector:
         preparation: Preparation = "mmdet-3",
         edges: tuple[int, int] = (processing.LONG_EDGE, processing.SHORT_EDGE),
         classes: Sequence[str] = COCO_CLASSES,
+        compiled: bool = False,
     ) -> None:
         self.network = network.to(device)
         self.device = torch.device(device)
@@ -194,6 +199,12 @@ class Mask2FormerDetector:
         self.edges = edges
         self.classes = classes
         self.identity = identity if preparation == "mmdet-3" else f"{identity} {preparation} input"
+        self.compiled = compiled
+        self._sizes: set[tuple[int, int]] = set()
+        if compiled:
+            self.identity += " compiled"
+            # The backbone gains nothing by it (reports/speed/missed.md).
+            self.network.model.pixel_level_module.decoder.compile(dynamic=False)
 
     @classmethod
     def from_published(
@@ -213,6 +224,11 @@ class Mask2FormerDetector:
     def from_published_as_mmdet_2(cls, **options: Any) -> Mask2FormerDetector:
         """`from_published` on images prepared in 8 bits, as in GenEval's own environment."""
         return cls.from_published(preparation="mmdet-2", **options)
+
+    @classmethod
+    def from_published_compiled(cls, **options: Any) -> Mask2FormerDetector:
+        """`from_published`, compiled: for many images of one size."""
+        return cls.from_published(compiled=True, **options)
 
     @classmethod
     def from_checkpoint(
@@ -266,10 +282,12 @@ class Mask2FormerDetector:
         """Images of one size -> their objects, on the CPU."""
         batch = torch.from_numpy(np.stack(images)).to(self.device)
         pixels, resized = processing.prepare(batch, self.preparation, *self.edges)
-        output = self.network(pixel_values=pixels)
+        output = self._run(pixels)
         answers = []
         for class_logits, mask_logits in zip(
-            output.class_queries_logits, output.masks_queries_logits, strict=True
+            output.class_queries_logits[: len(images)],
+            output.masks_queries_logits[: len(images)],
+            strict=True,
         ):
             objects = processing.read_out(
                 class_logits,
@@ -281,6 +299,32 @@ class Mask2FormerDetector:
             )
             answers.append(processing.Objects(*(part.cpu() for part in objects)))
         return answers
+
+    def _run(self, pixels: Tensor) -> Any:
+        """The network's answers for (B, 3, H, W) pixels, and for the copies that fill the batch.
+
+        Raises:
+            ValueError: where it cannot be compiled, as without a C++ compiler, or for more sizes
+                than torch keeps compiled: it would run the rest uncompiled, with other last bits.
+        """
+        if not self.compiled:
+            return self.network(pixel_values=pixels)
+        limit = torch._dynamo.config.recompile_limit
+        self._sizes.add((pixels.shape[2], pixels.shape[3]))
+        if len(self._sizes) > limit:
+            raise ValueError(
+                f"the compiled detector takes no images of more sizes than {limit}; take "
+                "--detector mask2former for these"
+            )
+        missing = max(0, self.batch_size - len(pixels))
+        full = torch.cat([pixels, pixels[-1:].expand(missing, -1, -1, -1)])
+        try:
+            return self.network(pixel_values=full)
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            raise ValueError(
+                "the detector cannot be compiled here, which needs a C++ compiler "
+                f"({str(error).splitlines()[0]}); take --detector mask2former"
+            ) from error
 
     def _detections(self, objects: processing.Objects) -> list[Detection]:
         boxes, masks = objects.boxes.tolist(), objects.masks.numpy()
