@@ -2,8 +2,9 @@
 
     python -m scripts.studies.headroom_table
 
-Reads search/, verdicts/ and exact/ below --out and writes calibration.json, leads.json, tables.md
-and leads.svg there. Everything follows reports/studies/headroom/protocol.md.
+Reads search/, verdicts/ and exact/ below --out, and what the studies of 3,000 iterations beside it
+have kept, and writes calibration.json, leads.json, tables.md and leads.svg. Everything follows
+reports/studies/headroom/protocol.md.
 
 Longer than other files: all tables and the figure of one study, best read in one piece.
 """
@@ -23,6 +24,7 @@ from scipy.stats import spearmanr
 from evals.report.training_seeds import difference_over, mean_over
 from evals.stats import PromptCounts, overall_interval
 from evals.verdicts import Counts, difference_of_counts
+from scripts.studies.headroom_lengths import ARCHIVES, archived_counts, sentences
 from selfe.files import write_atomically
 
 PAPER = {2: 0.345, 4: 0.831, 8: 0.979}
@@ -209,7 +211,11 @@ def calibration_table(found: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
+Panel = tuple[str, str, list[dict[str, Any]]]
+"""Method, words for the title, rows of `leads`."""
+
+
+def draw(panels: Sequence[Panel], path: Path) -> None:
     """Filled marks are means over training seeds, hollow ones a single training, whose interval is
     for other prompts only."""
     import matplotlib
@@ -218,16 +224,15 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "headroom"
     import matplotlib.pyplot as plt
 
-    some = [r for r in rows if "lead" in r and r["headroom"] is not None and r["steps"] in MARKS]
-    methods = [m for m in METHODS if any(r["method"] == m for r in some)]
     fig, axes = plt.subplots(
-        1, len(methods), figsize=(5.2 * len(methods), 3.8), squeeze=False, layout="constrained"
-    )
-    for axis, method in zip(axes[0], methods, strict=True):
+        1, len(panels), figsize=(4.6 * len(panels), 3.8), squeeze=False, sharey=True,
+        layout="constrained",
+    )  # fmt: skip
+    for axis, (method, words, rows) in zip(axes[0], panels, strict=True):
         axis.axhline(0, color="0.6", lw=0.8)
         for place, (steps, mark) in enumerate(MARKS.items()):
             axis.plot([], [], mark, color=f"C{place}", label=f"{steps} steps")
-            for r in some:
+            for r in rows:
                 if (r["method"], r["steps"]) != (method, steps):
                     continue
                 ends = np.abs(np.array([[r["lead_low"]], [r["lead_high"]]]) - r["lead"])
@@ -236,12 +241,22 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
                               color=f"C{place}", capsize=2, ms=5, lw=1)  # fmt: skip
                 axis.annotate(f"{r['b']:g}", (r["headroom"], r["lead"]), (4, 3),
                               textcoords="offset points", fontsize=7)  # fmt: skip
-        axis.set_title(f"{METHODS[method]} less Flow Matching, by signal b")
+        axis.set_title(f"{METHODS[method]} less Flow Matching\n{words}, by signal b", fontsize=10)
         axis.set_xlabel("headroom: 1 - score of the exact model")
-        axis.set_ylabel("difference of held-out scores")
         axis.legend(fontsize=8)
+    axes[0, 0].set_ylabel("difference of held-out scores")
     fig.savefig(path, metadata={"Date": None})
     plt.close(fig)
+
+
+def panels_of(rows: Sequence[dict[str, Any]], words: str) -> list[Panel]:
+    """A panel for every method that leads or trails Flow Matching at two values of b or more."""
+    some = [r for r in rows if "lead" in r and r["headroom"] is not None and r["steps"] in MARKS]
+    return [
+        (m, words, [r for r in some if r["method"] == m])
+        for m in METHODS
+        if len({r["b"] for r in some if r["method"] == m}) > 1
+    ]
 
 
 def read(folder: Path, use: Callable[[str, dict[str, Any]], None]) -> None:
@@ -360,9 +375,25 @@ def main() -> None:
         results[part] = {"rows": rows, "slopes": slopes}
         text += [f"## {title}\n", table(rows)]
         text += [slope_sentence(method, slope) for method, slope in slopes.items()]
-    drawn = results.get("all prompts") or results.get("usual")
-    if drawn:  # the more prompts, the narrower the intervals
-        draw(drawn["rows"], out / "leads.svg")
+    # the more prompts, the narrower the intervals
+    panels = panels_of((results.get("all prompts") or results["usual"])["rows"], "800 iterations")
+
+    long: Leads = {}
+    for name in ARCHIVES:
+        archive = out.parent / name / "results.tar.xz"
+        if archive.is_file():
+            for key, by_seed in archived_counts(archive).items():
+                long.setdefault(key, {}).update(by_seed)
+    if long:
+        rows = leads(long, exact)
+        text += ["## Leads after 3,000 iterations, on all prompts\n", table(rows)]
+        text += ["\n".join([*sentences(rows, tuple(PAPER)), ""])]
+        for row in rows:
+            row.pop("by_prompt", None)
+        results["3,000 iterations"] = {"rows": rows}
+        panels += panels_of(rows, "3,000 iterations")
+    if panels:
+        draw(panels, out / "leads.svg")
         text.append("![leads against headroom](leads.svg)\n")
     write_atomically(out / "leads.json", json.dumps(results, indent=1))
     write_atomically(out / "tables.md", "\n".join(text))

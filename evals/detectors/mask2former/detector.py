@@ -171,10 +171,10 @@ class Mask2FormerDetector:
             rules ask for more than 0.3, so that a small positive value only saves time and memory.
         preparation: "mmdet-3", or "mmdet-2" for the 8-bit resizing of GenEval's own environment.
         edges: (long, short) edge that images are resized to fit.
-        compiled: the pixel decoder, half of the network's time, by `torch.compile`. Every image size
-            is compiled on its own, a minute or two on a processor; then the network takes less
-            time (reports/speed/missed.md). Batches are filled up to `batch_size`, so that their
-            size never changes. Last bits differ, and the identity says "compiled".
+        compiled: the pixel decoder, half of the network's time, by `torch.compile`. Every size of
+            images is compiled on its own, a minute or two on a processor; then the network takes
+            less time (reports/speed/missed.md). Batches are filled up to `batch_size`, so that
+            their size never changes. Last bits differ, and the identity says "compiled".
     """
 
     classes: Sequence[str] = COCO_CLASSES
@@ -204,7 +204,7 @@ class Mask2FormerDetector:
         if compiled:
             self.identity += " compiled"
             # The backbone gains nothing by it (reports/speed/missed.md).
-            self.network.model.pixel_level_module.decoder.compile(dynamic=False)
+            self.network.get_submodule("model.pixel_level_module.decoder").compile(dynamic=False)
 
     @classmethod
     def from_published(
