@@ -10,6 +10,7 @@ import pytest
 
 from evals.base import Interval, ProtocolFacts, Scores
 from evals.registry import open_color_classifier, open_detector, open_suite
+from evals.report import exact_model
 from evals.report.compact import compact_table
 from evals.report.compact_text import compact_text
 from evals.report.exact_model import NAME, exact_scores
@@ -111,6 +112,24 @@ def test_its_row_is_of_the_prompts_that_were_scored(runs: Path) -> None:
     assert f"Self-E's lead over Flow Matching beside it: {lead}" in room
     assert room in " ".join(compact_text(table).split())
     assert NAME in compact_text(table) and "headroom" in table.words
+
+
+def test_a_file_of_just_these_prompts_comes_first(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reports of the quickstart's prompts keep their figures where the whole suite is shipped."""
+    folders = collect([runs])
+    whole, part = tmp_path / "a.json", tmp_path / "b.json"
+    write_headroom(whole, whole_suite(folders))
+    write_headroom(part, folders[0].result.protocol)
+    values = json.loads(part.read_text())
+    for cell in values["cells"]:
+        cell["correct"] = ["1" * 16 for _ in cell["correct"]]
+    part.write_text(json.dumps(values))
+    for files, score in (([whole], 0.75), ([part], 1.0), ([whole, part], 1.0)):
+        monkeypatch.setattr(exact_model, "_shipped", lambda files=files: files)
+        overall = exact_scores(folders)[4].overall
+        assert overall is not None and overall.mean == pytest.approx(score)
 
 
 def test_the_page_has_it_as_a_layer(runs: Path, tmp_path: Path) -> None:

@@ -44,7 +44,12 @@ def exact_scores(folders: Sequence[ResultFolder]) -> dict[int, Scores]:
         return {}
     above = {parent for f in folders for parent in f.path.absolute().parents[:_FOLDERS_ABOVE]}
     own = [path for parent in sorted(above) for path in sorted(parent.glob("headroom*.json"))]
-    for path in [*own, *_shipped()]:
+    # A file of just these prompts before one that has them among others.
+    shipped = sorted(
+        _shipped(),
+        key=lambda path: _contents(path).protocol.prompts_sha256 != protocol.prompts_sha256,
+    )
+    for path in [*own, *shipped]:
         scores = _scores_of(path, protocol)
         if scores:
             return scores
@@ -61,9 +66,13 @@ def _read(path: Path, changed_at: int) -> Headroom:
     return read_sealed(path, Headroom, WHAT)
 
 
+def _contents(path: Path) -> Headroom:
+    return _read(path, path.stat().st_mtime_ns)
+
+
 def _scores_of(path: Path, protocol: ProtocolFacts) -> dict[int, Scores]:
     """{} unless the file is of this world, detector and rules, and holds these prompts."""
-    found = _read(path, path.stat().st_mtime_ns)
+    found = _contents(path)
     same = ("suite", "split", "signal", "detector", "color_classifier", "rules")
     if any(getattr(found.protocol, name) != getattr(protocol, name) for name in same):
         return {}
