@@ -65,6 +65,6 @@ def test_sentences_say_what_is_not_resolved_and_need_two_values_of_b() -> None:
     wide, narrow = row(0.25, [0.0, 0.4], flat), row(0.25, [0.3, 0.301], flat, 4)
     others = [row(1, [0.05, 0.05], flat, n) for n in (2, 4)]
     two, four = sentences([wide, narrow, *others], (2, 4))
-    assert two.startswith("- In 2 steps the lead at b = 0.25 is larger than at b = 1 by +0.150")
+    assert two.startswith("- In 2 steps the lead at b = 0.25 less that at b = 1 is +0.150")
     assert "not resolved" in two and "not resolved" not in four
     assert sentences([wide, narrow], (2, 4)) == []

@@ -40,7 +40,7 @@ def archived_counts(archive: Path) -> Cells:
         for path in sorted(Path(folder).rglob("result.json")):
             result = read_result(path.parent)
             training = result.model.training or {}
-            key = (float(training["signal"]), result.model.method, result.sampling.steps)
+            key = (result.protocol.signal, result.model.method, result.sampling.steps)
             by_seed = cells.setdefault(key, {})
             if training["seed"] in by_seed:
                 raise ValueError(f"{archive} has two results of {key}, seed {training['seed']}")
@@ -87,7 +87,7 @@ def sentences(rows: Sequence[Mapping[str, Any]], steps: Sequence[int]) -> list[s
         found = difference_of_leads(low, high)
         held = "" if found.low > 0 or found.high < 0 else ", not resolved"
         lines.append(
-            f"- In {n} steps the lead at b = {values[0]:g} is larger than at b = {values[-1]:g} by "
+            f"- In {n} steps the lead at b = {values[0]:g} less that at b = {values[-1]:g} is "
             f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]{held}; headroom "
             f"{low['headroom']:.3f} and {high['headroom']:.3f}."
         )

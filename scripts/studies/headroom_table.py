@@ -387,7 +387,7 @@ def main() -> None:
     if long:
         rows = leads(long, exact)
         text += ["## Leads after 3,000 iterations, on all prompts\n", table(rows)]
-        text += ["\n".join([*sentences(rows, tuple(PAPER)), ""])]
+        text += ["\n".join([*sentences(rows, STEPS), ""])]
         for row in rows:
             row.pop("by_prompt", None)
         results["3,000 iterations"] = {"rows": rows}
