@@ -21,6 +21,7 @@ TABLES = [  # page, place on it, report and iterations
     ("docs/findings.md", 1, "calibrated", "800"),
     ("docs/findings.md", 2, "reference-3000", "3000"),
     ("docs/findings.md", 3, "long", "12000"),
+    ("docs/findings.md", 4, "full-signal-3000", "3000"),
     ("reports/full_signal.md", 0, "quickstart", "800"),
     ("reports/full_signal.md", 1, "quickstart", "800"),
     ("reports/full_signal.md", 2, "quickstart-unguided", "800"),
@@ -110,6 +111,22 @@ def test_leads_under_the_papers_inference_are_those_of_the_reports(row, file):
         cells.append(f"{told}{mean}{told} [{low}, {high}]")
     page = (ROOT / "docs" / "findings.md").read_text()
     assert f"| {row} | {' | '.join(cells)} |" in page
+
+
+def test_leads_by_length_are_those_of_the_study():
+    study = ROOT / "reports" / "studies" / "headroom"
+    rows = json.loads((study / "leads.json").read_text())["3,000 iterations"]["rows"]
+    leads = {(r["b"], r["steps"]): r for r in rows if r["method"] == "selfe"}
+    lines = (study / "tables.md").read_text()
+    page = (ROOT / "docs" / "findings.md").read_text()
+    for steps in (2, 4, 8, 50):
+        cells = [
+            f"{r['lead']:+.3f} [{r['lead_low']:+.3f}, {r['lead_high']:+.3f}]"
+            for r in (leads[0.25, steps], leads[1.0, steps])
+        ]
+        said = f"- In {steps} steps the lead at b = 0.25 less that at b = 1 is "
+        less = lines.split(said)[1].split("]")[0] + "]"
+        assert f"| {steps} | {' | '.join(cells)} | {less} |" in page
 
 
 def test_errors_by_precision_are_those_measured():
