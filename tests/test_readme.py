@@ -246,3 +246,7 @@ def test_the_readme_fits_a_page_and_its_plain_figures_are_those_of_the_report():
     lost = {cell["steps"]: 1 - score for cell, score in zip(exact["cells"], scores, strict=True)}
     assert f"loses {lost[2]:.0%} in 2 steps, {lost[4]:.0%} in 4 and nothing from 8 on" in text
     assert max(lost[8], lost[50]) < 0.005
+    with (ROOT / "reports" / "studies" / "headroom" / "tables.md").open() as stream:
+        less = [line for line in stream if line.startswith("- In") and " b = 1 is " in line]
+    assert len(less) == 4 and all("not resolved" in line for line in less)
+    assert "After 800 iterations the lead grows with it; after 3,000 that cannot be told" in text
