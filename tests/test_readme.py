@@ -129,6 +129,25 @@ def test_leads_by_length_are_those_of_the_study():
         assert f"| {steps} | {' | '.join(cells)} | {less} |" in page
 
 
+def test_the_study_of_headroom_shows_what_it_found():
+    study = ROOT / "reports" / "studies" / "headroom"
+    measured: dict[tuple[str, str], dict[str, dict]] = {}
+    for row in json.loads((study / "leads.json").read_text())["all prompts"]["rows"]:
+        measured.setdefault((f"{row['b']:g}", str(row["steps"])), {})[row["method"]] = row
+    page = (study / "README.md").read_text()
+    rows = re.findall(r"^\| (\S+) \| (2|4|8) \| (.+) \|$", page, re.MULTILINE)
+    assert {(b, n) for b, n, _ in rows} == set(measured)
+    for b, steps, text in rows:
+        cell = measured[b, steps]
+        wanted = [f"{cell['selfe']['headroom']:.3f}"]
+        wanted += [f"{cell[m]['score']:.3f}" for m in ("fm", "selfe", "imm")]
+        for method in ("selfe", "imm"):
+            mean, low, high = (cell[method][end] for end in ("lead", "lead_low", "lead_high"))
+            held = "" if low > 0 or high < 0 else " not resolved"
+            wanted.append(f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]{held}")
+        assert text.split(" | ") == wanted
+
+
 def test_errors_by_precision_are_those_measured():
     page = (ROOT / "reports" / "checks" / "README.md").read_text()
     measured = {}

@@ -225,8 +225,8 @@ def draw(panels: Sequence[Panel], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     fig, axes = plt.subplots(
-        1, len(panels), figsize=(4.6 * len(panels), 3.8), squeeze=False, sharey=True,
-        layout="constrained",
+        1, len(panels), figsize=(4.6 * len(panels), 3.8), squeeze=False,
+        sharex=True, sharey=True, layout="constrained",
     )  # fmt: skip
     for axis, (method, words, rows) in zip(axes[0], panels, strict=True):
         axis.axhline(0, color="0.6", lw=0.8)
@@ -243,7 +243,7 @@ def draw(panels: Sequence[Panel], path: Path) -> None:
                               textcoords="offset points", fontsize=7)  # fmt: skip
         axis.set_title(f"{METHODS[method]} less Flow Matching\n{words}, by signal b", fontsize=10)
         axis.set_xlabel("headroom: 1 - score of the exact model")
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=8, loc="lower right")
     axes[0, 0].set_ylabel("difference of held-out scores")
     fig.savefig(path, metadata={"Date": None})
     plt.close(fig)
