@@ -227,12 +227,14 @@ def main() -> None:
             for first in range(0, (arguments.chunks + 1) * CHUNK, CHUNK)
         ]
 
-        def in_turn(name: str, side: Callable[..., Verdicts]) -> Callable[[], None]:
+        def in_turn(name: str, side: Ours | Theirs) -> Callable[[], None]:
             # The first chunk warms up: text classifiers are built, memory is taken.
             waiting = cycle(enumerate(chunks))
 
             def work() -> None:
                 number, chunk = next(waiting)
+                if number == 1:  # parts of the warm-up, compilation among them, are not counted
+                    side.clock.seconds.clear()
                 verdicts[name][number] = side(*chunk)
 
             return work
@@ -257,6 +259,7 @@ def main() -> None:
         "correct": sum(b for _, b in pairs),
         "objects_over_0.3": {"ours": ours.objects, "theirs": theirs.objects},
         "objects_whose_colour_was_asked": {"ours": ours.asked, "theirs": theirs.asked},
+        "images_after_the_warm_up": CHUNK * arguments.chunks,
         "cpu_s_in_parts": {
             name: {part: round(s, 2) for part, s in side.clock.seconds.items()}
             for name, side in (("ours", ours), ("theirs", theirs))

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from evals.base import Interval
+from evals.base import Interval, ProtocolFacts
 from evals.results import read_result
-from evals.stats import normal_quantile, student_quantile
+from evals.stats import student_quantile
 from evals.verdicts import Counts, counts_by_task, read_verdicts
 
 ARCHIVES = ("reference-3000", "full-signal-3000")
@@ -27,36 +27,52 @@ Cells = dict[tuple[float, str, int], dict[int, Counts]]
 """(signal b, method, steps) -> counts by training seed."""
 
 
-def archived_counts(archive: Path) -> Cells:
-    """Counts of every result in a study's results.tar.xz, by b, method, steps and training seed.
+def archived_counts(archives: Sequence[Path]) -> Cells:
+    """Counts of every result in studies' results.tar.xz, by b, method, steps and training seed.
 
     Raises:
-        ValueError: if two results stand for the same training and number of steps.
+        ValueError: if two results stand for the same training and number of steps, a result is not
+            complete, or two were measured under protocols that differ in more than b and the name
+            of the inference.
     """
     cells: Cells = {}
+    protocol = None
+    for archive in archives:
+        protocol = _add_counts(cells, archive, protocol)
+    return cells
+
+
+def _add_counts(
+    cells: Cells, archive: Path, protocol: ProtocolFacts | None
+) -> ProtocolFacts | None:
     with tempfile.TemporaryDirectory() as folder:
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")
         for path in sorted(Path(folder).rglob("result.json")):
             result = read_result(path.parent)
-            training = result.model.training or {}
+            facts = result.protocol.model_copy(update={"signal": 1.0, "inference": ""})
+            protocol = protocol or facts
+            if facts != protocol or result.scores.partial:
+                raise ValueError(f"{archive}: {path.parent.name} is of another protocol or partial")
             key = (result.protocol.signal, result.model.method, result.sampling.steps)
+            seed = result.model.training["seed"]
             by_seed = cells.setdefault(key, {})
-            if training["seed"] in by_seed:
-                raise ValueError(f"{archive} has two results of {key}, seed {training['seed']}")
-            by_seed[training["seed"]] = counts_by_task(read_verdicts(path.parent))
-    return cells
+            if seed in by_seed:
+                raise ValueError(f"{archive}: a second result of {key}, training seed {seed}")
+            by_seed[seed] = counts_by_task(read_verdicts(path.parent))
+    return protocol
 
 
 def difference_of_leads(a: Mapping[str, Any], b: Mapping[str, Any]) -> Interval:
     """How much larger the lead of row `a` is than that of row `b`, with a 95% interval for other
     training seeds and other prompts.
 
-    The trainings of the two are independent (Welch's interval), the prompts are the same; the two
-    are added in quadrature, as in `evals.over_trainings`.
+    The trainings of the two are independent (Welch's interval). Its half width and those of the two
+    leads over prompts are added in quadrature, as in `evals.over_trainings`. That both leads are of
+    the same prompts is not used: the interval is rather too wide.
 
     Args:
-        a, b: of `headroom_table.leads`, with `lead_by_seed` (two or more) and `by_prompt`.
+        a, b: of `headroom_table.leads`, with `lead_by_seed` (two or more) and `over_prompts`.
     """
     pair = [np.asarray(row["lead_by_seed"], dtype=float) for row in (a, b)]
     errors = [values.var(ddof=1) / len(values) for values in pair]
@@ -67,28 +83,35 @@ def difference_of_leads(a: Mapping[str, Any], b: Mapping[str, Any]) -> Interval:
         parts = zip(errors, pair, strict=True)
         degrees = total**2 / sum(e**2 / (len(v) - 1) for e, v in parts)
         seeds = student_quantile(max(1, int(degrees))) * math.sqrt(total)
-    tasks = [np.subtract(a["by_prompt"][task], b["by_prompt"][task]) for task in a["by_prompt"]]
-    variance = sum(d.var(ddof=1) / len(d) for d in tasks) / len(tasks) ** 2
-    half = math.hypot(seeds, normal_quantile() * math.sqrt(variance))
-    mean = float(pair[0].mean() - pair[1].mean())
-    return Interval(mean=mean, low=mean - half, high=mean + half)
+    (low_a, high_a), (low_b, high_b) = a["over_prompts"], b["over_prompts"]
+    mean_a, mean_b = (float(values.mean()) for values in pair)
+    mean = mean_a - mean_b
+    return Interval(
+        mean=mean,
+        low=mean - math.hypot(seeds, mean_a - low_a, high_b - mean_b),
+        high=mean + math.hypot(seeds, high_a - mean_a, mean_b - low_b),
+    )
 
 
-def sentences(rows: Sequence[Mapping[str, Any]], steps: Sequence[int]) -> list[str]:
-    """One line a number of steps: Self-E's lead at the smallest b less that at the largest."""
-    own = [r for r in rows if r["method"] == "selfe" and len(r.get("lead_by_seed", ())) > 1]
-    values = sorted({r["b"] for r in own})
+def sentences(
+    rows: Sequence[Mapping[str, Any]], steps: Sequence[int], b: tuple[float, float]
+) -> list[str]:
+    """One line a number of steps: Self-E's lead at the first value of b less that at the second,
+    where both were trained with two seeds or more."""
+    own = {
+        (r["b"], r["steps"]): r
+        for r in rows
+        if r["method"] == "selfe" and len(r.get("lead_by_seed", ())) > 1
+    }
     lines = []
-    for n in steps if len(values) > 1 else ():
-        by_b = {r["b"]: r for r in own if r["steps"] == n}
-        if not {values[0], values[-1]} <= by_b.keys():
+    for n in steps:
+        if (b[0], n) not in own or (b[1], n) not in own:
             continue
-        low, high = by_b[values[0]], by_b[values[-1]]
-        found = difference_of_leads(low, high)
+        one, other = own[b[0], n], own[b[1], n]
+        found = difference_of_leads(one, other)
         held = "" if found.low > 0 or found.high < 0 else ", not resolved"
         lines.append(
-            f"- In {n} steps the lead at b = {values[0]:g} less that at b = {values[-1]:g} is "
-            f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]{held}; headroom "
-            f"{low['headroom']:.3f} and {high['headroom']:.3f}."
+            f"- In {n} steps the lead at b = {b[0]:g} less that at b = {b[1]:g} is "
+            f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]{held}."
         )
     return lines

@@ -23,7 +23,7 @@ from scipy.stats import spearmanr
 
 from evals.report.training_seeds import difference_over, mean_over
 from evals.stats import PromptCounts, overall_interval
-from evals.verdicts import Counts, difference_of_counts
+from evals.verdicts import Counts, difference_of_counts, together
 from scripts.studies.headroom_lengths import ARCHIVES, archived_counts, sentences
 from selfe.files import write_atomically
 
@@ -32,6 +32,8 @@ LEAST_AT_50, TIE = 0.3, 0.005
 METHODS = {"fm": "Flow Matching", "selfe": "Self-E", "imm": "IMM"}
 STEPS = (2, 4, 8, 50)
 MARKS = {2: "o", 4: "s", 8: "^"}
+PAIRS = ((0.25, 1.0), (0.18, 1.0))
+"""Values of b whose leads are compared with each other."""
 RESAMPLES, SEED = 4000, 0
 
 
@@ -117,6 +119,9 @@ def leads(
             else:  # for other prompts only
                 whole = difference_of_counts(*pairs[0], test=False).interval
             row["lead_low"], row["lead_high"] = whole.low, whole.high
+            both = (together(side) for side in zip(*pairs, strict=True))
+            prompts = difference_of_counts(*both, test=False).interval
+            row["over_prompts"] = [prompts.low, prompts.high]
             row["by_prompt"] = by_prompt(pairs)
         rows.append(row)
     return rows
@@ -340,6 +345,22 @@ def slope_sentence(name: str, slope: dict[str, Any]) -> str:
     return "; ".join(parts) + ".\n"
 
 
+def add_part(
+    text: list[str], title: str, rows: list[dict[str, Any]], pairs: Sequence[tuple[float, float]]
+) -> dict[str, Any]:
+    """Write a part's leads into `text`, with slopes and the differences of leads between pairs of
+    values of b; returns what leads.json keeps of it."""
+    slopes = slopes_of(rows)
+    text += [f"## {title}\n", table(rows)]
+    text += [slope_sentence(method, slope) for method, slope in slopes.items()]
+    for pair in pairs:
+        if lines := sentences(rows, STEPS, pair):
+            text.append("\n".join([*lines, ""]))
+    for row in rows:
+        row.pop("by_prompt", None)
+    return {"rows": rows, "slopes": slopes}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("reports/studies/headroom"))
@@ -369,28 +390,18 @@ def main() -> None:
         if not cells[part]:
             continue
         rows = leads(cells[part], exact)
-        slopes = slopes_of(rows)
-        for row in rows:
-            row.pop("by_prompt", None)
-        results[part] = {"rows": rows, "slopes": slopes}
-        text += [f"## {title}\n", table(rows)]
-        text += [slope_sentence(method, slope) for method, slope in slopes.items()]
+        results[part] = add_part(text, title, rows, PAIRS if part == "all prompts" else ())
     # the more prompts, the narrower the intervals
-    panels = panels_of((results.get("all prompts") or results["usual"])["rows"], "800 iterations")
+    drawn = results.get("all prompts") or results.get("usual")
+    panels = panels_of(drawn["rows"], "800 iterations") if drawn else []
 
-    long: Leads = {}
-    for name in ARCHIVES:
-        archive = out.parent / name / "results.tar.xz"
-        if archive.is_file():
-            for key, by_seed in archived_counts(archive).items():
-                long.setdefault(key, {}).update(by_seed)
+    archives = [out.parent / name / "results.tar.xz" for name in ARCHIVES]
+    long = archived_counts([path for path in archives if path.is_file()])
     if long:
         rows = leads(long, exact)
-        text += ["## Leads after 3,000 iterations, on all prompts\n", table(rows)]
-        text += ["\n".join([*sentences(rows, STEPS), ""])]
-        for row in rows:
-            row.pop("by_prompt", None)
-        results["3,000 iterations"] = {"rows": rows}
+        title = "Leads after 3,000 iterations, on all prompts"
+        results["3,000 iterations"] = add_part(text, title, rows, PAIRS)
+        text.append("Headroom is of the first 12 prompts of every task here, too.\n")
         panels += panels_of(rows, "3,000 iterations")
     if panels:
         draw(panels, out / "leads.svg")

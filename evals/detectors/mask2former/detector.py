@@ -8,6 +8,7 @@ compares it with mmdet 3.3.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,9 @@ class Mask2FormerDetector:
             images is compiled on its own, a minute or two on a processor; then the network takes
             less time (reports/speed/missed.md). Batches are filled up to `batch_size`, so that
             their size never changes. Last bits differ, and the identity says "compiled".
+
+    Raises:
+        ValueError: for `compiled` where the environment forbids it.
     """
 
     classes: Sequence[str] = COCO_CLASSES
@@ -200,11 +204,15 @@ class Mask2FormerDetector:
         self.classes = classes
         self.identity = identity if preparation == "mmdet-3" else f"{identity} {preparation} input"
         self.compiled = compiled
-        self._sizes: set[tuple[int, int]] = set()
         if compiled:
+            if os.environ.get("TORCHDYNAMO_DISABLE") == "1":
+                raise ValueError("TORCHDYNAMO_DISABLE=1 forbids what a compiled detector needs")
             self.identity += " compiled"
-            # The backbone gains nothing by it (reports/speed/missed.md).
-            self.network.get_submodule("model.pixel_level_module.decoder").compile(dynamic=False)
+            # The backbone gains nothing by it (reports/speed/missed.md). With `fullgraph` torch
+            # raises where it would else run uncompiled, under this identity.
+            self.network.get_submodule("model.pixel_level_module.decoder").compile(
+                dynamic=False, fullgraph=True, isolate_recompiles=True
+            )
 
     @classmethod
     def from_published(
@@ -305,25 +313,25 @@ class Mask2FormerDetector:
 
         Raises:
             ValueError: where it cannot be compiled, as without a C++ compiler, or for more sizes
-                than torch keeps compiled: it would run the rest uncompiled, with other last bits.
+                than torch keeps compiled.
         """
         if not self.compiled:
             return self.network(pixel_values=pixels)
-        limit = torch._dynamo.config.recompile_limit
-        self._sizes.add((pixels.shape[2], pixels.shape[3]))
-        if len(self._sizes) > limit:
-            raise ValueError(
-                f"the compiled detector takes no images of more sizes than {limit}; take "
-                "--detector mask2former for these"
-            )
         missing = max(0, self.batch_size - len(pixels))
         full = torch.cat([pixels, pixels[-1:].expand(missing, -1, -1, -1)])
         try:
             return self.network(pixel_values=full)
-        except torch._dynamo.exc.BackendCompilerFailed as error:
+        except torch._dynamo.exc.FailOnRecompileLimitHit as error:
             raise ValueError(
-                "the detector cannot be compiled here, which needs a C++ compiler "
-                f"({str(error).splitlines()[0]}); take --detector mask2former"
+                "the compiled detector takes no images of more sizes than "
+                f"{torch._dynamo.config.recompile_limit}; take --detector mask2former for these"
+            ) from error
+        except torch._dynamo.exc.TorchDynamoException as error:
+            cause = getattr(error, "inner_exception", error)
+            needs = ", which needs a C++ compiler" if self.device.type == "cpu" else ""
+            raise ValueError(
+                f"the detector cannot be compiled here{needs} ({type(cause).__name__}: "
+                f"{str(cause).splitlines()[0]}); take --detector mask2former"
             ) from error
 
     def _detections(self, objects: processing.Objects) -> list[Detection]:
