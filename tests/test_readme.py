@@ -117,7 +117,7 @@ def test_leads_by_length_are_those_of_the_study():
     study = ROOT / "reports" / "studies" / "headroom"
     rows = json.loads((study / "leads.json").read_text())["3,000 iterations"]["rows"]
     leads = {(r["b"], r["steps"]): r for r in rows if r["method"] == "selfe"}
-    lines = (study / "tables.md").read_text()
+    lines = (study / "tables.md").read_text().split("## Leads after 3,000 iterations")[1]
     page = (ROOT / "docs" / "findings.md").read_text()
     for steps in (2, 4, 8, 50):
         cells = [
@@ -255,7 +255,11 @@ def test_the_readme_fits_a_page_and_its_plain_figures_are_those_of_the_report():
     assert verdicts["aux"] == verdicts["no-target-norm"] == "resolved"
     assert verdicts["aux, objective.fake_loss_weight=uniform"] == "not resolved"
     assert f"normalisation Self-E loses {losses['no-target-norm']:.0f} points" in text
-    assert f"it loses {losses['aux']:.0f}, or nothing resolved, by a weight" in words
+    assert f"term costs {losses['aux']:.0f}, or nothing resolved, by a weight" in words
+    imm = overall["IMM", "2", "3000"]
+    ends = [f"{-100 * float(imm[end]):.0f}" for end in ("delta_selfe", "delta_high", "delta_low")]
+    assert imm["resolved"] == "resolved, not after Holm"
+    assert "leads in 2 steps by {} points, {} to {}, by itself.".format(*ends) in words
     for steps, paper in {"8": 0.033, "50": 0.023}.items():
         row = overall["Flow Matching", steps, "3000"]
         assert row["resolved"] == "not resolved"
@@ -263,9 +267,10 @@ def test_the_readme_fits_a_page_and_its_plain_figures_are_those_of_the_report():
     exact = json.loads((ROOT / "evals" / "assets" / "exact" / "shapes-1_b0.25.json").read_text())
     scores = exact["overall_by_scenes"][str(exact["num_scenes"])]
     lost = {cell["steps"]: 1 - score for cell, score in zip(exact["cells"], scores, strict=True)}
-    assert f"loses {lost[2]:.0%} in 2 steps, {lost[4]:.0%} in 4 and nothing from 8 on" in text
-    assert max(lost[8], lost[50]) < 0.005
-    with (ROOT / "reports" / "studies" / "headroom" / "tables.md").open() as stream:
-        less = [line for line in stream if line.startswith("- In") and " b = 1 is " in line]
-    assert len(less) == 4 and all("not resolved" in line for line in less)
-    assert "After 800 iterations the lead grows with it; after 3,000 that cannot be told" in text
+    assert f"gets {lost[2]:.0%} of images wrong in 2 steps, {lost[4]:.0%} in 4." in text
+    # Open: from world to world, at a fixed number of steps, the lead is seen to grow in 4 alone.
+    page = (ROOT / "reports" / "studies" / "headroom" / "tables.md").read_text()
+    lines = [line for line in page.splitlines() if line.startswith("- In ")]
+    told = {(line.split()[2], "not resolved" in line) for line in lines}
+    assert told == {("2", True), ("4", True), ("4", False), ("8", True), ("50", True)}
+    assert "Whether Self-E's lead comes of that is open" in text

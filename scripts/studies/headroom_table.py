@@ -93,8 +93,11 @@ def interval_of(trainings: list[Counts]) -> tuple[float, float, float]:
 
 
 def leads(
-    cells: dict[tuple[float, str, int], dict[int, Counts]], exact: dict[float, dict[int, float]]
+    cells: dict[tuple[float, str, int], dict[int, Counts]],
+    exact: dict[float, dict[int, float]],
+    over: str = "fm",
 ) -> list[dict[str, Any]]:
+    """A row for every cell, with its lead over another method where that has the same seeds."""
     rows = []
     for (b, method, steps), by_seed in sorted(cells.items()):
         mean, low, high = interval_of([by_seed[s] for s in sorted(by_seed)])
@@ -108,9 +111,9 @@ def leads(
             "high": high,
             "headroom": 1 - exact[b][steps] if steps in exact.get(b, {}) else None,
         }
-        base = cells.get((b, "fm", steps), {})
+        base = cells.get((b, over, steps), {})
         shared = sorted(base.keys() & by_seed.keys())
-        if method != "fm" and shared:
+        if method != over and shared:
             pairs = [(by_seed[s], base[s]) for s in shared]
             row["lead_by_seed"] = [score_of(a) - score_of(z) for a, z in pairs]
             row["lead"] = float(np.mean(row["lead_by_seed"]))
@@ -198,6 +201,19 @@ def table(rows: list[dict[str, Any]]) -> str:
                     )
             lines.append(f"| {' | '.join(texts)} |")
     return "\n".join(lines) + "\n"
+
+
+def over_imm(rows: list[dict[str, Any]]) -> str:
+    """Self-E less IMM, a line for every b and number of steps; "" where none has both."""
+    own = [r for r in rows if r["method"] == "selfe" and "lead" in r]
+    lines = ["| b | steps | training seeds | Self-E less IMM |", "|---|---|---|---|"]
+    for r in sorted(own, key=lambda r: (-r["b"], r["steps"])):
+        held = "" if r["lead_low"] > 0 or r["lead_high"] < 0 else " not resolved"
+        lines.append(
+            f"| {r['b']:g} | {r['steps']} | {len(r['lead_by_seed'])} | {r['lead']:+.3f} "
+            f"[{r['lead_low']:+.3f}, {r['lead_high']:+.3f}]{held} |"
+        )
+    return "\n".join([*lines, ""]) if own else ""
 
 
 def calibration_table(found: dict[str, Any]) -> str:
@@ -391,6 +407,8 @@ def main() -> None:
             continue
         rows = leads(cells[part], exact)
         results[part] = add_part(text, title, rows, PAIRS if part == "all prompts" else ())
+        if part == "all prompts":
+            text.append(over_imm(leads(cells[part], exact, over="imm")))
     # the more prompts, the narrower the intervals
     drawn = results.get("all prompts") or results.get("usual")
     panels = panels_of(drawn["rows"], "800 iterations") if drawn else []
