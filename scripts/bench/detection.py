@@ -220,7 +220,9 @@ def main() -> None:
     network.forward = inside(ours.clock, "of it the network", network.forward)
     model.predict = inside(theirs.clock, "of it the network and its read-out", model.predict)
     verdicts: dict[str, dict[int, Verdicts]] = {"ours": {}, "theirs": {}}
-    how = "together, compiled" if arguments.compiled else "together"
+    at_once = found_by.batch_size
+    how = f"{at_once} images together" if at_once > 1 else "one image at a time"
+    how += ", compiled" if arguments.compiled else ""
     with tempfile.TemporaryDirectory() as folder:
         chunks = [
             _written(Path(folder), range(first, first + CHUNK))
@@ -240,7 +242,7 @@ def main() -> None:
             return work
 
         row = paired_ratio(
-            f"{found_by.batch_size} images {how}: ours / mmdet one by one",
+            f"{how}: ours / mmdet one by one",
             in_turn("ours", ours),
             in_turn("theirs", theirs),
             pairs=arguments.chunks,

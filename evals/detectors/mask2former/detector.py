@@ -166,8 +166,9 @@ class Mask2FormerDetector:
         network: of `build_network`, in evaluation mode.
         identity: implementation and weights.
         device: where it runs.
-        batch_size: images of one size that go through together; None for 8 on an accelerator and 2
-            on a processor, where 8 take a third longer an image (reports/speed/missed.md).
+        batch_size: images of one size that go through together; None for 8 on an accelerator. On a
+            processor None is 2, where 8 take a third longer an image, and 1 compiled, where 2 take
+            longer (reports/speed/missed.md).
         min_score: objects scored below are left out. 0 keeps all hundred, as mmdet does; GenEval's
             rules ask for more than 0.3, so that a small positive value only saves time and memory.
         preparation: "mmdet-3", or "mmdet-2" for the 8-bit resizing of GenEval's own environment.
@@ -197,7 +198,8 @@ class Mask2FormerDetector:
     ) -> None:
         self.network = network.to(device)
         self.device = torch.device(device)
-        self.batch_size = batch_size or (2 if self.device.type == "cpu" else 8)
+        together = (1 if compiled else 2) if self.device.type == "cpu" else 8
+        self.batch_size = batch_size or together
         self.min_score = min_score
         self.preparation: Preparation = preparation
         self.edges = edges
