@@ -116,6 +116,7 @@ def test_compiled_detector_finds_the_same_and_compiles_a_size_once(golden, detec
     state = mmdet_state(golden, GAINS["sharpened"])
     found_by = small_detector(state, compiled=True, batch_size=2)
     assert found_by.identity == small_detector(state).identity + " compiled"
+    assert small_detector(state, compiled=True).batch_size == 1 < small_detector(state).batch_size
     # A batch of two, and one image whose batch is filled up.
     images = [selftest.image_by_name(str(i), 96, 96) for i in range(3)]
     wide = selftest.image_by_name("wide", 96, 128)
