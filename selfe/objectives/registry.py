@@ -278,7 +278,7 @@ METHODS = Registry(
                 # guidance of its authors' text-to-image model on GenEval
                 "paper": {"guidance": "linear", "guidance_scale": 2.5, "eta": 0.0},
                 "shapes": _TRANSITION,
-                "shapes-quick": {
+                "shapes-quick": {  # at 2e-3: at the recipe's 8e-3 it learns next to nothing
                     "guidance": "ep-v",
                     "guidance_scale": 3.0,
                     "eta": 0.0,
@@ -292,11 +292,6 @@ METHODS = Registry(
                 "scenes": _TRANSITION,
             },
             full_precision=True,  # it divides a difference by 0.01 (reports/checks/README.md)
-            # The recipes' rate is 8e-3, at which it learns next to nothing
-            # (reports/studies/further-objectives). Not searched for 3,000 iterations.
-            recipes={
-                name: {"optim": {"lr": 2e-3}} for name in ("shapes", "shapes-quick", "shapes-easy")
-            },
         ),
         "meanflow": Method(
             "baselines.meanflow:MeanFlow",
