@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from evals.detectors import weights
-from evals.detectors.mask2former import detector, keys, processing, selftest
+from evals.detectors.mask2former import checkpoint, detector, keys, processing, selftest
 from evals.detectors.mmdet import MMDetDetector
 from evals.suites.geneval import COCO_CLASSES
 from selfe.files import file_sha256
@@ -282,10 +282,10 @@ def test_a_pickle_payload_is_refused_and_not_run(tmp_path):
     bad = tmp_path / "weights-743b7d99.pth"
     torch.save({"state_dict": {"a": torch.ones(1)}, "meta": Explosive(str(trace))}, bad)
     with pytest.raises(ValueError, match="refused"):
-        detector.read_checkpoint(bad)
+        checkpoint.read_checkpoint(bad)
     bad.write_bytes(pickle.dumps(Explosive(str(trace))))
     with pytest.raises(ValueError, match="refused"):
-        detector.read_checkpoint(bad)
+        checkpoint.read_checkpoint(bad)
     assert not trace.exists()
 
 
@@ -298,7 +298,7 @@ def test_plain_facts_beside_the_weights_are_read_over(tmp_path):
             path,
             _use_new_zipfile_serialization=zipped,
         )
-        assert torch.equal(detector.read_checkpoint(path)["a"], torch.ones(2))
+        assert torch.equal(checkpoint.read_checkpoint(path)["a"], torch.ones(2))
 
 
 @pytest.mark.fault(24)

@@ -22,6 +22,7 @@ TABLES = [  # page, place on it, report and iterations
     ("docs/findings.md", 2, "reference-3000", "3000"),
     ("docs/findings.md", 3, "long", "12000"),
     ("docs/findings.md", 4, "full-signal-3000", "3000"),
+    ("docs/findings.md", 5, "further-objectives", "800"),
     ("reports/full_signal.md", 0, "quickstart", "800"),
     ("reports/full_signal.md", 1, "quickstart", "800"),
     ("reports/full_signal.md", 2, "quickstart-unguided", "800"),

@@ -16,11 +16,8 @@ import torch
 
 from evals.base import Detection
 from evals.detectors.mask2former import keys
-from evals.detectors.mask2former.detector import (
-    batches_of_one_size,
-    published_weights,
-    read_checkpoint,
-)
+from evals.detectors.mask2former.checkpoint import read_checkpoint
+from evals.detectors.mask2former.detector import batches_of_one_size, published_weights
 from evals.suites.geneval import COCO_CLASSES
 from selfe.published_weights import other_kinds
 

@@ -39,7 +39,7 @@ import torch
 
 from evals.base import Detection
 from evals.detectors import mmdet as official
-from evals.detectors.mask2former import detector, keys, selftest
+from evals.detectors.mask2former import checkpoint, detector, keys, selftest
 from evals.suites.rules import judge
 from scripts import command_line
 from selfe.provenance import provenance
@@ -96,7 +96,7 @@ def main() -> None:
         write_golden(config, arguments.golden)
         return
     if arguments.weights:
-        state = detector.read_checkpoint(arguments.weights)
+        state = checkpoint.read_checkpoint(arguments.weights)
         cases = [(str(p), read_png(p), PUBLISHED) for p in pngs(arguments.images, arguments.limit)]
         gains = {"published": 1.0}
     elif arguments.small:
@@ -200,7 +200,7 @@ def both_layouts(state: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Te
         for layout, content in named.items():
             path = str(Path(folder) / f"{layout}.pth")
             save_checkpoint({"meta": {"epoch": 50}, "state_dict": content}, path)
-            stored = detector.read_checkpoint(Path(path))
+            stored = checkpoint.read_checkpoint(Path(path))
             if keys.layout_of(stored) != layout or stored.keys() != content.keys():
                 raise SystemExit(f"the checkpoint file of {layout} holds other keys")
             converted[layout] = keys.to_transformers(stored)

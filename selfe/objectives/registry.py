@@ -260,9 +260,8 @@ METHODS = Registry(
                 "shapes": _SHORTCUT,
                 # this and its like: reports/studies/further-objectives
                 "shapes-quick": {
-                    "guidance": "linear",
+                    **_SHORTCUT,
                     "guidance_scale": 5.0,
-                    "eta": 0.0,
                     "by_steps": {4: {"guidance_scale": 3.0}},
                 },
                 "shapes-easy": _SHORTCUT,
@@ -302,9 +301,7 @@ METHODS = Registry(
                 "paper": {"guidance": "linear", "guidance_scale": 2.5, "eta": 0.0},
                 "shapes": _MEANFLOW,
                 "shapes-quick": {  # of its variant smooth-time at 4e-3
-                    "guidance": "linear",
-                    "guidance_scale": 2.0,
-                    "eta": 0.0,
+                    **_MEANFLOW,
                     "by_steps": {n: {"guidance_scale": 1.5} for n in (4, 8, 50)},
                 },
                 "shapes-easy": _MEANFLOW,

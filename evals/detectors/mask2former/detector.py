@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from evals.base import Detection
 from evals.detectors.mask2former import keys, processing
+from evals.detectors.mask2former.checkpoint import read_checkpoint
 from evals.detectors.mask2former.processing import Preparation
 from evals.detectors.weights import DETECTOR_FILES, PublishedFile, check_hash, find_detector
 from evals.suites.geneval import COCO_CLASSES
@@ -30,33 +31,6 @@ PUBLISHED_MIN_SCORE = 0.05
 all hundred objects of an image costs more than the rest of the post-processing together."""
 
 HF_VARIANT = "facebook/mask2former-swin-small-coco-instance"
-
-# Classes that training tools store beside the weights. They load as empty objects.
-_BOOKKEEPING = (
-    "mmengine.logging.history_buffer.HistoryBuffer",
-    "mmengine.logging.message_hub.MessageHub",
-    "builtins.getattr",
-    "numpy.core.multiarray._reconstruct",
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray._reconstruct",
-    "numpy._core.multiarray.scalar",
-    "numpy.ndarray",
-    "numpy.dtype",
-    "_codecs.encode",
-)
-
-
-class _NotLoaded:
-    """Stands for an object of a training tool; takes any state and keeps none."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> _NotLoaded:
-        return super().__new__(cls)
-
-    def __setstate__(self, state: Any) -> None:
-        pass
 
 
 def swin_s_config() -> dict[str, Any]:
@@ -139,26 +113,6 @@ def build_network(
     return Mask2FormerForUniversalSegmentation(config).eval().requires_grad_(False)
 
 
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The weights in an mmdet checkpoint. Nothing in the file is ever executed.
-
-    Raises:
-        ValueError: if the file holds anything but tensors, plain values and known bookkeeping.
-    """
-    placeholders: list[Any] = [(_NotLoaded, name) for name in _BOOKKEEPING]
-    try:
-        with torch.serialization.safe_globals(placeholders):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f"{path} is refused as detector weights: {str(error).splitlines()[0]}"
-        ) from error
-    state = content.get("state_dict", content) if isinstance(content, Mapping) else None
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(f"{path} holds no table of weights; expected an mmdet checkpoint")
-    return dict(state)
-
-
 class Mask2FormerDetector:
     """`Detector` over a loaded network.
 
@@ -210,8 +164,7 @@ class Mask2FormerDetector:
             if os.environ.get("TORCHDYNAMO_DISABLE") == "1":
                 raise ValueError("TORCHDYNAMO_DISABLE=1 forbids what a compiled detector needs")
             self.identity += " compiled"
-            # The backbone gains nothing by it (reports/speed/missed.md). With `fullgraph` torch
-            # raises where it would else run uncompiled, under this identity.
+            # The backbone gains nothing. Without `fullgraph` torch may run it uncompiled.
             self.network.get_submodule("model.pixel_level_module.decoder").compile(
                 dynamic=False, fullgraph=True, isolate_recompiles=True
             )
@@ -319,10 +272,9 @@ class Mask2FormerDetector:
         """
         if not self.compiled:
             return self.network(pixel_values=pixels)
-        missing = max(0, self.batch_size - len(pixels))
-        full = torch.cat([pixels, pixels[-1:].expand(missing, -1, -1, -1)])
+        copies = pixels[-1:].expand(max(0, self.batch_size - len(pixels)), -1, -1, -1)
         try:
-            return self.network(pixel_values=full)
+            return self.network(pixel_values=torch.cat([pixels, copies]))
         except torch._dynamo.exc.FailOnRecompileLimitHit as error:
             raise ValueError(
                 "the compiled detector takes no images of more sizes than "
