@@ -258,7 +258,7 @@ METHODS = Registry(
                 # guidance of its authors' ImageNet models
                 "paper": {"guidance": "linear", "guidance_scale": 1.5, "eta": 0.0},
                 "shapes": _SHORTCUT,
-                # this and its like: reports/studies/further-objectives
+                # of the three: reports/studies/further-objectives/search
                 "shapes-quick": {
                     **_SHORTCUT,
                     "guidance_scale": 5.0,

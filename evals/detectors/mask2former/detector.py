@@ -120,9 +120,8 @@ class Mask2FormerDetector:
         network: of `build_network`, in evaluation mode.
         identity: implementation and weights.
         device: where it runs.
-        batch_size: images of one size that go through together; None for 8 on an accelerator. On a
-            processor None is 2, where 8 take a third longer an image, and 1 compiled, where 2 take
-            longer (reports/speed/missed.md).
+        batch_size: images of one size that go through together; None for 8 on an accelerator, 2 on
+            a processor and 1 there if compiled, where more take longer (reports/speed/missed.md).
         min_score: objects scored below are left out. 0 keeps all hundred, as mmdet does; GenEval's
             rules ask for more than 0.3, so that a small positive value only saves time and memory.
         preparation: "mmdet-3", or "mmdet-2" for the 8-bit resizing of GenEval's own environment.
@@ -161,8 +160,9 @@ class Mask2FormerDetector:
         self.identity = identity if preparation == "mmdet-3" else f"{identity} {preparation} input"
         self.compiled = compiled
         if compiled:
-            if os.environ.get("TORCHDYNAMO_DISABLE") == "1":
-                raise ValueError("TORCHDYNAMO_DISABLE=1 forbids what a compiled detector needs")
+            if os.environ.get("TORCHDYNAMO_DISABLE") == "1" or torch._dynamo.config.disable:
+                off = "TORCHDYNAMO_DISABLE or TORCH_COMPILE_DISABLE"
+                raise ValueError(f"{off} switches off what a compiled detector needs")
             self.identity += " compiled"
             # The backbone gains nothing. Without `fullgraph` torch may run it uncompiled.
             self.network.get_submodule("model.pixel_level_module.decoder").compile(
