@@ -183,7 +183,7 @@ def test_planned_costs_are_those_of_the_plan():
 
 PAGES = sorted({
     path.relative_to(ROOT).as_posix()
-    for path in (*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *(ROOT / "reports").rglob("*.md"))
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("[!.]*/README.md"), *(ROOT / "reports").rglob("*.md"))
     if "local" not in path.parts
 })  # fmt: skip
 
