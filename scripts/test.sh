@@ -23,7 +23,8 @@ if [ "$#" -eq 0 ]; then
     echo "== mypy" && .venv/bin/mypy
     echo "== import contracts" && .venv/bin/lint-imports
     echo "== documentation"
-    NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict --quiet --site-dir build/site
+    # not --quiet: it drops the warnings before --strict can count them
+    NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict --site-dir build/site
 fi
 echo "== pytest"
 workers="$(.venv/bin/python -c 'import os; print(min(8, os.cpu_count() or 1))')"

@@ -17,12 +17,12 @@ ROOT = Path(__file__).resolve().parent.parent
 COSTS = (ROOT / "docs" / "paper_scale.md").read_text()
 HEADER = re.compile(r"^\| \| 2 steps \| 4 steps \| 8 steps \|(?: 50 steps \|)?$", re.MULTILINE)
 TABLES = [  # page, place on it, report and iterations
-    ("docs/findings.md", 0, "calibrated-all-prompts", "800"),
-    ("docs/findings.md", 1, "calibrated", "800"),
-    ("docs/findings.md", 2, "reference-3000", "3000"),
-    ("docs/findings.md", 3, "long", "12000"),
-    ("docs/findings.md", 4, "full-signal-3000", "3000"),
-    ("docs/findings.md", 5, "further-objectives", "800"),
+    ("docs/findings/comparison.md", 0, "calibrated-all-prompts", "800"),
+    ("docs/findings/comparison.md", 1, "calibrated", "800"),
+    ("docs/findings/comparison.md", 2, "reference-3000", "3000"),
+    ("docs/findings/comparison.md", 3, "long", "12000"),
+    ("docs/findings/headroom.md", 0, "full-signal-3000", "3000"),
+    ("docs/findings/objectives.md", 0, "further-objectives", "800"),
     ("reports/full_signal.md", 0, "quickstart", "800"),
     ("reports/full_signal.md", 1, "quickstart", "800"),
     ("reports/full_signal.md", 2, "quickstart-unguided", "800"),
@@ -60,7 +60,7 @@ def tables(page: str) -> list[list[list[str]]]:
     return found
 
 
-@pytest.mark.parametrize("page", ["docs/findings.md", "reports/full_signal.md"])
+@pytest.mark.parametrize("page", sorted({page for page, *_ in TABLES}))
 def test_every_table_is_checked(page):
     checked = [place for name, place, *_ in TABLES if name == page]
     assert checked == list(range(len(tables(page))))
@@ -110,7 +110,38 @@ def test_leads_under_the_papers_inference_are_those_of_the_reports(row, file):
         mean, low, high = (f"{-float(flow[steps][end]):+.3f}" for end in ends)
         told = "**" if flow[steps]["resolved"] == "resolved" else ""
         cells.append(f"{told}{mean}{told} [{low}, {high}]")
-    page = (ROOT / "docs" / "findings.md").read_text()
+    page = (ROOT / "docs" / "findings" / "robustness.md").read_text()
+    assert f"| {row} | {' | '.join(cells)} |" in page
+
+
+@pytest.mark.parametrize(
+    ("row", "method", "iterations", "file"),
+    [
+        ("800, five", "Flow Matching", "800", "calibrated-all-prompts/trainings.csv"),
+        ("3,000, four", "Flow Matching", "3000", "reference-3000/trainings.csv"),
+        ("12,000, one", "Flow Matching", "12000", "long/table2.csv"),
+        ("800, three", "IMM", "800", "calibrated-all-prompts/trainings.csv"),
+        ("3,000, three", "IMM", "3000", "reference-3000/trainings.csv"),
+    ],
+)
+def test_the_leads_of_the_overview_are_those_of_the_reports(row, method, iterations, file):
+    marks = {"resolved": ("**", "**"), "resolved, not after Holm": ("", "*")}
+    with (ROOT / "reports" / "studies" / file).open() as stream:
+        other = {
+            r["steps"]: r
+            for r in csv.DictReader(stream)
+            if (r["method"], r["iterations"]) == (method, iterations) and r["overall"]
+        }
+    cells = []
+    for steps in ("2", "4", "8", "50"):
+        if steps not in other:
+            cells.append("not drawn")
+            continue
+        ends = ("delta_selfe", "delta_high", "delta_low")  # the other less Self-E
+        mean, low, high = (f"{-float(other[steps][end]):+.3f}" for end in ends)
+        before, after = marks.get(other[steps]["resolved"], ("", ""))
+        cells.append(f"{before}{mean}{after} [{low}, {high}]")
+    page = (ROOT / "docs" / "findings.md").read_text().split(f"**over {method}**")[1]
     assert f"| {row} | {' | '.join(cells)} |" in page
 
 
@@ -119,7 +150,7 @@ def test_leads_by_length_are_those_of_the_study():
     rows = json.loads((study / "leads.json").read_text())["3,000 iterations"]["rows"]
     leads = {(r["b"], r["steps"]): r for r in rows if r["method"] == "selfe"}
     lines = (study / "tables.md").read_text().split("## Leads after 3,000 iterations")[1]
-    page = (ROOT / "docs" / "findings.md").read_text()
+    page = (ROOT / "docs" / "findings" / "headroom.md").read_text()
     for steps in (2, 4, 8, 50):
         cells = [
             f"{r['lead']:+.3f} [{r['lead_low']:+.3f}, {r['lead_high']:+.3f}]"
@@ -183,7 +214,8 @@ def test_planned_costs_are_those_of_the_plan():
 
 PAGES = sorted({
     path.relative_to(ROOT).as_posix()
-    for path in (*ROOT.glob("*.md"), *ROOT.glob("[!.]*/README.md"), *(ROOT / "reports").rglob("*.md"))
+    for where in ("*.md", "[!.]*/README.md", "reports/**/*.md", "docs/**/*.md")
+    for path in ROOT.glob(where)
     if "local" not in path.parts
 })  # fmt: skip
 

@@ -145,7 +145,7 @@ METHODS = Registry(
             },
             # The auxiliary term is a late stage of the main run (S.2). Its loss has the weight of
             # Eq. s.8 as printed: 1/s^2 costs score in the shapes world, with weight 1 no loss is
-            # resolved (docs/findings.md, "What the paper leaves open").
+            # resolved (docs/findings/open_choices.md).
             recipes={"2b": {"objective": {"aux_from": 550_000, "fake_loss_weight": "uniform"}}},
         ),
         "fm": Method(
