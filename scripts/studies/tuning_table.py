@@ -1,9 +1,10 @@
 """Tables of the settings that were tried for each method in the calibrated world.
 
-    python -m scripts.studies.tuning_table [--folder reports/studies/tuning]
+    python -m scripts.studies.tuning_table [--folder reports/studies/tuning] [--beside FOLDER]
 
 Reads search/RUN.json (`headroom_search`) and verdicts_all/METHOD-NAME-seedN.json (`headroom_score`)
-below the folder and writes tables.md there.
+below the folder and writes tables.md there. `--beside` is another study, whose searches stand in
+the first table, too: the trainings that the tried ones are compared with.
 """
 
 from __future__ import annotations
@@ -71,20 +72,24 @@ def leads(folder: Path) -> list[list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("reports/studies/tuning"))
-    folder = parser.parse_args().folder
+    parser.add_argument("--beside", type=Path)
+    args = parser.parse_args()
+    folder: Path = args.folder
+    tried = [*searched(folder), *(searched(args.beside) if args.beside else [])]
     parts = [
         "# What was tried\n",
         "Best of the sampling settings tried, on validation prompts (44 x 2 images), one training "
         "each. In `shifted` the time grid is shifted in sampling.\n",
-        to_markdown(["run", "grid", *(f"{n} steps" for n in STEPS), "mean"], searched(folder)),
-        "\n# Trained again over seeds\n",
-        "All 232 held-out prompts x 4 images. The intervals hold for other trainings and other "
-        "prompts alike.\n",
-        to_markdown(
-            ["setting", "seeds", "steps", "Flow Matching", "Self-E", "lead of Self-E"],
-            leads(folder),
-        ),
+        to_markdown(["run", "grid", *(f"{n} steps" for n in STEPS), "mean"], tried),
     ]
+    if again := leads(folder):
+        header = ["setting", "seeds", "steps", "Flow Matching", "Self-E", "lead of Self-E"]
+        parts += [
+            "\n# Trained again over seeds\n",
+            "All 232 held-out prompts x 4 images. The intervals hold for other trainings and other "
+            "prompts alike.\n",
+            to_markdown(header, again),
+        ]
     write_atomically(folder / "tables.md", "\n".join(parts).rstrip() + "\n")
 
 
