@@ -4,6 +4,7 @@
 
 The settings are those of reports/studies/headroom/protocol.md: the same guidance for all methods.
 Writes search/RUN.json below --out, every candidate with its score, and goes on where it was.
+`--s-fraction 1` searches them for steps that ask the network at s = t instead of the next time.
 """
 
 from __future__ import annotations
@@ -49,12 +50,14 @@ def base_len_of(shift: float, tokens: int = 16) -> int:
     return min(range(1, 4096), key=lambda n: abs(length_shift(tokens, base_len=n) - shift))
 
 
-def candidates(method: str) -> list[Setting]:
+def candidates(method: str, s_fraction: float = 0.0) -> list[Setting]:
     guidance = [("none", 1.0), *((kind, scale) for kind in KINDS for scale in SCALES)]
     if method == "imm":
         moves: list[Setting] = [{"sampler": "pushforward"}, {"sampler": "restart"}]
     else:
         moves = [{"sampler": "any-step", "eta": eta} for eta in (0.0, 1.0)]
+        if s_fraction:
+            moves = [{**move, "s_fraction": s_fraction} for move in moves]
     every = [{**move, "guidance": g, "guidance_scale": w} for move in moves for g, w in guidance]
     prediction = load_method(method).prediction
     # pushforward takes no guidance of an image (ep-x0): IMM has 32 of the 38
@@ -106,7 +109,11 @@ def main() -> None:
     parser.add_argument("--steps", default="2,4,8,50")
     parser.add_argument("--suite", default="shapes@1", help="whose validation prompts are drawn")
     parser.add_argument("--per-task", type=int, default=PER_TASK, help="prompts of every task")
-    parser.add_argument("--shifted", action="store_true", help="shifted time grids instead")
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--shifted", action="store_true", help="shifted time grids instead")
+    group.add_argument(
+        "--s-fraction", type=float, default=0.0, help="second time: 0 the next time, 1 s = t"
+    )
     parser.add_argument("--out", type=Path, default=Path("reports/studies/headroom"))
     args = parser.parse_args()
     suite = limited(open_suite(args.suite, "validation"), args.per_task)
@@ -115,6 +122,10 @@ def main() -> None:
     )
     whole = InMemoryScorer(dataclasses.replace(suite, images_per_prompt=IMAGES), SEED)
     part = "shifted" if args.shifted else "usual"
+    first_part = "first stage"
+    if args.s_fraction:
+        part = f"s_fraction {args.s_fraction:g}"
+        first_part = f"first stage, {part}"
     for name in args.runs:
         path = args.out / "search" / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -142,8 +153,8 @@ def main() -> None:
             elif steps >= 50:
                 settings = best_of(results["8"], KEPT_AT_50)
             else:
-                every = [json.dumps(setting) for setting in candidates(method)]
-                first = found.setdefault("first stage", {}).setdefault(str(steps), {})
+                every = [json.dumps(s) for s in candidates(method, args.s_fraction)]
+                first = found.setdefault(first_part, {}).setdefault(str(steps), {})
                 settings = best_of(tried(generator, every, small, steps, first), KEPT)
             tried(generator, settings, whole, steps, scores)
             write_atomically(path, json.dumps(found, indent=0))
