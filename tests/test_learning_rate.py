@@ -72,6 +72,7 @@ def test_no_recipe_is_suspicious(recipe):
         (["optim.decay_horizon=80"], "is over before optim.warmup"),
         (["optim.lr=1e-4", "optim.final_lr=8e-4"], "rises from 0.0001 to 0.0008"),
         (["optim.ema_decay=0.9999", "optim.ema_warmup=false"], "mostly the initial weights"),
+        (["optim.ema_decay=0.999"], "keeps the decay at or below 0.9889 in 800 iterations"),
         (["optim.betas=[0.95,0.9]"], "forget"),
         (["train.caption_dropout=1"], "drops every caption"),
         (["train.caption_dropout=0"], "never trains the null prompt"),
@@ -81,6 +82,11 @@ def test_no_recipe_is_suspicious(recipe):
 def test_what_defeats_itself_is_warned_of(assignments, named):
     (warning,) = suspicious_settings(resolve(QUICK, "fm", assignments=assignments))
     assert named in warning
+
+
+def test_a_decay_of_the_average_that_is_reached_is_not_warned_of():
+    for reached in (["optim.ema_decay=0.97"], ["optim.ema_decay=0.999", "train.iterations=12000"]):
+        assert suspicious_settings(resolve(QUICK, "fm", assignments=reached)) == []
 
 
 def test_imm_with_its_authors_exponent_in_bf16_is_warned_of():

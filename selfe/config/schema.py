@@ -116,7 +116,11 @@ class OptimConfig(Section):
         lt=1,
         description="decay of the moving average of the weights, which is scored",
     )
-    ema_warmup: bool = Field(True, description="decay min(d, (1 + n) / (10 + n)) at update n")
+    ema_warmup: bool = Field(
+        True,
+        description="decay min(ema_decay, (1 + n) / (10 + n)) at update n: at most 0.989 in 800 "
+        "iterations, whatever ema_decay is",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from selfe.config.resolve import changed_settings
 from selfe.config.schema import RunConfig
 
 
@@ -12,6 +13,9 @@ def suspicious_settings(config: RunConfig) -> list[str]:
     if optim.decay_horizon is not None:
         ends = min(ends, optim.decay_horizon)
     averaged = 1 / (1 - optim.ema_decay)
+    warmed = train.iterations / (9 + train.iterations)  # of selfe.training.ema, at the last update
+    # recipes may be shortened: their own decay is then out of reach, as it should be
+    decay_asked = any(c.startswith("optim.ema_decay=") for c in changed_settings(config) or ())
     # another objective may call something else so
     gap_exponent = config.objective.get("gap_exponent", 0) if config.method == "imm" else 0
     found = [
@@ -34,6 +38,12 @@ def suspicious_settings(config: RunConfig) -> list[str]:
             not optim.ema_warmup and averaged > train.iterations,
             f"optim.ema_decay = {optim.ema_decay:g} averages over about {averaged:.0f} iterations "
             f"and the run has {train.iterations}: what is scored is mostly the initial weights",
+        ),
+        (
+            decay_asked and optim.ema_warmup and optim.ema_decay > warmed,
+            f"optim.ema_decay = {optim.ema_decay:g} changes nothing: optim.ema_warmup keeps the "
+            f"decay at or below {warmed:.4f} in {train.iterations} iterations. To have it from the "
+            "start, add --set optim.ema_warmup=false",
         ),
         (
             optim.betas[1] < optim.betas[0],
