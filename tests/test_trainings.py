@@ -352,6 +352,13 @@ def test_settings_but_the_seed_have_one_digest() -> None:
     assert changed.seedless_digest != first.seedless_digest
 
 
+@pytest.mark.parametrize("setting", ["sampling.guidance_scale=3", "train.sample_every=null"])
+def test_what_the_weights_do_not_see_keeps_seeds_together(setting: str) -> None:
+    """A seed that is added after the sampling was searched counts with those before."""
+    before, after = (resolve("shapes-quick", "fm", assignments=a) for a in ([], [setting]))
+    assert before.digest != after.digest and before.seedless_digest == after.seedless_digest
+
+
 def test_one_training_has_no_spread() -> None:
     with pytest.raises(ValueError, match="two or more"):
         over_trainings([0.5], Interval(mean=0.5, low=0.4, high=0.6))

@@ -298,6 +298,16 @@ def _without_younger(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
+_UNSEEN_BY_WEIGHTS = (
+    "log_every",
+    "checkpoint_every",
+    "keep_last",
+    "milestone_every",
+    "sample_every",
+)
+"""Settings of `train` that change no weight."""
+
+
 class RunConfig(Section):
     """Everything that decides what a training run computes."""
 
@@ -320,8 +330,13 @@ class RunConfig(Section):
 
     @property
     def seedless_digest(self) -> str:
-        """`digest` without the seed: what trainings share that differ in nothing else."""
-        return self._digest("seed")
+        """What trainings share whose weights differ by the seed alone.
+
+        `digest` without the seed, and without what is not seen by the weights: how images are
+        drawn, and how often a run logs, saves and draws. Each result says itself how it was drawn,
+        so a seed that is added after a search of the sampling counts with the others.
+        """
+        return self._digest("seed", "sampling", *(f"train.{name}" for name in _UNSEEN_BY_WEIGHTS))
 
     def _digest(self, *left_out: str) -> str:
         values = self.model_dump(mode="json", exclude={"data": {"path", "workers"}})
@@ -329,5 +344,7 @@ class RunConfig(Section):
         del values["optim"]["final_share"]
         values["optim"]["final_lr"] = self.optim.final_lr
         values = _without_younger(values)
-        text = json.dumps({k: v for k, v in values.items() if k not in left_out}, sort_keys=True)
+        for section, _, name in (path.rpartition(".") for path in left_out):
+            del (values[section] if section else values)[name]
+        text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
