@@ -19,9 +19,14 @@ if ! command -v "${CHROMIUM:-chromium}" >/dev/null 2>&1; then
 fi
 
 if [ "$#" -eq 0 ]; then
-    echo "== ruff" && .venv/bin/ruff check . && .venv/bin/ruff format --check .
-    echo "== mypy" && .venv/bin/mypy
-    echo "== import contracts" && .venv/bin/lint-imports
+    # one command a line: of "a && b && c" only a failing c ends the script
+    echo "== ruff"
+    .venv/bin/ruff check .
+    .venv/bin/ruff format --check .
+    echo "== mypy"
+    .venv/bin/mypy
+    echo "== import contracts"
+    .venv/bin/lint-imports
     echo "== documentation"
     # not --quiet: it drops the warnings before --strict can count them
     NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict --site-dir build/site

@@ -139,6 +139,26 @@ def test_set_wins_and_reaches_the_objective():
     )
 
 
+def test_a_sampling_setting_reaches_every_number_of_steps():
+    """By `train --set` as by `geneval --set`: what a recipe found best for 4 steps gives way."""
+    plain = resolve("shapes", "selfe").sampling
+    assert plain.by_steps[4].guidance is not None
+    none = resolve("shapes", "selfe", assignments=["sampling.guidance=none"]).sampling
+    assert {none.at(n).guidance for n in (1, 2, 4, 8, 50)} == {"none"}
+    one = resolve("shapes", "selfe", assignments=["sampling.by_steps.4.guidance_scale=3"]).sampling
+    assert one.at(4) == plain.at(4).model_copy(update={"guidance_scale": 3.0})
+    assert [one.at(n) for n in (2, 8, 50)] == [plain.at(n) for n in (2, 8, 50)]
+    emptied = resolve("shapes", "selfe", assignments=["sampling.by_steps={}"]).sampling
+    assert emptied.at(4) == emptied.at(2) == plain.at(2)
+
+
+def test_a_number_of_steps_between_two_entries_starts_from_the_lower_one():
+    plain = resolve("shapes", "selfe").sampling
+    six = resolve("shapes", "selfe", assignments=["sampling.by_steps.6.eta=0.5"]).sampling
+    assert six.at(6) == plain.at(4).model_copy(update={"eta": 0.5})
+    assert six.at(4) == plain.at(4) and six.at(8) == plain.at(8)
+
+
 @pytest.mark.parametrize(
     ("assignments", "changed"),
     [

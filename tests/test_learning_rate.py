@@ -84,6 +84,27 @@ def test_what_defeats_itself_is_warned_of(assignments, named):
     assert named in warning
 
 
+@pytest.mark.parametrize(
+    ("recipe", "assignments", "named"),
+    [
+        ("shapes", ["train.iterations=800"], "times.tau_horizon = 1800 is longer than the run"),
+        (QUICK, ["objective.conditional_decay=0.9999"], "keeps that decay, too, at or below"),
+        (QUICK, ["objective.aux_from=800"], "the auxiliary term never starts"),
+        (QUICK, ["objective.fake_loss_weight=uniform"], "nothing without the auxiliary term"),
+        (QUICK, ["objective.unnormalized_weight=one"], "nothing where targets are normalised"),
+        (QUICK, ["times.base_len=2048"], "drawing by sampling.base_len = 512"),
+    ],
+)
+def test_settings_of_self_e_without_effect_are_warned_of(recipe, assignments, named):
+    (warning,) = suspicious_settings(resolve(recipe, "selfe", assignments=assignments))
+    assert named in warning
+
+
+def test_a_run_that_is_a_milestone_of_its_recipe_is_not_warned_of():
+    part = ["train.iterations=800", "optim.decay_horizon=3000"]
+    assert suspicious_settings(resolve("shapes", "selfe", assignments=part)) == []
+
+
 def test_a_decay_of_the_average_that_is_reached_is_not_warned_of():
     for reached in (["optim.ema_decay=0.97"], ["optim.ema_decay=0.999", "train.iterations=12000"]):
         assert suspicious_settings(resolve(QUICK, "fm", assignments=reached)) == []

@@ -138,6 +138,8 @@ def test_a_signal_is_of_the_world_it_was_calibrated_in() -> None:
     given = ["data.preset=free", "data.codec=shapes-free"]
     assert resolve("shapes", "fm", assignments=given).data.signal == 1.0
     assert resolve("shapes", "fm", assignments=["data.codec=flux"]).data.signal == 1.0
+    same = ["data.preset=grid", "data.codec=shapes-grid"]  # the recipe's own world, by name
+    assert resolve("shapes", "fm", assignments=same) == resolve("shapes", "fm")
     assert resolve("shapes", "fm", assignments=["data.signal=0.5", *given]).data.signal == 0.5
 
 

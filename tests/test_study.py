@@ -94,6 +94,23 @@ def test_every_study_is_commands_that_parse(name):
         assert options_of(schedule, command)
 
 
+def test_a_studys_sampling_reaches_runs_that_were_trained_without_it():
+    """The configuration of a finished run keeps what it was trained with, so geneval is told."""
+    study = replace(named_study("quickstart"), settings=("sampling.eta=1", "train.log_every=5"))
+    schedule = make_schedule(study, TWO_CORES)
+    drawn = [*options_of(schedule, "geneval"), *options_of(schedule, "measure")]
+    assert drawn and {tuple(o["settings"]) for o in drawn} == {("sampling.eta=1",)}
+
+
+def test_measures_are_of_the_images_that_are_scored():
+    schedule = make_schedule(named_study("quickstart"), TWO_CORES, sampling_of_recipe=True)
+    ways = [
+        {(run, *o["settings"]) for o in options_of(schedule, command) for run in o["model"]}
+        for command in ("geneval", "measure")
+    ]
+    assert ways[0] == ways[1] and len(ways[0]) > 2
+
+
 def test_the_runs_of_the_paper():
     configs = [config_of(options) for options in options_of(paper("data.path=/cache"), "train")]
     rows = {(c.method, c.variant, c.train.iterations) for c in configs}

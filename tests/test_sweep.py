@@ -45,6 +45,15 @@ def test_an_axis_is_a_setting_and_its_values():
         grid_of(["a.b=1", "a.b=2"])
 
 
+@pytest.mark.parametrize(
+    ("axis", "advice"),
+    [("sampling.eta=0,1", "selfe-bench search sampling"), ("train.log_every=5,20", "leave it out")],
+)
+def test_what_changes_no_weight_is_not_trained_over(axis, advice):
+    with pytest.raises(ValueError, match=f"changes no weight.*{advice}"):
+        sweep_study(study("fm"), grid_of([axis, "optim.lr=4e-3,8e-3"]), ())
+
+
 def test_the_baseline_is_trained_once_whatever_it_is_called():
     points = grid_of(["optim.lr=4e-3,0.008"])
     own = sweep_study(study("fm", "selfe"), points, parse_baseline("", points))

@@ -22,6 +22,7 @@ from scripts import command_line
 from selfe.config.drawing import override_sampling
 from selfe.config.inference import sampling_problem
 from selfe.config.schema import SamplingConfig
+from selfe.config.search_space import BARE
 from selfe.files import write_atomically
 from selfe.generation.any_step import AnyStepGenerator
 from selfe.objectives.registry import load_method
@@ -80,7 +81,7 @@ def tried(
     for key in settings:
         if key not in scores:
             generator.settings = override_sampling(
-                generator.settings, {**json.loads(key), "batch_slots": SLOTS}
+                generator.settings, {**BARE, **json.loads(key), "batch_slots": SLOTS}
             )
             scores[key] = round(mean_over_tasks(scorer(generator, steps)), 6)
     return scores

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from selfe.config.assignments import override_steps
 from selfe.config.inference import as_drawn, check_step, inference_settings
 from selfe.config.resolve import validate_section
 from selfe.config.schema import RunConfig, SamplingConfig
@@ -52,14 +53,7 @@ def override_sampling(base: SamplingConfig, over: dict[str, object]) -> Sampling
     Raises:
         ValueError: for an unknown key or a value that does not fit.
     """
-    values = validate_section(SamplingConfig, {**base.model_dump(), **over}, "sampling").model_dump(
-        exclude_none=True
-    )
-    if over:
-        values["by_steps"] = {
-            steps: {key: value for key, value in entry.items() if key not in over}
-            for steps, entry in values["by_steps"].items()
-        }
+    values = override_steps(base.model_dump(exclude_none=True), over)
     return validate_section(SamplingConfig, values, "sampling")
 
 

@@ -11,12 +11,19 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from selfe.config.assignments import merge, parse_assignments
+from selfe.config.assignments import merge, override_steps, parse_assignments
 from selfe.config.describe import fields_of, first_problem, setting_keys, unknown_key
 from selfe.config.inference import check_sampling
 from selfe.config.objective_outline import settings_class
 from selfe.config.recipes import RECIPES, part_of_method
-from selfe.config.schema import ModelConfig, RunConfig, SectionT, TimesConfig, TrainConfig
+from selfe.config.schema import (
+    KEPT_AND_WATCHED,
+    ModelConfig,
+    RunConfig,
+    SectionT,
+    TimesConfig,
+    TrainConfig,
+)
 from selfe.config.stages import check_stages
 from selfe.objectives.registry import load_method, objective_class, variants_of
 from selfe.registry import Registry
@@ -26,11 +33,7 @@ from selfe.registry import Registry
 _NOT_OF_WEIGHTS = (
     "data.path",
     "data.workers",
-    "train.log_every",
-    "train.checkpoint_every",
-    "train.keep_last",
-    "train.milestone_every",
-    "train.sample_every",
+    *KEPT_AND_WATCHED,
     "sampling.",
 )
 
@@ -230,8 +233,18 @@ def resolve(
         if name not in RunConfig.model_fields:
             raise ValueError(_without_section(name, fields_of(settings_class(method))))
     data = given.get("data")
-    if isinstance(data, Mapping) and {"codec", "preset"} & data.keys() and "signal" not in data:
+    world = {name: values.get("data", {}).get(name) for name in ("codec", "preset")}
+    if (
+        isinstance(data, Mapping)
+        and any(name in data and data[name] != own for name, own in world.items())
+        and "signal" not in data
+    ):
         values = merge(values, {"data": {"signal": 1.0}})  # a recipe's is of its own world
+    drawn = given.get("sampling")
+    if isinstance(drawn, Mapping):
+        own = values.get("sampling", {})
+        values["sampling"] = override_steps(own, drawn)
+        given = {name: section for name, section in given.items() if name != "sampling"}
     config = validate(_with_deviation(merge(values, given), given, row.data_deviation))
     check_sampling(config.sampling, method)
     return config

@@ -298,14 +298,14 @@ def _without_younger(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-_UNSEEN_BY_WEIGHTS = (
-    "log_every",
-    "checkpoint_every",
-    "keep_last",
-    "milestone_every",
-    "sample_every",
+KEPT_AND_WATCHED = (
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_last",
+    "train.milestone_every",
+    "train.sample_every",
 )
-"""Settings of `train` that change no weight."""
+"""How a run is kept and watched: settings that change no weight."""
 
 
 class RunConfig(Section):
@@ -336,7 +336,7 @@ class RunConfig(Section):
         drawn, and how often a run logs, saves and draws. Each result says itself how it was drawn,
         so a seed that is added after a search of the sampling counts with the others.
         """
-        return self._digest("seed", "sampling", *(f"train.{name}" for name in _UNSEEN_BY_WEIGHTS))
+        return self._digest("seed", "sampling", *KEPT_AND_WATCHED)
 
     def _digest(self, *left_out: str) -> str:
         values = self.model_dump(mode="json", exclude={"data": {"path", "workers"}})

@@ -18,6 +18,9 @@ from selfe.times import length_shift
 Setting = dict[str, Any]
 """Keys and values of the section "sampling"."""
 
+BARE: Setting = {"shift": None, "update": "ancestral", "guidance_time": "s", "warp": True}
+"""What a setting that does not name these keys means, whatever a run's recipe has."""
+
 SHIFTS = (-1.0, -0.5, 0.5, 1.0)
 """Added to mu, the shift of the time grid; below 0 steps are taken nearer to the data."""
 

@@ -14,8 +14,11 @@ def suspicious_settings(config: RunConfig) -> list[str]:
         ends = min(ends, optim.decay_horizon)
     averaged = 1 / (1 - optim.ema_decay)
     warmed = train.iterations / (9 + train.iterations)  # of selfe.training.ema, at the last update
-    # recipes may be shortened: their own decay is then out of reach, as it should be
-    decay_asked = any(c.startswith("optim.ema_decay=") for c in changed_settings(config) or ())
+    # what a recipe has in vain where it is shortened, or for other methods, is none of the user's
+    asked = {text.partition("=")[0] for text in changed_settings(config) or ()}
+    objective = config.objective
+    conditional_decay = objective.get("conditional_decay") or 0.0
+    aux_from = objective.get("aux_from")
     # another objective may call something else so
     gap_exponent = config.objective.get("gap_exponent", 0) if config.method == "imm" else 0
     found = [
@@ -40,10 +43,52 @@ def suspicious_settings(config: RunConfig) -> list[str]:
             f"and the run has {train.iterations}: what is scored is mostly the initial weights",
         ),
         (
-            decay_asked and optim.ema_warmup and optim.ema_decay > warmed,
+            "optim.ema_decay" in asked and optim.ema_warmup and optim.ema_decay > warmed,
             f"optim.ema_decay = {optim.ema_decay:g} changes nothing: optim.ema_warmup keeps the "
             f"decay at or below {warmed:.4f} in {train.iterations} iterations. To have it from the "
             "start, add --set optim.ema_warmup=false",
+        ),
+        (
+            config.method == "selfe" and optim.ema_warmup and conditional_decay > warmed,
+            f"objective.conditional_decay = {conditional_decay:g} changes nothing: "
+            f"optim.ema_warmup keeps that decay, too, at or below {warmed:.4f} in "
+            f"{train.iterations} iterations",
+        ),
+        (
+            config.method == "selfe"
+            and config.times.tau_horizon > train.iterations
+            and optim.decay_horizon is None,
+            f"times.tau_horizon = {config.times.tau_horizon} is longer than the run of "
+            f"{train.iterations} iterations: s stays near t, and drawing in few steps asks for s "
+            "that were never trained. The shapes recipes have 0.6 of the iterations",
+        ),
+        (
+            config.method == "selfe" and aux_from is not None and aux_from >= train.iterations,
+            f"objective.aux_from = {aux_from} is not before the end of the run: the auxiliary term "
+            "never starts",
+        ),
+        *(
+            (
+                config.method == "selfe" and aux_from is None and f"objective.{name}" in asked,
+                f"objective.{name} changes nothing without the auxiliary term: add --variant aux "
+                "or --set objective.aux_from=0",
+            )
+            for name in ("classifier_share", "fake_loss_scale", "fake_loss_weight", "fake_average")
+        ),
+        (
+            "objective.unnormalized_weight" in asked and objective.get("target_norm", False),
+            "objective.unnormalized_weight changes nothing where targets are normalised: add "
+            "--variant no-target-norm",
+        ),
+        (
+            "times.base_len" in asked
+            and config.sampling.warp
+            and config.sampling.sampler == "any-step"
+            and config.sampling.shift is None
+            and config.sampling.base_len != config.times.base_len,
+            f"training warps its times by times.base_len = {config.times.base_len} and drawing by "
+            f"sampling.base_len = {config.sampling.base_len}: to draw as trained, add --set "
+            f"sampling.base_len={config.times.base_len}",
         ),
         (
             optim.betas[1] < optim.betas[0],

@@ -136,7 +136,7 @@ def make_schedule(
             for number, scoring in enumerate(wanted, start=1):
                 place = f" {number}" if len(wanted) > 1 else ""
                 jobs.append(_score_job(study, job, scoring, place, found.whole, sampling_of_recipe))
-    jobs += closing_jobs(study, found, jobs)
+    jobs += closing_jobs(study, found, jobs, sampling_of_recipe)
     return Schedule(study, machine, jobs, found)
 
 
@@ -245,9 +245,7 @@ def _score_job(
     training = job.training
     assert training is not None
     checkpoints = training.checkpoints(scoring.at, whole)
-    settings = list(scoring.settings)
-    if sampling_of_recipe and not scoring.inference:
-        settings.insert(0, _sampling_of_recipe(training, scoring.steps))
+    settings = _drawn_with(study, training, scoring, sampling_of_recipe)
     run = str(training.run_dir)
     words = [BENCH, "geneval"]
     for step in checkpoints:
@@ -281,6 +279,20 @@ def _score_job(
     )
 
 
+def _drawn_with(
+    study: Study, training: Training, scoring: Scoring, sampling_of_recipe: bool
+) -> list[str]:
+    """Sampling settings of a scoring: also the study's own, which a run that was trained before
+    does not have in its configuration."""
+    settings = list(scoring.settings)
+    if scoring.inference:
+        return settings
+    if sampling_of_recipe:
+        return [_sampling_of_recipe(training, scoring.steps), *settings]
+    given = [*study.settings, *training.entry.settings]
+    return [*(text for text in given if text.strip().startswith("sampling.")), *settings]
+
+
 def _sampling_of_recipe(training: Training, steps: Sequence[int]) -> str:
     sampling = training.config.sampling
     keys = set(StepSampling.model_fields)
@@ -288,31 +300,55 @@ def _sampling_of_recipe(training: Training, steps: Sequence[int]) -> str:
     return "sampling.by_steps=" + json.dumps(by_steps)
 
 
-def _measure_job(study: Study, found: Trainings, earlier: Sequence[Job]) -> Job:
-    """Measures of the images that the first scoring draws; it finds them drawn."""
+def _measure_jobs(
+    study: Study, found: Trainings, earlier: Sequence[Job], sampling_of_recipe: bool
+) -> list[Job]:
+    """Measures of the images that the first scoring draws; they find them drawn.
+
+    One job for all trainings that are drawn alike: settings are of a whole command.
+    """
+    alike: dict[tuple[str, ...], list[Training]] = {}
+    for training in found.trainings:
+        drawn = _drawn_with(study, training, study.scorings[0], sampling_of_recipe)
+        alike.setdefault(tuple(drawn), []).append(training)
+    return [
+        _measure_job(study, trainings, settings, earlier, f" {n}" if len(alike) > 1 else "")
+        for n, (settings, trainings) in enumerate(alike.items(), start=1)
+    ]
+
+
+def _measure_job(
+    study: Study,
+    trainings: Sequence[Training],
+    settings: Sequence[str],
+    earlier: Sequence[Job],
+    place: str,
+) -> Job:
     scoring = study.scorings[0]
     words = [BENCH, "measure"]
-    for training in found.trainings:
+    for training in trainings:
         words += ["--model", str(training.run_dir)]
     words += ["--steps", ",".join(map(str, scoring.steps))]
     words += [word for name in study.measures for word in ("--with", name)]
     words += ["--suite", study.suite] if study.suite else []
     words += ["--split", study.split] if study.split else []
     words += ["--limit", str(study.limit)] if study.limit is not None else []
-    words += [word for text in scoring.settings for word in ("--set", text)]
+    words += [word for text in settings for word in ("--set", text)]
     drawn_on = earlier[0].words[earlier[0].words.index("--device") + 1]
     words += ["--runs-dir", str(study.runs_dir), "--device", drawn_on]
     what = f"{', '.join(study.measures)} of the images drawn"
     needs = tuple(job.name for job in earlier)
-    return Job("measures", what, tuple(words), units=0, needs=needs)
+    return Job(f"measures{place}", what, tuple(words), units=0, needs=needs)
 
 
-def closing_jobs(study: Study, found: Trainings, earlier: Sequence[Job]) -> list[Job]:
+def closing_jobs(
+    study: Study, found: Trainings, earlier: Sequence[Job], sampling_of_recipe: bool = False
+) -> list[Job]:
     """Measures where a study has any, the report, and where there are two forks of one run, their
     comparison; nothing for a study that scores nothing by itself."""
     if not study.scorings:
         return []
-    jobs = [_measure_job(study, found, earlier)] if study.measures else []
+    jobs = _measure_jobs(study, found, earlier, sampling_of_recipe) if study.measures else []
     needs = [job.name for job in (*earlier, *jobs)]
     words = [BENCH, "report", "--runs-dir", str(study.runs_dir), "--out", str(study.out)]
     jobs.append(Job("report", "tables and figures", tuple(words), units=0, needs=tuple(needs)))

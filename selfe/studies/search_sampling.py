@@ -22,7 +22,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from selfe.config.resolve import changed_settings
-from selfe.config.search_space import Setting, first_stage, second_stage
+from selfe.config.search_space import BARE, Setting, first_stage, second_stage
 from selfe.files import write_atomically
 from selfe.generator import TextToImage
 from selfe.json_files import STRICT
@@ -117,8 +117,8 @@ def search_sampling(
         config = read_config(run.folder)
         preset = config.data.preset
         scorer = scorers.setdefault(preset, ValidationScorer(preset, per_task, samples, device))
-        load = partial(load_run, run.folder, step=run.step, device=device)
-        height, width = load().latent_shape[1:]
+        load = partial(_load_bare, run, device)
+        height, width = load({}).latent_shape[1:]
         how = {
             "command": command,
             "prompts": len(scorer.suite.records),
@@ -157,6 +157,11 @@ def search_sampling(
         run: {title: max(scores, key=scores.get) for title, scores in by_steps.items()}
         for run, by_steps in results["runs"].items()
     }
+
+
+def _load_bare(run: SearchedRun, device: str, sampling: Setting) -> TextToImage:
+    """The run, drawn by `sampling` alone: not by what its recipe has beside that."""
+    return load_run(run.folder, step=run.step, device=device, sampling={**BARE, **sampling})
 
 
 class _Search(BaseModel):

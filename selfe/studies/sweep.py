@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from selfe.config.resolve import resolve, same_weights
+from selfe.config.resolve import resolve, same_weights, settings_of_weights
 from selfe.studies.study import Entry, Study
 
 Point = tuple[str, ...]
@@ -75,9 +75,21 @@ def sweep_study(study: Study, points: Sequence[Point], baseline: Point) -> Study
         study: its entries are the methods.
 
     Raises:
-        ValueError: for settings that do not fit a method.
+        ValueError: for settings that do not fit a method, and to vary what changes no weight.
     """
     rows: list[Entry] = []
+    for key in dict.fromkeys(text.partition("=")[0] for point in points for text in point):
+        if not settings_of_weights([f"{key}="]):
+            drawn = key.startswith("sampling.")
+            raise ValueError(
+                f"{key} changes no weight, so there is nothing to train with --over: "
+                + (
+                    "compare ways of drawing with `selfe-bench geneval --set`, or search them with "
+                    "`selfe-bench search sampling`"
+                    if drawn
+                    else "leave it out"
+                )
+            )
     for entry in study.entries:
         config = _config(study, entry, baseline)
         others = [p for p in points if not same_weights(_config(study, entry, p), config)]
