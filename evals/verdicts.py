@@ -28,7 +28,14 @@ Counts = Mapping[str, PromptCounts]
 
 
 def difference_of_counts(a: Counts, b: Counts, test: bool = True) -> Difference:
-    """`a` minus `b`, over the same prompts; `test` is of `evals.stats.paired_difference`."""
+    """`a` minus `b`, over the same prompts; `test` is of `evals.stats.paired_difference`.
+
+    Raises:
+        ValueError: if they are not of the same tasks, or of prompts with as many images.
+    """
+    if a.keys() != b.keys():
+        only = ", ".join(sorted(a.keys() ^ b.keys()))
+        raise ValueError(f"results of different tasks have no difference: only one has {only}")
     return paired_difference({task: PairedCounts(a[task], b[task]) for task in a}, test=test)
 
 

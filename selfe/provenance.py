@@ -29,7 +29,8 @@ def commit_hash() -> str:
         ).stdout.strip()
 
     try:
-        changes = git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
+        # files that are new, and assets, decide figures as well; reports and pages do not
+        changes = git("status", "--porcelain", "--", "selfe", "baselines", "evals", "scripts")
         return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changes else "")
     except (OSError, subprocess.CalledProcessError):
         return os.environ.get("SELFE_BENCH_COMMIT") or "unknown"

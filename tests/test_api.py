@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -235,6 +236,17 @@ def test_runs_are_compared_by_name_over_all_they_share(study, monkeypatch):
         selfe.compare("fm-0", selfe.open_run("fm-0"))
     again = selfe.compare("fm-0", "fm-1")  # two trainings of one configuration
     assert set(again.frame()["seeds"]) == {(0,)}
+
+
+def test_a_damaged_run_is_named_where_runs_are_compared(study, tmp_path, monkeypatch):
+    """It may be one of the seeds, which would be missing without a word."""
+    shutil.copytree(study, tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "runs" / "q" / "fm-2" / "config.json"
+    path.write_text(path.read_text()[:100])
+    found = selfe.compare("selfe-0", "fm-0", steps=[2])
+    assert set(found.frame()["seeds"]) == {(0, 1)}
+    assert "fm-2 is left out, which may be another seed" in found.facts.notes[0]
 
 
 def test_the_command_compares_runs_in_sixty_columns(study, monkeypatch):

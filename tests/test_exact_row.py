@@ -36,7 +36,9 @@ def right(place: int, image: int, steps: int) -> bool:
     return (place + image) % steps != 0
 
 
-def write_headroom(path: Path, protocol: ProtocolFacts, **sampling: object) -> None:
+def write_headroom(
+    path: Path, protocol: ProtocolFacts, converged: bool = True, **sampling: object
+) -> None:
     """As `selfe-bench headroom --out` writes it, of the whole suite, with made-up verdicts."""
     half = Interval(mean=0.5, low=0.4, high=0.6)
     found = Headroom(
@@ -44,7 +46,7 @@ def write_headroom(path: Path, protocol: ProtocolFacts, **sampling: object) -> N
         sampling={"warp": True, "eta": 0.0, **sampling},
         seed=0,
         num_scenes=512,
-        converged=True,
+        converged=converged,
         tolerance=0.01,
         overall_by_scenes={512: [0.5, 0.5]},
         changes=[(0.0, 0.0)] * 2,
@@ -169,6 +171,12 @@ def test_another_world_or_ruler_is_not_taken(runs: Path, changes: dict[str, obje
 def test_another_way_of_drawing_is_not_taken(runs: Path, sampling: dict[str, object]) -> None:
     folders = collect([runs])
     write_headroom(runs / "headroom.json", whole_suite(folders), **sampling)
+    assert exact_scores(folders) == {}
+
+
+def test_what_more_scenes_would_change_is_not_taken(runs: Path) -> None:
+    folders = collect([runs])
+    write_headroom(runs / "headroom.json", whole_suite(folders), converged=False)
     assert exact_scores(folders) == {}
 
 

@@ -137,6 +137,7 @@ class Server(BaseHTTPRequestHandler):
 
     fail_first = 0
     logprobs = True
+    candidates = True
     asked: list[dict[str, Any]] = []
 
     def _send(self, code: int, value: Any) -> None:
@@ -164,7 +165,8 @@ class Server(BaseHTTPRequestHandler):
         share = Image.open(io.BytesIO(png)).getpixel((0, 0))[0] / 300
         top = [("Yes", share), (" yes", 0.05), ("No", 0.95 - share), (text["text"][:1], 1e-3)]
         entries = [{"token": t, "logprob": math.log(p)} for t, p in top if p > 0]
-        content = [{"token": "Yes", "top_logprobs": entries}] if type(self).logprobs else None
+        given = entries if type(self).candidates else []
+        content = [{"token": "Yes", "top_logprobs": given}] if type(self).logprobs else None
         self._send(200, {"choices": [{"logprobs": {"content": content}}]})
 
     def log_message(self, *args: Any) -> None:
@@ -176,6 +178,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr(loopback, "_FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(Server, "fail_first", 0)
     monkeypatch.setattr(Server, "logprobs", True)
+    monkeypatch.setattr(Server, "candidates", True)
     monkeypatch.setattr(Server, "asked", [])
     # a proxy must not matter: the address is this machine's
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
@@ -213,9 +216,10 @@ def test_faults_of_a_server_are_sentences(server: str, monkeypatch: pytest.Monke
         open_judge("vllm", url=server, model="other")
     with pytest.raises(ValueError, match=r"refused the request \(404\).*no model other"):
         HttpJudge(server, "other").ask(images()[:1], question)
-    monkeypatch.setattr(Server, "logprobs", False)
-    with pytest.raises(ValueError, match="--max-logprobs"):
-        HttpJudge(server, "tiny").ask(images()[:1], question)
+    for lacking in ("candidates", "logprobs"):
+        monkeypatch.setattr(Server, lacking, False)
+        with pytest.raises(ValueError, match="--max-logprobs"):
+            HttpJudge(server, "tiny").ask(images()[:1], question)
     monkeypatch.setattr(Server, "fail_first", 99)
     with pytest.raises(ValueError, match=r"no answer.*503.*start the server"):
         HttpJudge(server, "tiny").ask(images()[:1], question)

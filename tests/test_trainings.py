@@ -28,6 +28,7 @@ from evals.report.render import render
 from evals.report.result_folders import ResultFolder, collect
 from evals.report.training_seeds import trainings_frame
 from evals.report.training_seeds_page import trainings_markdown, trainings_statements
+from evals.stats import PromptCounts
 from evals.verdicts import difference_of_counts, together
 from scripts.checks.training_intervals import coverage
 from selfe.config.resolve import resolve
@@ -343,6 +344,12 @@ def test_the_report_has_the_page_where_a_configuration_was_trained_twice(tmp_pat
     row = rows["Self-E"]
     assert row["training_seed"] == "0 1" and row["resolved"] == "reference"
     assert f"| {float(row['sd']):.3f} |" in (out / "trainings.md").read_text()
+
+
+def test_results_of_other_tasks_have_no_difference() -> None:
+    counts = {t: PromptCounts(np.array([1]), np.array([4])) for t in ("colors", "counting")}
+    with pytest.raises(ValueError, match="only one has counting"):
+        difference_of_counts({"colors": counts["colors"]}, counts)
 
 
 def test_settings_but_the_seed_have_one_digest() -> None:

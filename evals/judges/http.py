@@ -121,6 +121,8 @@ class HttpJudge:
         try:
             tokens = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
             found = {str(t["token"]): math.exp(float(t["logprob"])) for t in tokens}
+            if not found:
+                raise ValueError("no token")
         except (KeyError, IndexError, TypeError, ValueError):
             raise ValueError(
                 f"{self.url} answered without the probabilities of tokens: start the server with "

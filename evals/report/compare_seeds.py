@@ -102,7 +102,9 @@ def _of(path: Path, folders: Sequence[ResultFolder]) -> ResultFolder:
 
 def _by_seed(own: ResultFolder, folders: Sequence[ResultFolder]) -> dict[int, ResultFolder]:
     alike = [f for f in folders if not f.result.scores.partial and _key(f) == _key(own)]
-    return {f.result.model.training.get("seed", 0): f for f in reversed(alike)}
+    by_seed = {f.result.model.training.get("seed", 0): f for f in reversed(alike)}
+    # of two results of its seed, the one that was named
+    return by_seed | {own.result.model.training.get("seed", 0): own}
 
 
 def _key(folder: ResultFolder) -> tuple[Any, ...]:

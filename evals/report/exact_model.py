@@ -73,6 +73,8 @@ def _contents(path: Path) -> Headroom:
 def _scores_of(path: Path, protocol: ProtocolFacts) -> dict[int, Scores]:
     """{} unless the file is of this world, detector and rules, and holds these prompts."""
     found = _contents(path)
+    if not found.converged:
+        return {}  # more scenes would change it, as the command that made it said
     same = ("suite", "split", "signal", "detector", "color_classifier", "rules")
     if any(getattr(found.protocol, name) != getattr(protocol, name) for name in same):
         return {}

@@ -42,15 +42,17 @@ def best_settings(out: Path, run: str, parts: list[str]) -> dict[str, dict[str, 
 
 
 def stored_verdicts(
-    run: Path, prompts_sha256: str, setting: dict[str, Any], steps: int
+    run: Path, digest: str, prompts_sha256: str, setting: dict[str, Any], steps: int
 ) -> list[ImageVerdict] | None:
-    """Verdicts that `geneval` left in a run: of these prompts, drawn so; None where it did not."""
+    """Verdicts that `geneval` left in a run: of these weights and prompts, drawn so; None where it
+    did not."""
     for path in sorted(run.rglob("result.json")):
         result = read_result(path.parent)
         drawn = {**result.sampling.settings, "guidance_scale": result.sampling.settings.get(
             "guidance_scale", 1.0)}  # fmt: skip
         if (
-            result.protocol.prompts_sha256 == prompts_sha256
+            result.model.digest == digest
+            and result.protocol.prompts_sha256 == prompts_sha256
             and result.protocol.images_per_prompt == IMAGES
             and (result.sampling.steps, result.sampling.seed) == (steps, SEED)
             and not result.scores.partial
@@ -85,9 +87,12 @@ def main() -> None:
         generator = load_run(args.runs_dir / name)
         own = generator.settings
         known = provenance()
+        facts = {"prompts_sha256": suite.prompts_sha256, "digest": generator.facts.digest}
+        for key, value in facts.items():
+            if found.get(key, value) != value:
+                raise SystemExit(f"{path} has scores of another {key}: choose another --out")
         found["tasks"] = [record["tag"] for record in suite.records]
-        found["prompts_sha256"] = suite.prompts_sha256
-        found["digest"] = generator.facts.digest
+        found |= facts
         found.setdefault("made", {})[part] = {
             "command": command_line(),
             "commit": known["commit"],
@@ -101,7 +106,11 @@ def main() -> None:
             if steps not in wanted or done.get("setting") == wanted[steps]:
                 continue
             verdicts = stored_verdicts(
-                args.runs_dir / name, suite.prompts_sha256, wanted[steps], int(steps)
+                args.runs_dir / name,
+                generator.facts.digest,
+                suite.prompts_sha256,
+                wanted[steps],
+                int(steps),
             )
             if verdicts is None:
                 generator.settings = override_sampling(own, {**wanted[steps], "batch_slots": 8})

@@ -133,14 +133,22 @@ def main() -> None:
         found = json.loads(path.read_text()) if path.exists() else {}
         generator = load_run(args.runs_dir / name)
         known = provenance()
+        facts = {
+            "suite": args.suite,
+            "prompts": len(suite.records),
+            "weights": generator.facts.digest,
+        }
+        before = found.get("made", {}).get(part, {})
+        for key, value in facts.items():  # earlier versions did not say which weights
+            if before.get(key, value) != value:
+                raise SystemExit(f"{path} is a search with other {key}: choose another --out")
         found.setdefault("made", {})[part] = {
+            **facts,
             "command": command_line(),
             "commit": known["commit"],
             "machine": known["machine"],
             "torch": known["versions"].get("torch"),
             "trained_in": generator.facts.training["precision"],
-            "suite": args.suite,
-            "prompts": len(suite.records),
             "images_per_prompt": IMAGES,
             "image_seed": SEED,
         }

@@ -14,6 +14,7 @@ from evals.site.comparison import render_comparison
 from selfe.api.runs import Run
 from selfe.api.scores import Scores
 from selfe.run_folder.records import find_checkpoint, find_runs, read_config, require_run
+from selfe.text import first_line
 
 Compared = str | Path | Run | Scores
 
@@ -80,15 +81,17 @@ def compare(
             steps in common.
     """
     runs_dir = Path(runs_dir)
-    sides = (_side(a, runs_dir), _side(b, runs_dir))
+    notes: list[str] = []
+    sides = (_side(a, runs_dir, notes), _side(b, runs_dir, notes))
     places = [[folder.path for folder in own] for _, own, _ in sides]
     if places[0] == places[1]:
         raise ValueError(f"{sides[0][0]} is compared with itself: name two different runs")
-    return Comparison(compare_runs(*sides, steps=steps), sides)
+    return Comparison(compare_runs(*sides, steps=steps, known=notes), sides)
 
 
-def _side(given: Compared, runs_dir: Path) -> Side:
-    """Name, results of the model itself, and results of its configuration with other seeds."""
+def _side(given: Compared, runs_dir: Path, notes: list[str]) -> Side:
+    """Name, results of the model itself, and results of its configuration with other seeds; `notes`
+    gets the runs that cannot be read."""
     if isinstance(given, Scores):
         own = list(given)
         name = f"{own[0].result.model.label} {own[0].result.model.variant}".strip() if own else ""
@@ -111,7 +114,8 @@ def _side(given: Compared, runs_dir: Path) -> Side:
             continue
         try:
             same = read_config(run).seedless_digest == config.seedless_digest
-        except ValueError:  # damaged: `ls runs` says so
+        except ValueError as error:
+            notes.append(f"{run} is left out, which may be another seed: {first_line(error)}")
             continue
         if same:
             others += [r for r in _results(run, None) if r.result.model.iterations == iteration]
