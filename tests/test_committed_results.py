@@ -35,6 +35,8 @@ def test_tables_follow_from_the_results(archive: Path, tmp_path: Path, monkeypat
     assert {"table2.csv", "diversity.csv"} <= set(tables)
     for name in tables:
         assert (tmp_path / "again" / name).read_text() == (archive.parent / name).read_text(), name
+    for path in sorted((tmp_path / "again").glob("*.md")):
+        assert _without_images(path) == _without_images(archive.parent / path.name), path.name
     page = archive.parent / "page" / "data.js"
     if page.is_file():
         for part in ("results", "means", "differences", "tables"):
@@ -46,6 +48,17 @@ def test_tables_follow_from_the_results(archive: Path, tmp_path: Path, monkeypat
 
 def test_a_study_has_its_page() -> None:
     assert [a for a in ARCHIVES if (a.parent / "page" / "data.js").is_file()]
+
+
+def _without_images(path: Path) -> list[str]:
+    """Lines of a page, but for what needs the images, which are not kept: sheets of them, which are
+    PNG, and the page that shows them."""
+    text = path.read_text()
+    shown = {"The same as a page, with every verdict, its reason, and the images where they are "
+             "kept: index.html."}  # fmt: skip
+    for line in re.findall(r"^!\[.*\]\(figures/\S+\.png\)$", text, re.MULTILINE):
+        shown |= {line, line[2 : line.index("](")]}
+    return [line for line in text.splitlines() if line and line not in shown]
 
 
 def _page_data(path: Path) -> dict[str, Any]:

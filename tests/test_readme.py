@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import re
+import tarfile
 from pathlib import Path
 
 import pytest
 
+from evals.report.compare_seeds import compare_trainings
+from evals.report.result_folders import collect
 from selfe.config.resolve import resolve
 from selfe.objectives.registry import method_label
 from selfe.planning.plan import make_plan
@@ -116,6 +119,77 @@ def test_leads_under_the_papers_inference_are_those_of_the_reports(row, file):
         cells.append(f"{told}{mean}{told} [{low}, {high}]")
     page = (ROOT / "docs" / "findings" / "robustness.md").read_text()
     assert f"| {row} | {' | '.join(cells)} |" in page
+
+
+def rows_of(study: str) -> list[dict[str, str]]:
+    """trainings.csv of a study; of one with a single seed table2.csv."""
+    path = ROOT / "reports" / "studies" / study / "trainings.csv"
+    path = path if path.exists() else path.with_name("table2.csv")
+    with path.open() as stream:
+        return [row for row in csv.DictReader(stream) if row["overall"]]
+
+
+def test_scores_under_the_papers_inference_are_those_of_the_reports():
+    page = (ROOT / "docs" / "findings" / "robustness.md").read_text()
+    for iterations, study in (
+        ("800", "inference-fp32"),
+        ("3,000", "inference-3000"),
+        ("12,000", "inference-12000"),
+    ):
+        rows = {(row["method"], row["steps"]): float(row["overall"]) for row in rows_of(study)}
+        for method in ("Self-E", "Flow Matching"):
+            cells = " | ".join(f"{rows[method, n]:.3f}" for n in ("2", "4", "8", "50"))
+            assert f"| {iterations} | {method} | {cells} |" in page
+
+
+@pytest.mark.parametrize(
+    ("begins", "study", "variant"),
+    [
+        ("`no-target-norm`:", "open-choices-fp32", "no-target-norm"),
+        ("`no-target-norm-one`:", "open-choices-fp32", "no-target-norm-one"),
+        ("`aux`:", "open-choices-fp32", "aux"),
+        ("`aux`, averaged", "open-choices-fp32", "aux, objective.fake_average=batch"),
+        ("`aux`, weight 1,", "open-choices-fp32", "aux, objective.fake_loss_weight=uniform"),
+        ("`objective.conditional_decay", "open-choices-fp32", "objective.conditional_decay=0.96"),
+        ("`objective.conditional_weig", "open-choices-fp32", "objective.conditional_weights=live"),
+        ("`times.tau_horizon=240`", "open-choices-fp32", "times.tau_horizon=240"),
+        ("`times.tau_horizon=800`", "open-choices-fp32", "times.tau_horizon=800"),
+        ("`objective.renoise=same`", "open-choices", "objective.renoise=same"),
+        ("`objective.dropped=literal`", "open-choices", "objective.dropped=literal"),
+    ],
+)
+def test_differences_of_the_open_choices_are_those_of_the_reports(begins, study, variant):
+    rows = {row["steps"]: row for row in rows_of(study) if row["variant"] == variant}
+    cells = []
+    for steps in ("2", "4", "8"):
+        mean, low, high = (float(rows[steps][f"delta_{end}"]) for end in ("selfe", "low", "high"))
+        bold = "**" * (low > 0 or high < 0)
+        cells.append(f"{bold}{mean:+.3f}{bold} [{low:+.3f}, {high:+.3f}]")
+    page = (ROOT / "docs" / "findings" / "open_choices.md").read_text().splitlines()
+    (line,) = (line for line in page if line.startswith(f"| {begins}"))
+    assert line.endswith(f"| {' | '.join(cells)} |")
+
+
+def test_differences_by_second_time_follow_from_the_results(tmp_path, monkeypatch):
+    with tarfile.open(ROOT / "reports" / "studies" / "second-time" / "results.tar.xz") as packed:
+        packed.extractall(tmp_path, filter="data")
+    monkeypatch.chdir(tmp_path)
+    folders = collect([Path("runs")])
+    own: dict[tuple[int, float], Path] = {}
+    for folder in folders:
+        settings = folder.result.sampling.settings
+        if folder.result.model.training["seed"] == 0 and settings["guidance"] != "none":
+            own[folder.result.sampling.steps, settings["s_fraction"]] = folder.path
+    page = (ROOT / "docs" / "findings" / "open_choices.md").read_text()
+    for steps in (2, 4, 8):
+        cells = []
+        for fraction in (0.5, 1.0):
+            pair = own[steps, fraction], own[steps, 0.0]
+            found = compare_trainings(*pair, folders).overall
+            mean, low, high = (getattr(found.difference, end) for end in ("mean", "low", "high"))
+            bold = "**" * (low > 0 or high < 0)
+            cells.append(f"{bold}{mean:+.3f}{bold} [{low:+.3f}, {high:+.3f}]")
+        assert f"| {found.b.mean:.3f} | {' | '.join(cells)} |" in page
 
 
 @pytest.mark.parametrize(
