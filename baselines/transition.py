@@ -57,6 +57,10 @@ class TransitionModel:
     group_size = 2
     needs_fake_captions = False
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.data_share <= 0.5:  # of the half of the samples that has s < t
+            raise ValueError(f"data_share must be from 0 to 0.5, got {self.data_share}")
+
     def loss(self, batch: LatentBatch, nets: Nets, step: int, rng: SampleRng) -> LossOutput:
         """Loss of one micro-batch; `step` plays no part.
 

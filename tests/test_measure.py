@@ -277,6 +277,7 @@ def test_the_command_measures_a_folder(prompts: Path, tmp_path: Path) -> None:
         (("--prompts", "dpg@1=x"), "but no --suite does"),
         (("--weights", "a=b", "--weights", "a=c"), "given twice"),
         (("--suite", "geneval2@1"), "--prompts FILE"),
+        (("--suite", "geneval@1", "--judge", "vlm"), "--judge-arg change nothing here"),
     ],
 )
 def test_faults_of_the_command_are_sentences(

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from evals.report.render import render
+from tests.helpers.command_line import selfe_bench
 from tests.helpers.synthetic_results import RATES, write_result
 
 
@@ -181,6 +182,21 @@ def test_report_without_results_shows_commands(tmp_path: Path) -> None:
         "not run: `selfe-bench geneval --model sdxl --steps 2,4,8,50`"
         in (tmp_path / "out" / "table1.md").read_text()
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--steps", "2,4"), "--steps would change nothing: --grid draws images"),
+        (("--prompts", "x", "--seed", "3"), "--prompts, --seed would change nothing"),
+        (("--grid", "x", "--latex"), "--latex would change nothing"),
+        (("--runs", "a", "--paper"), "leave out it or --runs"),
+    ],
+)
+def test_options_that_nothing_reads_are_refused(words, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = selfe_bench("report", *words)
+    assert code == 2 and sentence in " ".join(err.split())
 
 
 def test_missing_folder_is_one_clear_sentence(tmp_path: Path) -> None:

@@ -110,6 +110,15 @@ def test_rates_are_trained_side_by_side_scored_once_and_tabulated(scorer, tmp_pa
     other = rate_study("shapes-quick", ["fm"], [8e-3], [0], 200)
     with pytest.raises(ValueError, match="iterations = 400, not 200"):
         score_rates(other, per_task=1, samples=2, out=out, command="c")
+    with pytest.raises(ValueError, match="iterations = 400, not 200"):
+        only_new(other, out)  # also where nothing is left to train
+    warm = rate_study("shapes-quick", ["fm"], [8e-3], [0], 400, ["optim.warmup=50"])
+    with pytest.raises(ValueError, match=r"settings = \[\], not \['optim.warmup=50'\]"):
+        only_new(warm, out)
+    kept = rate_study("shapes-quick", ["fm"], [8e-3], [0], 400, ["train.log_every=50"])
+    assert not only_new(kept, out).entries
+    with pytest.raises(ValueError, match="--iterations"):
+        rate_study("shapes-quick", ["fm"], [8e-3], [0], 400, ["train.iterations=100"])
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -51,6 +52,12 @@ def warn(sentences: Iterable[str]) -> None:
     """Warnings about choices that are allowed and probably unintended."""
     for sentence in sentences:
         tell(f"warning: {sentence}")
+
+
+def asked_for(context: typer.Context, *names: str) -> list[str]:
+    """Those of the options that were typed, as "--name"."""
+    told = (name for name in names if context.get_parameter_source(name).name == "COMMANDLINE")
+    return [f"--{name.replace('_', '-')}" for name in told]
 
 
 def command_line() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -141,7 +142,6 @@ def measure(
         judge,
         parse_pairs(judge_arg or [], "--judge-arg", "KEY=VALUE", allow_empty=True),
     )
-    instruments.opened()  # say what is missing before hours of drawing
     chosen = BenchmarkSettings(
         split=split,
         limit=limit,
@@ -152,6 +152,13 @@ def measure(
         command=command_line(),
         processes=processes,
     )
+    opened = (replace(chosen, prompts=each.prompts).open_suite(each.name) for each in suites)
+    if (judge or judge_arg) and not any(suite.judge for suite in opened):
+        raise ValueError(
+            "--judge and --judge-arg change nothing here: none of the suites asks a judge. Name "
+            "one that does with --suite: geneval2@1, dpg@1 or dpg-official"
+        )
+    instruments.opened()  # say what is missing before hours of drawing
     with progress_bar() as bar:
         tick = Ticker(bar) if processes.rank == 0 else lambda name, done, total: None
         if images is not None:

@@ -15,6 +15,7 @@ from selfe.cli.common import (
     REPORTS,
     RUNS,
     Ticker,
+    asked_for,
     parse_steps,
     progress_bar,
     warn,
@@ -67,6 +68,7 @@ GridSeed = Annotated[int, typer.Option(min=0, help="Seed of --grid.")]
 
 
 def report(
+    context: typer.Context,
     runs_dir: options.RunsDir = RUNS,
     out: Out = REPORTS,
     results: Results = None,
@@ -81,6 +83,13 @@ def report(
     device: options.Device = "auto",
 ) -> None:
     """Render Tables 1 and 2, curves and grids from all results that are found."""
+    of_tables, of_grids = ("results", "runs", "paper", "latex"), ("steps", "prompts", "seed")
+    unread = asked_for(context, *(of_tables if grid else of_grids))
+    if unread:
+        drawn = "draws images and no tables" if grid else "draws images, and is not given here"
+        raise ValueError(f"{', '.join(unread)} would change nothing: --grid {drawn}")
+    if runs and paper:
+        raise ValueError("--paper is of the report of all results: leave out it or --runs")
     if grid:
         written = _draw_grid(grid, steps, prompts, seed, runs_dir, out, device)
         typer.echo("\n".join(f"wrote {path}" for path in written))

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from selfe.config.resolve import resolve
+from selfe.config.resolve import resolve, settings_of_weights
 from selfe.files import write_atomically
 from selfe.json_files import STRICT
 from selfe.provenance import provenance
@@ -44,8 +44,11 @@ def rate_study(
         iterations: of every training, with tau annealed over the recipe's share of them.
 
     Raises:
-        ValueError: for a recipe of photographs, whose suite has no validation prompts.
+        ValueError: for a recipe of photographs, whose suite has no validation prompts, and for a
+            length among the settings.
     """
+    if any(text.strip().startswith("train.iterations=") for text in settings):
+        raise ValueError("the length of a search of the rate is --iterations: leave out --set")
     own = resolve(recipe, methods[0])
     if own.data.source != "shapes":
         raise ValueError(
@@ -99,18 +102,9 @@ def score_rates(
     out.mkdir(parents=True, exist_ok=True)
     path = out / "learning_rate.json"
     results = read_rates(path)
-    how = {
-        "recipe": study.recipe,
-        "prompts": len(scorer.suite.records),
-        "samples": samples,
-        "iterations": config.train.iterations,
-    }
-    for name, value in how.items():
-        if results.setdefault(name, value) != value:
-            raise ValueError(
-                f"{path} is a search with {name} = {results[name]}, not {value}: choose another "
-                "folder with --out"
-            )
+    how = {"prompts": len(scorer.suite.records), "samples": samples, **_what(study)}
+    _check_same(path, results, how)
+    results |= how
     facts = provenance()
     made = f"`{command}`, commit {facts['commit']}, {facts['machine']}"
     for training in trainings:
@@ -136,6 +130,27 @@ def score_rates(
     return out / "learning_rate.md"
 
 
+def _what(study: Study) -> dict[str, Any]:
+    """What all trainings of a search share."""
+    config = trainings_of(study).trainings[0].config
+    given = study.settings[4:]  # the first four are of every search (`rate_study`)
+    what = {"recipe": study.recipe, "iterations": config.train.iterations}
+    return what | {"settings": settings_of_weights(given)}
+
+
+def _check_same(path: Path, results: dict[str, Any], how: dict[str, Any]) -> None:
+    """Raises ValueError where a search has begun that differs in any of these."""
+    if not results["methods"]:
+        return
+    for name, value in how.items():
+        before = results.get(name, [] if name == "settings" else value)
+        if before != value:
+            raise ValueError(
+                f"{path} is a search with {name} = {before}, not {value}: choose another folder "
+                "with --out"
+            )
+
+
 class _Scores(BaseModel):
     """Of one training: by number of steps, and their mean."""
 
@@ -157,6 +172,7 @@ class _Search(BaseModel):
     prompts: int
     samples: int
     iterations: int
+    settings: list[str] = []
 
 
 def read_rates(path: Path) -> dict[str, Any]:
@@ -169,9 +185,15 @@ def read_rates(path: Path) -> dict[str, Any]:
 
 
 def only_new(study: Study, out: Path) -> Study:
-    """The study without rows that are scored for all its seeds already."""
+    """The study without rows that are scored for all its seeds already.
+
+    Raises:
+        ValueError: if the folder holds a search of another recipe, length or other settings.
+    """
     path = out / "learning_rate.json"
-    methods = read_rates(path)["methods"]
+    results = read_rates(path)
+    _check_same(path, results, _what(study))
+    methods = results["methods"]
 
     def scored(entry: Entry) -> bool:
         rate = f"{float(entry.settings[0].partition('=')[2]):g}"
