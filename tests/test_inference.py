@@ -12,6 +12,7 @@ from torch import Tensor
 
 from evals.base import ProtocolFacts
 from evals.results import protocol_key
+from selfe.cli.suspicions import of_drawing
 from selfe.config.drawing import chosen_sampling, sampling_facts
 from selfe.config.inference import (
     INFERENCES,
@@ -214,3 +215,21 @@ def test_a_shift_of_no_size_is_the_grid_itself():
         own = 0.0 if sampler == "pushforward" else length_shift(16)
         assert sum(middle) / 2 == pytest.approx(own, abs=1e-3)
     assert even_grid(4, 0.994, 0.0) == pytest.approx(even_grid(4, 0.994))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "method", "over", "named"),
+    [
+        ("scenes", "selfe", {"guidance_scale": 5}, "no image from 1, from 4, from 8 steps on"),
+        ("shapes", "imm", {"eta": 0.5}, "sampling.eta = 0.5 changes no image: "),
+        ("shapes", "fm", {"guidance": "none", "guidance_scale": 3}, "guidance_scale = 3 changes"),
+    ],
+)
+def test_a_setting_of_drawing_without_effect_is_warned_of(recipe, method, over, named):
+    (warning,) = of_drawing(resolve(recipe, method), over)
+    assert named in warning
+
+
+@pytest.mark.parametrize("over", [{}, {"guidance_scale": 3}, {"eta": 0.0}, {"batch_slots": 8}])
+def test_a_setting_of_drawing_that_counts_is_not_warned_of(over):
+    assert list(of_drawing(resolve("shapes", "selfe"), over)) == []

@@ -56,8 +56,12 @@ def warn(sentences: Iterable[str]) -> None:
 
 def asked_for(context: typer.Context, *names: str) -> list[str]:
     """Those of the options that were typed, as "--name"."""
-    told = (name for name in names if context.get_parameter_source(name).name == "COMMANDLINE")
-    return [f"--{name.replace('_', '-')}" for name in told]
+    sources = {name: context.get_parameter_source(name) for name in names}
+    return [
+        f"--{name.replace('_', '-')}"
+        for name, source in sources.items()
+        if source is not None and source.name == "COMMANDLINE"
+    ]
 
 
 def command_line() -> str:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from selfe.config.drawing import override_sampling, sampling_facts
 from selfe.config.schema import RunConfig
+from selfe.objectives.registry import load_method
 
 _LEAST_SHARE = 0.8
 """Share of the device's memory from which a batch is mentioned."""
@@ -29,6 +31,29 @@ def of_training(config: RunConfig, device: str, workers: int | None) -> Iterator
             f"a step needs about {need / 1e9:.0f} GB and {device} has {room / 1e9:.0f}: "
             "lower train.micro_batch_size"
         )
+
+
+def of_drawing(config: RunConfig, over: Mapping[str, object]) -> Iterator[str]:
+    """Warnings about overrides of a run's sampling that change no image."""
+    prediction = load_method(config.method).prediction
+    drawn = override_sampling(config.sampling, dict(over))
+    for key in over:
+        if key in ("by_steps", "batch_slots"):
+            continue
+        without = override_sampling(config.sampling, {k: v for k, v in over.items() if k != key})
+        starts = sorted({1, *config.sampling.by_steps})
+        vain = []
+        for n in starts:
+            ours, its = drawn.at(n), without.at(n)
+            same = sampling_facts(ours, prediction) == sampling_facts(its, prediction)
+            if same and getattr(ours, key) != getattr(its, key):
+                vain.append(f"from {n}")
+        if vain:
+            where = "" if len(vain) == len(starts) else f" {', '.join(vain)} steps on"
+            yield (
+                f"sampling.{key} = {over[key]} changes no image{where}: the other sampling "
+                "settings there leave it without effect (`selfe-bench ls settings` explains them)"
+            )
 
 
 def _memory_needed(config: RunConfig, processes: int) -> int:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evals.registry import suite_for
-from selfe.cli.common import console, parse_pairs, pick_device
+from selfe.cli.common import console, parse_pairs, pick_device, warn
+from selfe.cli.suspicions import of_drawing
 from selfe.config.assignments import parse_assignments
 from selfe.config.drawing import chosen_sampling
 from selfe.config.schema import RunConfig
@@ -69,6 +70,7 @@ def run_targets(
     config = read_config(run_dir)
     preset = config.data.preset if config.data.source == "shapes" else ""
     chosen_sampling(config, sampling, inference)  # refused before anything is drawn
+    warn(of_drawing(config, sampling))
     targets = []
     for step in steps:
         checkpoint = find_checkpoint(run_dir, step)

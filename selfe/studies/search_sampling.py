@@ -24,6 +24,7 @@ from pydantic import BaseModel
 from selfe.config.resolve import changed_settings
 from selfe.config.search_space import BARE, Setting, first_stage, second_stage
 from selfe.files import write_atomically
+from selfe.generation.any_step import AnyStepGenerator
 from selfe.generator import TextToImage
 from selfe.json_files import STRICT
 from selfe.objectives.registry import load_method
@@ -159,7 +160,7 @@ def search_sampling(
     }
 
 
-def _load_bare(run: SearchedRun, device: str, sampling: Setting) -> TextToImage:
+def _load_bare(run: SearchedRun, device: str, sampling: Setting) -> AnyStepGenerator:
     """The run, drawn by `sampling` alone: not by what its recipe has beside that."""
     return load_run(run.folder, step=run.step, device=device, sampling={**BARE, **sampling})
 
