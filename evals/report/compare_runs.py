@@ -81,18 +81,13 @@ class RunsComparison(Frozen):
     notes: tuple[str, ...] = ()
 
 
-def compare_runs(
-    a: Side, b: Side, *, steps: Sequence[int] | None = None, known: Sequence[str] = ()
-) -> RunsComparison:
+def compare_runs(a: Side, b: Side, *, steps: Sequence[int] | None = None) -> RunsComparison:
     """Compare two models.
-
-    Args:
-        known: what a reader must know of how the two were found; first among the notes.
 
     Raises:
         ValueError: if they share no protocol at any of the steps.
     """
-    notes = list(known)
+    notes: list[str] = []
     by_steps = paired_results(a, b, steps=steps, notes=notes)
     drafts: list[ComparedRow] = []
     flipped: list[FlippedPrompt] = []

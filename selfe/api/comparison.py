@@ -86,7 +86,8 @@ def compare(
     places = [[folder.path for folder in own] for _, own, _ in sides]
     if places[0] == places[1]:
         raise ValueError(f"{sides[0][0]} is compared with itself: name two different runs")
-    return Comparison(compare_runs(*sides, steps=steps, known=notes), sides)
+    found = compare_runs(*sides, steps=steps)
+    return Comparison(found.model_copy(update={"notes": (*notes, *found.notes)}), sides)
 
 
 def _side(given: Compared, runs_dir: Path, notes: list[str]) -> Side:
