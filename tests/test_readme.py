@@ -26,6 +26,7 @@ TABLES = [  # page, place on it, report and iterations
     ("docs/findings/comparison.md", 3, "long", "12000"),
     ("docs/findings/headroom.md", 0, "full-signal-3000", "3000"),
     ("docs/findings/objectives.md", 0, "further-objectives", "800"),
+    ("docs/findings/open_choices.md", 0, "ablations-3000", "3000"),
     ("reports/full_signal.md", 0, "quickstart", "800"),
     ("reports/full_signal.md", 1, "quickstart", "800"),
     ("reports/full_signal.md", 2, "quickstart-unguided", "800"),
@@ -85,6 +86,12 @@ def test_scores_are_those_of_the_report(page, place, report, iterations):
     assert len(rows) >= 2
     for label, *cells in rows:
         assert len(cells) in (3, 4)
+        if label == "difference":  # of the row above it
+            for steps, cell in zip(("2", "4", "8", "50"), cells, strict=False):
+                row = measured[*ROWS[rows[1][0]], steps]
+                mean, low, high = (float(row[f"delta_{end}"]) for end in ("selfe", "low", "high"))
+                assert cell == f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]", steps
+            continue
         if label == "Flow Matching, exact":
             line = f"| {label} | {' | '.join(cells)} |"
             assert line in path.with_name("README.md").read_text()
@@ -190,6 +197,34 @@ def test_differences_by_second_time_follow_from_the_results(tmp_path, monkeypatc
             bold = "**" * (low > 0 or high < 0)
             cells.append(f"{bold}{mean:+.3f}{bold} [{low:+.3f}, {high:+.3f}]")
         assert f"| {found.b.mean:.3f} | {' | '.join(cells)} |" in page
+
+
+def test_the_second_time_with_its_own_guidance_follows_from_the_results(tmp_path, monkeypatch):
+    for archive in ("second-time/own_guidance.tar.xz", "calibrated-all-prompts/results.tar.xz"):
+        with tarfile.open(ROOT / "reports" / "studies" / archive) as packed:
+            packed.extractall(tmp_path, filter="data")
+    monkeypatch.chdir(tmp_path)
+    folders = collect([Path("runs")])
+    first: dict[tuple[str, str, int], Path] = {}
+    for folder in folders:
+        model = folder.result.model
+        if model.training["seed"] == 0:
+            key = (folder.path.parts[1], model.method, folder.result.sampling.steps)
+            first[key] = folder.path
+    page = (ROOT / "docs" / "findings" / "open_choices.md").read_text()
+    for steps in (2, 4, 8):
+        cells = []
+        for method in ("selfe", "fm"):
+            pair = ("second-time-own", "selfe"), ("calibrated-all-prompts", method)
+            found = compare_trainings(*(first[*key, steps] for key in pair), folders)
+            assert found.seeds == (0, 1, 2)
+            told = found.overall.difference
+            bold = "**" * found.overall.resolved
+            difference = f"{bold}{told.mean:+.3f}{bold} [{told.low:+.3f}, {told.high:+.3f}]"
+            cells.append((f"{found.overall.b.mean:.3f}", difference))
+            own = f"{found.overall.a.mean:.3f}"
+        (next_time, lost), (flow, ahead) = cells
+        assert f"| {steps} | {next_time} | {own} | {lost} | {flow} | {ahead} |" in page
 
 
 @pytest.mark.parametrize(
