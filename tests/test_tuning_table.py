@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -29,3 +30,44 @@ def test_the_best_setting_counts_and_other_studies_stand_beside(tmp_path, monkey
     assert "| fm-rate | usual | 0.300 | 0.500 | 0.700 | 0.500 |" in page
     assert ("| fm | usual | 0.200 | 0.200 | 0.500 | 0.300 |" in page) is beside
     assert "Trained again over seeds" not in page
+
+
+TUNING = Path(__file__).resolve().parent.parent / "reports" / "studies" / "tuning"
+RECIPES = {"imm": "imm-gap5-sigma0.25", "fm": "fm-seed0", "selfe": "selfe-seed0"}
+
+
+@pytest.mark.parametrize(
+    ("begins", "run", "grid"),
+    [
+        ("IMM as its recipe is", "imm-logit-normal", "usual"),
+        ("the same recipe, half", "imm-lr4e-3", "usual"),
+        ("the same, groups of 8", "imm-group8", "usual"),
+        ("the same, exponent `weight_a` 1", "imm-weight-a1", "usual"),
+        ("the same, `weight_b` 6.8", "imm-weight-b6.8", "usual"),
+        ("the same, `weight_a` 1 and", "imm-weight-a1-logit-normal", "usual"),
+        ("Flow Matching, twice", "fm-lr16e-3", "usual"),
+        ("Flow Matching, half", "fm-lr4e-3", "usual"),
+        ("Flow Matching, `times.base_len` 128", "fm-len128", "usual"),
+        ("Flow Matching, `times.base_len` 1024", "fm-len1024", "usual"),
+        ("Flow Matching, `times.base_len` 2048", "fm-len2048", "usual"),
+        ("Flow Matching, `optim.ema_decay`", "fm-ema0.97", "usual"),
+        ("Flow Matching, `optim.ema_warmup`", "fm-ema-no-warmup", "usual"),
+        ("Flow Matching, `train.caption", "fm-dropout0.2", "usual"),
+        ("Flow Matching, time grid", "fm-seed0", "shifted"),
+        ("Self-E, half", "selfe-lr4e-3", "usual"),
+        ("Self-E, twice", "selfe-lr16e-3", "usual"),
+        ("Self-E, `times.base_len`", "selfe-len2048", "usual"),
+        ("Self-E, `optim.ema_decay`", "selfe-ema0.97", "usual"),
+        ("Self-E, `optim.ema_warmup`", "selfe-ema-no-warmup", "usual"),
+        ("Self-E, time grid", "selfe-seed0", "shifted"),
+    ],
+)
+def test_the_page_of_tuning_says_what_was_measured(begins, run, grid):
+    def mean(name: str, part: str) -> float:
+        found = json.loads((TUNING / "search" / f"{name}.json").read_text())[part]
+        return sum(max(found[steps].values()) for steps in ("2", "4", "8")) / 3
+
+    own, recipes = mean(run, grid), mean(RECIPES[run.partition("-")[0]], "usual")
+    lines = (TUNING / "README.md").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(f"| {begins}"))
+    assert f"| {own:.3f} | {recipes:.3f} | {own - recipes:+.3f} |" in line
