@@ -1,4 +1,7 @@
-"""Tables of scores say what the committed reports say, and the README's links lead somewhere."""
+"""Tables of scores say what the committed reports say, and the README's links lead somewhere.
+
+Longer than other files: every figure that a page shows is held in one place.
+"""
 
 from __future__ import annotations
 

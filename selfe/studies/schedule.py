@@ -3,6 +3,9 @@ whether their results are on disk already.
 
 Nothing is remembered between two calls: what is done is read from checkpoints and results, so that
 a study that was killed at any time continues with the same command.
+
+Longer than other files: every kind of job stands here, and each says how it is drawn by the same
+functions as its neighbour, or scores and measures would be of other images.
 """
 
 from __future__ import annotations
