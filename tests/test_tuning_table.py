@@ -71,3 +71,13 @@ def test_the_page_of_tuning_says_what_was_measured(begins, run, grid):
     lines = (TUNING / "README.md").read_text().splitlines()
     (line,) = (line for line in lines if line.startswith(f"| {begins}"))
     assert f"| {own:.3f} | {recipes:.3f} | {own - recipes:+.3f} |" in line
+
+
+def test_the_page_of_tuning_has_imm_in_bf16_as_well():
+    page = " ".join((TUNING / "README.md").read_text().split())
+    means = []
+    for name in ("", "-logit-normal", "-weight-a1", "-weight-a1-logit-normal"):
+        found = json.loads((TUNING / "search" / f"imm-bf16{name}.json").read_text())["usual"]
+        means.append(f"{sum(max(found[steps].values()) for steps in ('2', '4', '8')) / 3:.3f}")
+    said = "the recipe has {}, with logit-normal times {} and with `weight_a` 1 {}, with both {}."
+    assert said.format(*means) in page
